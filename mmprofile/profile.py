@@ -68,7 +68,9 @@ class Attribute:
             raise UserError(f"{where}: size {self.size} does not fit {len(self.values)} values")
         for text in (self.name, *self.values):
             if not text or text != " ".join(text.split()) or any(mark in text for mark in _RESERVED):
-                raise UserError(f"{where}: {text!r} is empty, has stray blanks, or contains one of ; , : or a line break")
+                raise UserError(
+                    f"{where}: {text!r} is empty, has stray blanks, or contains one of ; , : or a line break"
+                )
         if UNKNOWN.lower() in {value.lower() for value in self.values}:
             raise UserError(f"{where}: leave {UNKNOWN!r} out of the values and set `unknown: true`")
 
@@ -211,7 +213,11 @@ class Schema:
                     faults.append(f"{attribute.name}: {UNKNOWN} is not allowed")
                 return ()
             else:
-                faults.append(f"{attribute.name}: not a value: {word[:60]!r}" if value is None else f"{attribute.name}: {word!r} twice")
+                faults.append(
+                    f"{attribute.name}: not a value: {word[:60]!r}"
+                    if value is None
+                    else f"{attribute.name}: {word!r} twice"
+                )
         if len(found) > attribute.size:
             faults.append(f"{attribute.name}: {len(found)} values, expected {attribute.size}")
             found = found[: attribute.size]

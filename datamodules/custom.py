@@ -1,0 +1,200 @@
+"""A user's own data (``data=custom``): reviews as JSONL or Parquet, photos as paths, optionally labels.
+
+Reviews: ``user_id``, ``text``, and optionally ``review_id``, ``business_id``, ``stars``, ``date``, ``photos`` (paths).
+Photos, where the reviews do not name them: ``path``, and the ``review_id`` or ``business_id`` it belongs to.
+Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is unknown.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.engine import Engine
+from datamodules.labels import Labels
+from datamodules.options import CustomSource, nearest
+from datamodules.raw import SourceFile
+from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
+from mmprofile.errors import UserError
+from mmprofile.profile import UNKNOWN, Attribute, Profile, Schema
+
+REQUIRED = ("user_id", "text")
+PHOTO_COLUMNS = {"path": "VARCHAR", "review_id": "VARCHAR", "business_id": "VARCHAR"}
+_TYPES: dict[str, dt.DataType] = {"VARCHAR": dt.string, "DOUBLE": dt.float64, "VARCHAR[]": dt.Array(dt.string)}
+JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
+
+
+class RawCustom:
+    """The files of ``data=custom``.
+
+    Raises:
+        UserError: a file or folder is not there, or has another ending than .jsonl, .ndjson, .json or .parquet.
+    """
+
+    def __init__(self, source: CustomSource) -> None:
+        self.reviews = _existing(source.reviews, "reviews")
+        self.label_file = _existing(source.labels, "labels") if source.labels else None
+        self.photo_file = _existing(source.photos, "photos") if source.photos else None
+        self.photo_root = Path(source.photo_root).expanduser() if source.photo_root else self.reviews.parent
+        if not self.photo_root.is_dir():
+            raise UserError(f"data.prepare.source.photo_root: {self.photo_root} is not a folder")
+        self._paths: dict[str, Path] = {}
+
+    @property
+    def sources(self) -> list[SourceFile]:
+        """The reviews, photos and labels files."""
+        return [SourceFile.of(path) for path in (self.reviews, self.photo_file, self.label_file) if path is not None]
+
+    def stamps(self) -> list[Any]:
+        """Sizes and times of the sources."""
+        return [*(source.stamp for source in self.sources), self.photo_root.stat().st_mtime_ns]
+
+    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
+        """The reviews, and a photo row for every photo a review names.
+
+        Raises:
+            UserError: ``user_id`` or ``text`` is missing from the file, or from more than 1 % of its lines.
+        """
+        notes: dict[str, Any] = {}
+        lines = _read(engine, self.reviews, REVIEW_COLUMNS | {"photos": "VARCHAR[]"}, REQUIRED)
+        given = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
+        given = given.mutate(
+            business_id=given.business_id.fill_null(""), date=given.date.fill_null(""), words=word_count(given.text)
+        )
+        # A review without an id is named by its place in the sorted table, whatever the order of the lines.
+        place = ibis.row_number().over(
+            order_by=[given[name] for name in ("user_id", "date", "text", "business_id", "stars")]
+        )
+        given = given.mutate(review_id=ibis.coalesce(given.review_id, "row-" + place.cast("string").lpad(9, "0")))
+        reviews = engine.table("reviews", given.mutate(photo_key=given.review_id))
+        named = reviews.select("review_id", "business_id", path=reviews.photos.unnest()).drop_null("path")
+        if self.photo_file is not None:
+            named = named.union(self._listed(engine, reviews, notes))
+        photos = engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
+        return Tables(reviews.drop("photos"), photos, None, notes)
+
+    def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
+        """review_id, business_id and path of the photos file: by review where it names one, else by business."""
+        assert self.photo_file is not None
+        lines = engine.table("listed_photos", _read(engine, self.photo_file, PHOTO_COLUMNS, ("path",)))
+        listed = well_formed(lines, self.photo_file, ("path",), notes)
+        ids = reviews.select("review_id", "business_id")
+        columns = ("review_id", "business_id", "path")
+        by_review = ids.inner_join(listed.drop("business_id"), "review_id").select(*columns)
+        of_business = listed.filter(listed.review_id.isnull()).drop("review_id")
+        return by_review.union(ids.inner_join(of_business, "business_id").select(*columns))
+
+    def _photo_rows(self, named: ir.Table, notes: dict[str, Any]) -> pa.Table:
+        """photo_id (a hash of the path as given), photo_key, business_id, label; remembers where each photo lies."""
+        rows = named.to_pyarrow().to_pylist()
+        ids = {row["path"]: hashlib.sha256(row["path"].encode()).hexdigest()[:22] for row in rows}
+        self._paths = {ids[path]: self.photo_root / Path(path).expanduser() for path in ids}
+        notes["photo_rows"] = len(rows)
+        columns = {
+            "photo_id": [ids[row["path"]] for row in rows],
+            "photo_key": [row["review_id"] for row in rows],
+            "business_id": [row["business_id"] for row in rows],
+            "label": [""] * len(rows),
+        }
+        return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
+
+    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
+        """Photo ids and paths; a path that is not there is found missing when it is opened."""
+        for photo_id in sorted(ids):
+            yield photo_id, self._paths[photo_id]
+
+    def where(self) -> str:
+        """Where photos are looked for, for an error message."""
+        return f"{self.photo_root} (data.prepare.source.photo_root)"
+
+    def labels(self, schema: Schema) -> tuple[Labels, set[str]]:
+        """Raw user id -> labels as the labels file has them, and the attributes it has a column for.
+
+        Raises:
+            UserError: a column is no attribute or a value is not one of the schema's; names the nearest.
+        """
+        if self.label_file is None:
+            return {}, set()
+        labels: Labels = {}
+        columns: set[str] = set()
+        for number, row in _label_rows(self.label_file):
+            where = f"{self.label_file}, row {number}"
+            if isinstance(row, str) or row.get("user_id") is None:
+                raise UserError(f"{where}: {row if isinstance(row, str) else 'no user_id'}")
+            user = str(row.pop("user_id"))
+            if user in labels:
+                raise UserError(f"{where}: user {user!r} has a row already")
+            profile: Profile = {}
+            for name, value in row.items():
+                if name.lower() not in {known.lower() for known in schema.names}:
+                    raise UserError(
+                        f"{where}: {name!r} is no attribute of the profile schema{nearest(name, schema.names)}"
+                    )
+                profile[schema[name].name] = _values(schema[name], value, where)
+            columns |= set(profile)
+            labels[user] = profile
+        return labels, columns
+
+
+def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[str, ...]) -> ir.Table:
+    """A JSONL or Parquet file with the given columns, null where it has none."""
+    if path.suffix.lower() != ".parquet":
+        return engine.read_json(path, columns)
+    try:
+        table = engine.read_parquet(path)
+    except Exception as error:
+        # Each engine has its own exception for a file that is not Parquet.
+        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
+    absent = [name for name in required if name not in table.columns]
+    if absent:
+        raise UserError(f"{path} has no column {absent[0]!r}; it has: {', '.join(table.columns)}")
+    types = {name: _TYPES[kind] for name, kind in columns.items()}
+    return table.select(
+        **{name: table[name].cast(kind) if name in table.columns else ibis.null(kind) for name, kind in types.items()}
+    )
+
+
+def _existing(given: Any, key: str) -> Path:
+    path = Path(str(given)).expanduser()
+    if not path.is_file():
+        raise UserError(f"data.prepare.source.{key}: {path} is not there or no file")
+    if path.suffix.lower() not in (*JSON_ENDINGS, ".parquet"):
+        raise UserError(f"data.prepare.source.{key}: {path.name} should end in {', '.join(JSON_ENDINGS)} or .parquet")
+    return path
+
+
+def _label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    if path.suffix.lower() != ".parquet":
+        yield from json_lines(path)
+        return
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
+    yield from enumerate(rows, start=1)
+
+
+def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
+    given = value if isinstance(value, list) else [value]
+    spelled = {known.lower(): known for known in attribute.values}
+    found = []
+    for item in given:
+        if item is None or str(item).strip().lower() == UNKNOWN.lower():
+            continue
+        text = str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip()
+        if text.lower() not in spelled:
+            raise UserError(
+                f"{where}: {text!r} is no value of {attribute.name}{nearest(text, attribute.values)}; values: {', '.join(attribute.values)}"
+            )
+        found.append(spelled[text.lower()])
+    if found and len(set(found)) != attribute.size:
+        raise UserError(
+            f"{where}: {attribute.name} needs {attribute.size} different value(s), not {len(found)}: {found}"
+        )
+    return attribute.canonical(found)

@@ -1,0 +1,64 @@
+"""The relational engine behind Ibis. Only this file knows which one it is."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+MEMORY_LIMIT = "1GB"
+LONGEST_LINE = 16 * 1024 * 1024  # bytes; the reader's buffers are a multiple of it
+
+
+class Engine:
+    """DuckDB with its tables in a file of the work folder, so that reviews need not fit into memory."""
+
+    def __init__(self, work: Path) -> None:
+        self._work = work
+        spill = work / "spill"
+        spill.mkdir(parents=True, exist_ok=True)
+        # No insertion order: rows are sorted where their order matters, and keeping it costs memory.
+        self._con = ibis.duckdb.connect(
+            work / "tables.duckdb",
+            memory_limit=MEMORY_LIMIT,
+            temp_directory=str(spill),
+            preserve_insertion_order=False,
+        )
+
+    def read_json(self, path: Path, columns: dict[str, str]) -> ir.Table:
+        """Newline-delimited JSON with an explicit schema; a line that is no JSON object becomes a row of nulls."""
+        return self._con.read_json(
+            path, columns=columns, format="newline_delimited", ignore_errors=True, maximum_object_size=LONGEST_LINE
+        )
+
+    def read_parquet(self, path: Path) -> ir.Table:
+        """A Parquet file."""
+        return self._con.read_parquet(path)
+
+    def table(self, name: str, content: ir.Table | pa.Table) -> ir.Table:
+        """Stores an expression's result or an Arrow table under ``name``."""
+        if isinstance(content, pa.Table):
+            # By way of a file: registering Arrow tables fails between some releases of Ibis and its SQL writer.
+            path = self._work / f"{name}.parquet"
+            pq.write_table(content, path)
+            return self.read_parquet(path)
+        return self._con.create_table(name, content)
+
+    def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
+        """A small result as plain rows."""
+        return self._con.to_pyarrow(expression).to_pylist()
+
+    def stream(self, name: str, expression: ir.Table) -> Iterator[dict[str, Any]]:
+        """A large, sorted result row by row, by way of a file."""
+        path = self._work / f"{name}.parquet"
+        self._con.to_parquet(expression, path)
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=2_000):
+                yield from batch.to_pylist()
+
+    def close(self) -> None:
+        """Lets go of the database file."""
+        self._con.disconnect()

@@ -1,0 +1,198 @@
+"""Label rules: a user's profile from the reviews that were kept and the businesses they are about.
+
+A rule is data (``rule`` of an attribute in ``conf/profile``): a source, an aggregation, and for some a threshold. The
+sources are ``review.stars`` and ``business.<key>``, where the key is ``categories``, ``stars``, ``review_count`` or any
+attribute of the raw business file. Every review counts as one visit. Written as Ibis expressions.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+
+from datamodules.engine import Engine
+from datamodules.options import nearest
+from mmprofile.errors import UserError
+from mmprofile.profile import Attribute, Profile, Schema
+
+AGGREGATIONS = {
+    "mean_round_half_up": "number",
+    "mean_above": "number",
+    "share_true": "flag",
+    "top_k": "list",
+    "argmax_flags": "list",
+}
+"""Aggregation -> what it reads from its source (``datamodules.yelp.READERS``)."""
+
+Labels = dict[str, Profile]
+"""Raw user id -> profile; an attribute is missing or () where it is unknown."""
+
+
+def check_rules(schema: Schema) -> dict[str, str]:
+    """Business columns that the schema's rules read, and how (``number``, ``flag`` or ``list``).
+
+    Raises:
+        UserError: an unknown source or aggregation, or a rule that does not fit its attribute's values.
+    """
+    columns: dict[str, str] = {}
+    for attribute in schema.attributes:
+        if attribute.rule is None:
+            continue
+        where = f"profile schema {schema.name!r}, rule of {attribute.name!r}"
+        rule = dict(attribute.rule)
+        unknown = set(rule) - {"source", "aggregation", "threshold"}
+        if unknown:
+            raise UserError(f"{where}: unknown key {min(unknown)!r}; a rule has source, aggregation and threshold")
+        aggregation = str(rule.get("aggregation"))
+        if aggregation not in AGGREGATIONS:
+            known = ", ".join(AGGREGATIONS)
+            raise UserError(
+                f"{where}: unknown aggregation {aggregation!r}; known: {known}{nearest(aggregation, AGGREGATIONS)}"
+            )
+        table, _, key = str(rule.get("source")).partition(".")
+        reads = AGGREGATIONS[aggregation]
+        if table == "business" and key and key != "business_id":
+            if columns.setdefault(key, reads) != reads:
+                raise UserError(
+                    f"{where}: business.{key} is read as {columns[key]} by another rule and as {reads} here"
+                )
+        elif (table, key) != ("review", "stars") or reads != "number":
+            raise UserError(
+                f"{where}: source {rule.get('source')!r} does not go with {aggregation}; known sources: business.<key>"
+                + (", review.stars" if reads == "number" else "")
+            )
+        _check_values(attribute, aggregation, rule.get("threshold"), where)
+    return columns
+
+
+def _check_values(attribute: Attribute, aggregation: str, threshold: Any, where: str) -> None:
+    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+    if aggregation in ("share_true", "argmax_flags", "mean_above", "mean_round_half_up") and attribute.size != 1:
+        raise UserError(f"{where}: {aggregation} gives one value, but the attribute has size {attribute.size}")
+    if aggregation == "share_true" and set(attribute.values) != {"True", "False"}:
+        raise UserError(f"{where}: share_true needs the values True and False")
+    if aggregation == "share_true" and not is_number:
+        raise UserError(f"{where}: share_true needs a threshold between 0 and 1")
+    if aggregation == "mean_above" and (len(attribute.values) != 2 or not (is_number or threshold == "train_median")):
+        raise UserError(f"{where}: mean_above needs two values (low, high) and a threshold: a number or train_median")
+    if aggregation == "mean_round_half_up" and not all(value.lstrip("-").isdigit() for value in attribute.values):
+        raise UserError(f"{where}: mean_round_half_up needs whole numbers as values")
+
+
+def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | None) -> ir.Table:
+    """One row per visit with something to say about an attribute: user_id, value (null-free).
+
+    Raises:
+        UserError: the rule reads businesses and there are none.
+    """
+    assert attribute.rule is not None
+    table, _, key = str(attribute.rule["source"]).partition(".")
+    if table == "review":
+        return reviews.select("user_id", value=reviews[key]).drop_null("value")
+    assert businesses is not None
+    known = businesses.select("business_id", value=businesses[key]).drop_null("value")
+    return reviews.select("user_id", "business_id").inner_join(known, "business_id").select("user_id", "value")
+
+
+def means(visits: ir.Table) -> ir.Table:
+    """user_id and mean: the mean of a user's values, exact and so independent of their order."""
+    exact = visits.value.cast("decimal(18, 6)")
+    total = visits.group_by("user_id").aggregate(total=exact.sum(), n=visits.count())
+    return total.select("user_id", mean=total.total.cast("float64") / total.n)
+
+
+def rounded(visits: ir.Table) -> ir.Table:
+    """user_id and label: the mean rounded half up (Python's round is half to even)."""
+    mean = means(visits)
+    return mean.select("user_id", label=(mean.mean + 0.5).floor().cast("int64").cast("string"))
+
+
+def share_true(visits: ir.Table, threshold: float) -> ir.Table:
+    """user_id and label: ``True`` where the share of true values reaches the threshold."""
+    counts = visits.group_by("user_id").aggregate(yes=visits.value.cast("int64").sum(), n=visits.count())
+    return counts.select("user_id", label=ibis.ifelse(counts.yes >= threshold * counts.n, "True", "False"))
+
+
+def most_frequent(visits: ir.Table, attribute: Attribute) -> ir.Table:
+    """user_id, label and place: the ``size`` values seen most, compared without case, ties by schema order.
+
+    Users who saw fewer different values than that have no row.
+    """
+    size = attribute.size
+    names = ibis.memtable(
+        {
+            "spelled": [v.lower() for v in attribute.values],
+            "label": list(attribute.values),
+            "position": range(len(attribute.values)),
+        }
+    )
+    seen = visits.select("user_id", spelled=visits.value.unnest())
+    seen = seen.mutate(spelled=seen.spelled.lower()).inner_join(names, "spelled")
+    counts = seen.group_by("user_id", "label", "position").aggregate(n=seen.count())
+    place = ibis.row_number().over(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.position])
+    ranked = counts.mutate(place=place)
+    enough = ranked.filter(ranked.place == size - 1).select("user_id")
+    return ranked.filter(ranked.place < size).semi_join(enough, "user_id").select("user_id", "label", "place")
+
+
+def derive(
+    schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine
+) -> tuple[Labels, dict[str, dict[str, float]]]:
+    """Labels of every rule, and for ``mean_above`` the users' means, whose cut may have to wait for the split.
+
+    Args:
+        reviews: the kept reviews: user_id, business_id, stars.
+        businesses: as ``datamodules.yelp.read_businesses`` gives; None: rules about businesses say nothing.
+    """
+    labels: Labels = {}
+    pending: dict[str, dict[str, float]] = {}
+    for attribute in schema.attributes:
+        rule = attribute.rule
+        if rule is None or (businesses is None and str(rule["source"]).startswith("business.")):
+            continue
+        visits = evidence(attribute, reviews, businesses)
+        aggregation = rule["aggregation"]
+        if aggregation == "mean_above":
+            pending[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
+            continue
+        if aggregation == "mean_round_half_up":
+            found = rounded(visits)
+        elif aggregation == "share_true":
+            found = share_true(visits, float(rule["threshold"]))
+        else:
+            found = most_frequent(visits, attribute)
+        rows = engine.rows(found)
+        for row in sorted(rows, key=lambda row: row.get("place", 0)):
+            if row["label"] in attribute.values:
+                profile = labels.setdefault(row["user_id"], {})
+                profile[attribute.name] = (*profile.get(attribute.name, ()), row["label"])
+    return labels, pending
+
+
+def cut_means(
+    schema: Schema, pending: Mapping[str, Mapping[str, float]], train: list[str], labels: Labels
+) -> dict[str, float]:
+    """Turns the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
+
+    Args:
+        train: users of the training split; a ``train_median`` is fitted on them alone.
+        labels: filled in place.
+
+    Returns:
+        Attribute -> the cut that was used.
+    """
+    cuts: dict[str, float] = {}
+    for name, by_user in pending.items():
+        attribute = schema[name]
+        assert attribute.rule is not None
+        threshold = attribute.rule["threshold"]
+        if threshold == "train_median":
+            known = [by_user[user] for user in train if user in by_user]
+            cuts[name] = float(np.median(known)) if known else 0.0
+        else:
+            cuts[name] = float(threshold)
+        for user, mean in by_user.items():
+            labels.setdefault(user, {})[name] = (attribute.values[int(mean > cuts[name])],)
+    return cuts

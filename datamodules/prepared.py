@@ -1,0 +1,202 @@
+"""The prepared folder, written and opened: users by split, photos, captions, cues, schema, manifest, card."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from datasets import Dataset, DatasetDict, NamedSplit
+
+from datamodules.photos import PhotoStore
+from mmprofile.errors import UserError
+from mmprofile.profile import Schema
+
+FORMAT_VERSION = 1
+REVIEW = pa.struct(
+    [
+        ("review_id", pa.string()),
+        ("business_id", pa.string()),
+        ("text", pa.string()),
+        ("stars", pa.float32()),
+        ("date", pa.string()),
+        ("photo_ids", pa.list_(pa.string())),
+    ]
+)
+PHOTO = pa.schema(
+    [(name, pa.string()) for name in ("photo_id", "business_id", "label", "sha256")] + [("jpeg", pa.binary())]
+)
+CAPTION_COLUMNS = (
+    "sha256", "photo_id", "caption", "status", "error", "backend", "backend_version", "model", "revision", "prompt", "decoding",
+)  # fmt: skip
+
+
+@dataclass
+class Prepared:
+    """An opened prepared data set.
+
+    Args:
+        folder: where it lies.
+        datasets: splits train, validation and test; a row is a user: user_id, reviews, profile.
+        photos: photo_id, business_id, label, sha256, jpeg (bytes), memory-mapped.
+        photo_index: photo_id -> row of ``photos``.
+        captions: SHA-256 of a photo -> caption, of those that were captioned without an error; None: no captions.
+        cues: (``review`` or ``photo``, id) -> attribute -> value, of the demo city; None elsewhere.
+        schema: the profile schema the labels follow.
+        manifest: what ``manifest.json`` says.
+    """
+
+    folder: Path
+    datasets: DatasetDict
+    photos: Dataset
+    photo_index: dict[str, int]
+    captions: dict[str, str] | None
+    cues: dict[tuple[str, str], dict[str, str | None]] | None
+    schema: Schema
+    manifest: dict[str, Any]
+
+
+def open_prepared(folder: str | Path) -> Prepared:
+    """Opens a prepared folder; users and photos stay on disk, memory-mapped.
+
+    Raises:
+        UserError: the folder is no prepared data set, one of another format version, or damaged.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder} is no prepared data set (no manifest.json in it): run python -m mmprofile.prepare")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UserError(f"{folder} has format version {version}, this code reads {FORMAT_VERSION}: prepare it again")
+    try:
+        splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
+        schema = Schema.from_yaml(folder / "schema.yaml")
+        captions, cues = _read_captions(folder), _read_cues(folder)
+        ids = photos.data.column("photo_id").to_pylist()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
+    index = {photo_id: row for row, photo_id in enumerate(ids)}
+    return Prepared(folder, splits, photos, index, captions, cues, schema, manifest)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a prepared folder, None when there is none that can be read."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _read_captions(folder: Path) -> dict[str, str] | None:
+    path = folder / "captions.parquet"
+    if not path.exists():
+        return None
+    rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
+    return {row["sha256"]: row["caption"] for row in rows if row["status"] == "ok"}
+
+
+def _read_cues(folder: Path) -> dict[tuple[str, str], dict[str, str | None]] | None:
+    path = folder / "cues.parquet"
+    if not path.exists():
+        return None
+    return {(row["kind"], row["id"]): json.loads(row["cues"]) for row in pq.read_table(path).to_pylist()}
+
+
+def user_schema(schema: Schema) -> pa.Schema:
+    """Arrow schema of a split: user_id, reviews, profile."""
+    profile = pa.struct([(name, pa.list_(pa.string())) for name in schema.names])
+    return pa.schema([("user_id", pa.string()), ("reviews", pa.list_(REVIEW)), ("profile", profile)])
+
+
+class RowWriter:
+    """Rows into an Arrow stream file, some hundred at a time, so that a data set need not fit into memory."""
+
+    def __init__(self, path: Path, schema: pa.Schema, batch: int = 256) -> None:
+        self.path, self._schema, self._batch = path, schema, batch
+        self._sink = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_stream(self._sink, schema)
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row."""
+        self._rows.append(row)
+        if len(self._rows) >= self._batch:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows = []
+
+    def dataset(self, split: str | None, fingerprint: str) -> Dataset:
+        """Closes the file and opens it as a data set with a fingerprint of our own: the library's is random."""
+        if self._rows:
+            self._flush()
+        self._writer.close()
+        self._sink.close()
+        opened = Dataset.from_file(str(self.path))
+        return Dataset(
+            opened.data, info=opened.info, split=NamedSplit(split) if split else None, fingerprint=fingerprint
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's own progress bars."""
+    was_shown = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_shown:
+            datasets.enable_progress_bars()
+
+
+def save_splits(folder: Path, splits: dict[str, Dataset]) -> None:
+    """train/, validation/, test/ and dataset_dict.json."""
+    with _quiet():
+        DatasetDict(splits).save_to_disk(
+            str(folder), num_shards={name: None if len(rows) else 1 for name, rows in splits.items()}
+        )
+
+
+def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict[str, str]], fingerprint: str) -> int:
+    """photos/: the given rows (photo_id, business_id, label) with the stored JPEG.
+
+    Returns:
+        Number of photos.
+    """
+    writer = RowWriter(work / "photos.arrow", PHOTO, batch=128)
+    for row in rows:
+        photo_id = row["photo_id"]
+        writer.add({**row, "sha256": store.index[photo_id].sha256, "jpeg": store.read(photo_id)})
+    photos = writer.dataset(None, fingerprint)
+    with _quiet():
+        photos.save_to_disk(str(folder / "photos"), num_shards=None if len(photos) else 1)
+    return len(photos)
+
+
+def save_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
+    """A small table of strings."""
+    pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), path)
+
+
+def save_text(path: Path, text: str) -> None:
+    """UTF-8 with Unix line ends, on every system."""
+    path.write_bytes(text.encode("utf-8"))
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Indented JSON, keys in the order given."""
+    save_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def save_schema(folder: Path, schema: Schema) -> None:
+    """schema.yaml, readable by ``Schema.from_yaml``."""
+    save_text(folder / "schema.yaml", yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120))

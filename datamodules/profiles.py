@@ -1,0 +1,298 @@
+"""Prepared folder -> batches: the LightningDataModule."""
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from torch.utils.data import DataLoader, Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from datamodules.prepared import Prepared, open_prepared
+from mmprofile.baselines.classical import Example
+from mmprofile.batch import Batch, Collator
+from mmprofile.errors import UserError
+from mmprofile.model import ProfileModel
+from mmprofile.profile import Profile
+from mmprofile.views import Masking, User, View, sample_reviews
+
+SPLITS = ("train", "validation", "test")
+SCHEDULES = ("paired", "sampled")
+
+
+class PhotoPixels:
+    """Photo id -> uint8 (3, H, W) at the model's size: decoded from the prepared folder, the latest ones remembered.
+
+    Args:
+        prepared: where the JPEG bytes lie.
+        transform: RGB image -> uint8 (3, H, W).
+        cache_mb: memory for decoded photos, in MiB; 0 remembers none.
+    """
+
+    def __init__(self, prepared: Prepared, transform: Callable[[Image.Image], np.ndarray], cache_mb: int) -> None:
+        self.prepared, self.transform, self.left = prepared, transform, cache_mb << 20
+        self.cache: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def __call__(self, photo_id: str) -> np.ndarray:
+        if photo_id in self.cache:
+            self.cache.move_to_end(photo_id)
+            return self.cache[photo_id]
+        row = self.prepared.photos[self.prepared.photo_index[photo_id]]
+        pixels = np.asarray(self.transform(Image.open(io.BytesIO(row["jpeg"])).convert("RGB")))
+        self.cache[photo_id] = pixels
+        self.left -= pixels.nbytes
+        while self.left < 0 and self.cache:
+            self.left += self.cache.popitem(last=False)[1].nbytes
+        return pixels
+
+
+class EpochSampler(Sampler[int]):
+    """A seeded permutation that differs from epoch to epoch; Lightning calls ``set_epoch``."""
+
+    def __init__(self, size: int, seed: int, epoch: int = 0) -> None:
+        self.size, self.seed, self.epoch = size, seed, epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration is of."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.size).tolist())
+
+    def __len__(self) -> int:
+        return self.size
+
+
+class BucketBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of users of similar text length, in random order, the same on every rank.
+
+    The permutation is cut into pools of ``pool`` batches, each pool is sorted by length and cut into batches, and the
+    batches are shuffled. Rank r of w takes every w-th batch; the last ones are dropped where they do not divide.
+
+    Yields:
+        Lists of (epoch, index), so that masks can depend on the epoch in any worker.
+    """
+
+    def __init__(
+        self,
+        sampler: EpochSampler,
+        lengths: Sequence[int],
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        pool: int = 16,
+    ) -> None:
+        self.sampler, self.lengths, self.batch_size, self.pool = sampler, lengths, batch_size, pool
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, order = self.sampler.epoch, list(self.sampler)
+        batches: list[list[int]] = []
+        for start in range(0, len(order), self.pool * self.batch_size):
+            pool = sorted(order[start : start + self.pool * self.batch_size], key=lambda i: self.lengths[i])
+            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)  # type: ignore[arg-type]
+        for batch in batches[self.rank : len(self) * self.world : self.world]:
+            yield [(epoch, index) for index in batch]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self.lengths), self.pool * self.batch_size)
+        return (whole * self.pool + -(-rest // self.batch_size)) // self.world
+
+
+@dataclass
+class TrainCollate:
+    """A list of (epoch, user) -> batch, by the ``paired`` schedule or, one view each, by the ``sampled`` one."""
+
+    collator: Collator
+    views: tuple[View, ...]
+    weights: Sequence[float] | None
+    seed: int
+
+    def __call__(self, items: Sequence[tuple[int, User]]) -> Batch:
+        epoch, users = items[0][0], [user for _, user in items]
+        drawn = None
+        if self.weights is not None:
+            share = np.asarray(self.weights) / sum(self.weights)
+            # One draw per user and epoch, whatever batch the user is in.
+            drawn = [
+                int(np.random.default_rng([self.seed, epoch, *user.user_id.encode()]).choice(len(share), p=share))
+                for user in users
+            ]
+        return self.collator(users, self.views, epoch, drawn)
+
+
+@dataclass
+class EvalCollate:
+    """A list of users -> batch in the one view that prediction uses."""
+
+    collator: Collator
+    view: View
+
+    def __call__(self, users: Sequence[User]) -> Batch:
+        return self.collator(users, (self.view,))
+
+
+class _Epochs:
+    """Users indexed by (epoch, index), passing the epoch on."""
+
+    def __init__(self, users: Sequence[User]) -> None:
+        self.users = users
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[int, User]:
+        return item[0], self.users[item[1]]
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+class ProfileDataModule(pl.LightningDataModule):
+    """Batches for training, validation and test of one prepared folder.
+
+    Args:
+        folder: a prepared folder.
+        model: gives tokenizer, grammar and photo transform.
+        views: the paradigm's views, the one for prediction first.
+        inputs: ``reviews``, ``photos_per_review``, ``max_tokens``, ``sample_seed``.
+        masking: probabilities of hiding.
+        schedule: ``paired``: every user in all views; ``sampled``: in one view, drawn by ``weights``.
+        weights: a weight per view.
+        seed: of order, masks and drawn views.
+        batch_size: users per step.
+        eval_batch_size: users per step of validation and test.
+        workers: processes that make batches; 0: the main one.
+        cache_mb: memory for decoded photos, per process.
+
+    Raises:
+        UserError: the folder's schema is not the model's, an empty split, or an unknown schedule.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: ProfileModel,
+        views: tuple[View, ...],
+        inputs: Mapping[str, Any],
+        masking: Masking,
+        schedule: str = "paired",
+        weights: Sequence[float] = (),
+        seed: int = 0,
+        batch_size: int = 16,
+        eval_batch_size: int = 64,
+        workers: int = 0,
+        cache_mb: int = 512,
+    ) -> None:
+        super().__init__()
+        if schedule not in SCHEDULES:
+            raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(SCHEDULES)}")
+        self.prepared = open_prepared(folder)
+        if self.prepared.schema != model.schema:
+            raise UserError(
+                f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
+                f"model's {model.schema.name!r}: prepare the data with this schema or choose the matching profile="
+            )
+        self.views, self.inputs, self.seed, self.workers = views, dict(inputs), seed, workers
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        pixels = PhotoPixels(self.prepared, model.transform, cache_mb) if model.transform is not None else None
+        self.collator = Collator(model.tokenizer, model.grammar, pixels, masking, self.inputs["max_tokens"], seed)
+        every = list(weights or [1.0] * len(views))
+        self.loss_weights = every if schedule == "paired" else None
+        self.draw_weights = every if schedule == "sampled" else None
+        self._captions = self._captions_by_photo()
+        self._sampled: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+
+    def users(self, split: str) -> list[User]:
+        """The users of a split as models see them, with profile.
+
+        Raises:
+            UserError: the split is empty.
+        """
+        return [user for _, user in self._sample(split)]
+
+    def examples(self, split: str) -> list[Example]:
+        """The same users, reviews and photos for the classical baselines, with the true cues where a city gives them."""
+        cues = self.prepared.cues or {}
+        return [
+            Example(
+                text="\n".join(user.reviews),
+                review_cues=[cues.get(("review", row["review_id"]), {}) for row in rows],
+                photo_cues=[cues.get(("photo", photo), {}) for photo in user.photos],
+                profile=user.profile or {},
+            )
+            for rows, user in self._sample(split)
+        ]
+
+    def steps_per_epoch(self, world: int = 1) -> int:
+        """Optimizer steps of an epoch, on each of ``world`` ranks."""
+        return len(self._batches(0, 0, world))
+
+    def train_dataloader(self) -> StatefulDataLoader:
+        """Training batches; resumable in mid-epoch."""
+        trainer = self.trainer
+        epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
+        return StatefulDataLoader(
+            _Epochs(self.users("train")),
+            batch_sampler=self._batches(epoch, rank, world),
+            collate_fn=TrainCollate(self.collator, self.views, self.draw_weights, self.seed),
+            num_workers=self.workers,
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """The dev split in the view that prediction uses."""
+        return self.loader(self.users("validation"))
+
+    def loader(self, users: Sequence[User]) -> DataLoader:
+        """Any users in the view that prediction uses, in order."""
+        return DataLoader(
+            users,  # type: ignore[arg-type]
+            batch_size=self.eval_batch_size,
+            collate_fn=EvalCollate(self.collator, self.views[0]),
+            num_workers=self.workers,
+        )
+
+    def _batches(self, epoch: int, rank: int, world: int) -> BucketBatches:
+        lengths = [
+            sum(len(self.collator.tokens(f" review: {text}")) for text in user.reviews) for user in self.users("train")
+        ]
+        return BucketBatches(EpochSampler(len(lengths), self.seed, epoch), lengths, self.batch_size, rank, world)
+
+    def _sample(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
+        if split not in self._sampled:
+            table = self.prepared.datasets.get(split)
+            if table is None or not len(table):
+                raise UserError(
+                    f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
+                )
+            i = self.inputs
+            drawn = []
+            for row in table:
+                rows, user = sample_reviews(
+                    row["user_id"],
+                    row["reviews"],
+                    self._captions,
+                    i["reviews"],
+                    i["photos_per_review"],
+                    i["sample_seed"],
+                )
+                profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+                drawn.append((rows, replace(user, profile=profile)))
+            self._sampled[split] = drawn
+        return self._sampled[split]
+
+    def _captions_by_photo(self) -> dict[str, str]:
+        captions = self.prepared.captions
+        if captions is None:
+            if any(view.captions != "none" for view in self.views):
+                raise UserError(
+                    f"{self.prepared.folder} has no captions.parquet, which this paradigm reads: caption the photos first "
+                    f"or choose paradigm=multi"
+                )
+            return {}
+        photos = self.prepared.photos
+        pairs = zip(photos["photo_id"], photos["sha256"], strict=True)
+        return {photo: captions[sha] for photo, sha in pairs if sha in captions}

@@ -1,0 +1,256 @@
+"""Opens the Yelp Open Dataset in every form it comes in: a folder, the downloaded zips, the tars inside or alone.
+
+Archives are read as streams. The three JSON files are copied out of them; photos are taken out one by one when asked for.
+"""
+
+import hashlib
+import re
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from datamodules.engine import Engine
+from datamodules.yelp import Tables, read_tables
+from mmprofile.errors import UserError
+from mmprofile.profile import Schema
+
+ROLES = ("business", "review", "photos")
+NAMES = {
+    "business": ("yelp_academic_dataset_business.json", "business.json"),
+    "review": ("yelp_academic_dataset_review.json", "review.json"),
+    "photos": ("photos.json", "yelp_academic_dataset_photo.json", "photo.json"),
+}
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+_PHOTO = re.compile(r"(?:^|/)photos/([^/]+)\.jpg$")
+CHUNK = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file the prepared data set was made from."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> "SourceFile":
+        """Stat of ``path``."""
+        stat = path.stat()
+        return cls(path, stat.st_size, stat.st_mtime_ns)
+
+    @property
+    def stamp(self) -> list[Any]:
+        """What tells a changed file from an unchanged one without reading it."""
+        return [self.path.name, self.size, self.mtime_ns]
+
+    def describe(self) -> dict[str, Any]:
+        """Name, size and SHA-256, for the manifest."""
+        return {"name": self.path.name, "bytes": self.size, "sha256": sha256_of(self.path)}
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is that of an archive we read."""
+    return path.name.lower().endswith(ARCHIVES)
+
+
+class RawYelp:
+    """The raw files of one Yelp-like data set.
+
+    Args:
+        paths: a folder or an archive, or several.
+
+    Raises:
+        UserError: a path is not there, or is neither a folder nor an archive.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self._files: dict[str, Path] = {}
+        self._photo_folders: list[Path] = []
+        self._archives: list[Path] = []
+        for path in paths:
+            if not path.exists():
+                raise UserError(f"raw data: {path} does not exist: check data.prepare.source.path")
+            if path.is_dir():
+                self._look_into(path)
+            elif is_archive(path):
+                self._archives.append(path)
+            else:
+                raise UserError(f"raw data: {path} is neither a folder nor one of {', '.join(ARCHIVES)}")
+
+    def _look_into(self, folder: Path) -> None:
+        """JSON files and photo folders in a folder or one or two levels down; archives where there is no JSON file."""
+        levels = [folder, *_subfolders(folder)]
+        levels += [below for level in levels[1:] for below in _subfolders(level) if level.name != "photos"]
+        for role in ROLES:
+            candidates = [level / name for name in NAMES[role] for level in levels]
+            found = next((path for path in candidates if path.is_file()), None)
+            if found is not None:
+                self._files.setdefault(role, found)
+        self._photo_folders += [level for level in levels if level.name == "photos"]
+        if set(self._files) != set(ROLES) or not self._photo_folders:
+            self._archives += sorted(
+                path for level in levels for path in level.iterdir() if path.is_file() and is_archive(path)
+            )
+
+    @property
+    def sources(self) -> list[SourceFile]:
+        """The files this data set comes from (archives, or the JSON files of a folder), by name."""
+        return [
+            SourceFile.of(path) for path in sorted({*self._files.values(), *self._archives}, key=lambda path: path.name)
+        ]
+
+    def stamps(self) -> list[Any]:
+        """Sizes and times of the sources, and how many files the photo folders hold."""
+        counts = [sum(1 for _ in folder.iterdir()) for folder in self._photo_folders]
+        return [*(source.stamp for source in self.sources), counts]
+
+    def json_files(self, work: Path) -> dict[str, Path]:
+        """The three JSON files, copied to ``work`` when they are inside an archive.
+
+        Raises:
+            UserError: one is missing (says which names were looked for), or an archive is broken.
+        """
+        missing = set(ROLES) - set(self._files)
+        has_photos = bool(self._photo_folders)
+        for archive in self._archives if missing or not has_photos else ():
+            for name, file in walk_archive(archive):
+                role = _role(name)
+                has_photos = has_photos or _PHOTO.search(name) is not None
+                if role in missing:
+                    target = work / f"{role}.json"
+                    with target.open("wb") as copy:
+                        _read_checked(archive, name, lambda file=file, copy=copy: shutil.copyfileobj(file, copy, CHUNK))
+                    self._files[role] = target
+                    missing.discard(role)
+        if missing or not has_photos:
+            looked = [" or ".join(NAMES[role]) for role in ROLES if role in missing]
+            if not has_photos:
+                looked.append("a folder photos/ with <photo_id>.jpg")
+            where = ", ".join(str(path) for path in self.paths)
+            raise UserError(
+                f"raw data: not complete in {where}: looked for {'; '.join(looked)}: check data.prepare.source.path"
+            )
+        return dict(self._files)
+
+    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
+        """The raw files as tables; ``keys``: the business columns that the label rules read, and how.
+
+        Raises:
+            UserError: a file is missing, broken, or has more than 1 % malformed lines.
+        """
+        return read_tables(engine, self.json_files(work), keys)
+
+    def labels(self, schema: Schema) -> tuple[dict[str, Any], set[str]]:
+        """No labels come with the raw files: all are derived by rules."""
+        return {}, set()
+
+    def where(self) -> str:
+        """Where photos are looked for, for an error message."""
+        return ", ".join(str(path) for path in [*self._photo_folders, *self._archives])
+
+    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
+        """The photos asked for that are there: id and path, or id and bytes from an archive.
+
+        Raises:
+            UserError: an archive is broken.
+        """
+        left = {photo_id for photo_id in ids if re.fullmatch(r"[^/\\\0]+", photo_id)}
+        for folder in self._photo_folders:
+            for photo_id in sorted(left):
+                path = folder / f"{photo_id}.jpg"
+                if path.is_file():
+                    left.discard(photo_id)
+                    yield photo_id, path
+        for archive in self._archives if left else ():
+            for name, file in walk_archive(archive):
+                match = _PHOTO.search(name)
+                if match and match[1] in left:
+                    left.discard(match[1])
+                    yield match[1], _read_checked(archive, name, file.read)
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "__MACOSX")
+
+
+def _role(name: str) -> str | None:
+    base = name.rsplit("/", 1)[-1].lower()
+    return next((role for role in ROLES if base in NAMES[role]), None)
+
+
+def _skipped(name: str) -> bool:
+    return "__MACOSX" in name.split("/") or name.rsplit("/", 1)[-1].startswith("._")
+
+
+def _broken(archive: Path, name: str, error: BaseException) -> UserError:
+    inside = f" at {name}" if name else ""
+    return UserError(f"raw data: archive {archive} is truncated or damaged{inside} ({error}): download it again")
+
+
+def _read_checked(archive: Path, name: str, read: Any) -> Any:
+    try:
+        return read()
+    except (*_BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the archive
+        raise _broken(archive, name, error) from error
+
+
+def walk_archive(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and open files of an archive's members, those of tars inside a zip included, read as a stream.
+
+    Each file must be read before the next one is asked for.
+
+    Raises:
+        UserError: the archive is truncated or damaged.
+    """
+    if archive.name.lower().endswith(".zip"):
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                members = [info for info in opened.infolist() if not info.is_dir() and not _skipped(info.filename)]
+        except _BROKEN as error:
+            raise _broken(archive, "", error) from error
+        with zipfile.ZipFile(archive) as opened:
+            for info in members:
+                with _read_checked(archive, info.filename, lambda info=info: opened.open(info)) as file:
+                    if is_archive(Path(info.filename)):
+                        yield from _walk_tar(archive, file)
+                    else:
+                        yield info.filename, file
+    else:
+        with archive.open("rb") as file:
+            yield from _walk_tar(archive, file)
+
+
+def _walk_tar(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Members of a tar, compressed or not, from a file that is only read forwards."""
+    name = ""
+    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*"))
+    with tar:
+        while True:
+            member = _read_checked(archive, name, tar.next)
+            if member is None:
+                return
+            name = member.name
+            if member.isfile() and not _skipped(name):
+                content = tar.extractfile(member)
+                assert content is not None
+                yield name, content
+            tar.members = []  # keep no list of 200,000 names

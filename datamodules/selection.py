@@ -1,0 +1,184 @@
+"""Which reviews and users stay (section 3 of the paper), as Ibis expressions; every step is counted.
+
+Also the split, and the keyed hash that replaces user ids.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+
+from datamodules.engine import Engine
+from datamodules.options import SPLITS, Selection, Split
+from datamodules.yelp import Tables
+from mmprofile.errors import UserError
+from mmprofile.paths import cache_dir
+
+DEMO_KEY = b"mmprofile demo city"  # public on purpose: the demo's users are nobody
+
+
+class Funnel:
+    """Reviews, users and businesses left after each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, int | str]] = []
+
+    def count(self, step: str, reviews: ir.Table) -> None:
+        """Counts what is left and keeps it under the step's name."""
+        row = (
+            reviews.aggregate(
+                reviews=reviews.count(), users=reviews.user_id.nunique(), businesses=reviews.business_id.nunique()
+            )
+            .to_pyarrow()
+            .to_pylist()[0]
+        )
+        self.steps.append({"step": step, **{key: int(value) for key, value in row.items()}})
+
+    def add(self, step: str, users: int) -> None:
+        """A step that is about users only."""
+        self.steps.append({"step": step, "users": users})
+
+    def table(self) -> str:
+        """The steps as aligned text."""
+        lines = [f"{'step':<58}{'reviews':>11}{'users':>10}{'businesses':>12}"]
+        for row in self.steps:
+            cells = [f"{row[key]:,}" if key in row else "" for key in ("reviews", "users", "businesses")]
+            lines.append(f"{row['step']:<58}{cells[0]:>11}{cells[1]:>10}{cells[2]:>12}")
+        return "\n".join(lines)
+
+    def nobody_left(self) -> UserError | None:
+        """The error to raise when a step has left nobody."""
+        for row in self.steps:
+            if row["users"] == 0:
+                return UserError(
+                    f"no user is left after the step {row['step']!r}; before it: "
+                    + "; ".join(f"{r['step']}: {r['users']}" for r in self.steps if r["users"])
+                    + ": lower the thresholds in data.prepare.selection, or check the raw data"
+                )
+        return None
+
+
+def users_with(reviews: ir.Table, least: int) -> ir.Table:
+    """The reviews of users who have at least ``least`` of them."""
+    if least <= 1:
+        return reviews
+    counts = reviews.group_by("user_id").aggregate(n=reviews.count())
+    return reviews.semi_join(counts.filter(counts.n >= least), "user_id")
+
+
+def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel) -> ir.Table:
+    """Steps 1 to 3 of the selection, before any photo is opened: a photo row is taken at its word.
+
+    Raises:
+        UserError: nobody is left.
+    """
+    reviews = tables.reviews
+    funnel.count("raw reviews", reviews)
+    distinct = int(reviews.review_id.nunique().execute())
+    total = funnel.steps[0]["reviews"]
+    if distinct != total:
+        columns = [reviews[name] for name in ("user_id", "business_id", "date", "text")]
+        copy = ibis.row_number().over(group_by=reviews.review_id, order_by=columns)
+        reviews = engine.table("distinct_reviews", reviews.mutate(copy=copy).filter(ibis._.copy == 0).drop("copy"))
+        funnel.count("without repeated review ids", reviews)
+    reviews = reviews.filter(reviews.words.between(max(chosen.min_words, 1), chosen.max_words))
+    funnel.count(f"reviews of {max(chosen.min_words, 1)} to {chosen.max_words} words", reviews)
+    reviews = engine.table("frequent", users_with(reviews, chosen.min_reviews))
+    funnel.count(f"users with {chosen.min_reviews} or more of them", reviews)
+    if chosen.photo_reviews > 0:
+        reviews = users_with(reviews.semi_join(tables.photos, "photo_key"), chosen.photo_reviews)
+        funnel.count(f"reviews with a photo row, {chosen.photo_reviews} or more a user", reviews)
+    _raise(funnel.nobody_left())
+    return engine.table("candidates", reviews)
+
+
+def wanted_photos(reviews: ir.Table, photos: ir.Table) -> list[str]:
+    """Ids of the photos that the reviews can use."""
+    ids = photos.semi_join(reviews, "photo_key").select("photo_id").distinct().to_pyarrow()
+    return sorted(ids.column("photo_id").to_pylist())
+
+
+def with_usable_photos(
+    engine: Engine, reviews: ir.Table, usable: ir.Table, chosen: Selection, funnel: Funnel
+) -> ir.Table:
+    """Step 3 for good: only photos that decode count.
+
+    Raises:
+        UserError: nobody is left.
+    """
+    if chosen.photo_reviews > 0:
+        reviews = users_with(reviews.semi_join(usable, "photo_key"), chosen.photo_reviews)
+        funnel.count(f"reviews with a usable photo, {chosen.photo_reviews} or more a user", reviews)
+    _raise(funnel.nobody_left())
+    return engine.table("kept", reviews)
+
+
+def _raise(error: UserError | None) -> None:
+    if error is not None:
+        raise error
+
+
+def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
+    """Users of each split, in a random order that depends on the seed and the raw ids only.
+
+    Raises:
+        UserError: more users asked for than there are, or a split with a size above 0 would be empty.
+    """
+    order = sorted(users, key=lambda user: hashlib.sha256(f"{split.seed}:{user}".encode()).digest())
+    asked = [split.train, split.validation, split.test]
+    if split.counted:
+        sizes = [int(size) for size in asked]
+        if sum(sizes) > len(order):
+            raise UserError(
+                f"the split asks for {sum(sizes)} users ({' + '.join(map(str, sizes))}), but {len(order)} are left after the selection: "
+                "lower data.prepare.split or the thresholds in data.prepare.selection"
+            )
+    else:
+        # Rounded half up one after the other on the running total, so that fractions adding up to 1 use everybody.
+        ends = [int(sum(asked[: i + 1]) * len(order) + 0.5 + 1e-9) for i in range(3)]
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    for name, size, wish in zip(SPLITS, sizes, asked, strict=True):
+        if size == 0 and wish > 0:
+            raise UserError(
+                f"the split {name} would be empty: {len(order)} users are left after the selection, too few for {asked}"
+            )
+    starts = [0, sizes[0], sizes[0] + sizes[1]]
+    return {name: order[start : start + size] for name, start, size in zip(SPLITS, starts, sizes, strict=True)}
+
+
+def user_key(kind: str) -> bytes:
+    """The key that user ids are hashed with: public for the demo, the owner's own otherwise.
+
+    ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use and readable by its owner only.
+    """
+    if kind == "demo":
+        return DEMO_KEY
+    given = os.environ.get("MMPROFILE_USER_KEY")
+    if given:
+        return given.encode()
+    path = cache_dir() / "user_id.key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        try:
+            os.link(draft, path)  # whoever comes first has made the key
+        except FileExistsError:
+            pass
+        finally:
+            Path(draft).unlink()
+    key = path.read_text().strip().encode()
+    if not key:
+        raise UserError(f"{path} is empty: remove it to have a new key made (user ids will differ from before)")
+    return key
+
+
+def hashed_id(key: bytes, raw: str) -> str:
+    """First 16 hex digits of HMAC-SHA256 of a raw user id."""
+    return hmac.new(key, raw.encode(), hashlib.sha256).hexdigest()[:16]

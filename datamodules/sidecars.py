@@ -1,0 +1,90 @@
+"""The demo city's side files, carried over to the prepared folder: captions, true cues, text-only gold labels."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from datamodules.prepared import CAPTION_COLUMNS, save_parquet
+
+
+def copy_sidecars(raw: Path, result: Path, users: dict[str, str]) -> dict[str, Any]:
+    """Writes captions.parquet, cues.parquet and gold_text_only.parquet for what was kept, where the raw folder has them.
+
+    Args:
+        users: raw user id -> hashed id of the users kept.
+
+    Returns:
+        Entries for the manifest.
+    """
+    counts: dict[str, int] = {}
+    photos = datasets.load_from_disk(str(result / "photos"))
+    sha256 = dict(
+        zip(photos.data.column("photo_id").to_pylist(), photos.data.column("sha256").to_pylist(), strict=True)
+    )
+    if (raw / "captions.jsonl").is_file():
+        counts["captions"] = _captions(raw / "captions.jsonl", result, sha256)
+    if (raw / "cues.jsonl").is_file():
+        reviews = {
+            review["review_id"].as_py()
+            for split in datasets.load_from_disk(str(result)).values()
+            for chunk in split.data.column("reviews").chunks
+            for review in chunk.flatten()
+        }
+        counts["cues"] = _cues(raw / "cues.jsonl", result, {"review": reviews, "photo": set(sha256)})
+    if (raw / "gold_text_only.jsonl").is_file():
+        counts["gold_text_only"] = _gold(raw / "gold_text_only.jsonl", result, users)
+    return {"sidecars": counts} if counts else {}
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def _captions(path: Path, result: Path, sha256: dict[str, str]) -> int:
+    """Captions by photo content; of equal photos the first in order of ids speaks."""
+    rows = _rows(path)
+    header = next(rows)
+    texts = {row["photo_id"]: row["caption"] for row in rows if row["photo_id"] in sha256}
+    columns: dict[str, list[Any]] = {name: [] for name in CAPTION_COLUMNS}
+    seen: set[str] = set()
+    for photo_id in sorted(texts):
+        if sha256[photo_id] in seen:
+            continue
+        seen.add(sha256[photo_id])
+        row = {"sha256": sha256[photo_id], "photo_id": photo_id, "caption": texts[photo_id], "status": "ok"}
+        row |= {
+            name: header[name]
+            for name in ("backend", "backend_version", "model", "revision", "prompt", "decoding")
+            if name in header
+        }
+        for name in CAPTION_COLUMNS:
+            columns[name].append(row.get(name))
+    save_parquet(result / "captions.parquet", columns)
+    return len(seen)
+
+
+def _cues(path: Path, result: Path, kept: dict[str, set[str]]) -> int:
+    columns: dict[str, list[Any]] = {"kind": [], "id": [], "cues": []}
+    for row in _rows(path):
+        if row["id"] in kept[row["kind"]]:
+            columns["kind"].append(row["kind"])
+            columns["id"].append(row["id"])
+            columns["cues"].append(json.dumps(row["cues"], ensure_ascii=False))
+    save_parquet(result / "cues.parquet", columns)
+    return len(columns["id"])
+
+
+def _gold(path: Path, result: Path, users: dict[str, str]) -> int:
+    """Gold values of the text-only attributes, for evaluation only, sorted by hashed user id."""
+    rows = sorted(
+        ({**row, "user_id": users[row["user_id"]]} for row in _rows(path) if row["user_id"] in users),
+        key=lambda row: row["user_id"],
+    )
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["user_id"]
+    save_parquet(result / "gold_text_only.parquet", {name: [row.get(name) for row in rows] for name in names})
+    return len(rows)

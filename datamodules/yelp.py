@@ -1,0 +1,249 @@
+"""Yelp's raw files as tables: reviews and photos read by the engine, the few businesses parsed here.
+
+Reviews and photo rows have an explicit schema, because inference from the first lines loses rare keys.
+"""
+
+import ast
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from datamodules.engine import Engine
+from mmprofile.errors import UserError
+
+REVIEW_COLUMNS = {
+    "review_id": "VARCHAR",
+    "user_id": "VARCHAR",
+    "business_id": "VARCHAR",
+    "text": "VARCHAR",
+    "stars": "DOUBLE",
+    "date": "VARCHAR",
+}
+REVIEW_REQUIRED = ("review_id", "user_id", "business_id", "text", "stars")
+PHOTO_COLUMNS = {"photo_id": "VARCHAR", "business_id": "VARCHAR", "label": "VARCHAR"}
+PHOTO_REQUIRED = ("photo_id", "business_id")
+MALFORMED_LIMIT = 0.01
+
+
+@dataclass
+class Tables:
+    """What the selection works on, whatever the source.
+
+    Args:
+        reviews: review_id, user_id, business_id, text, stars, date, photo_key, words.
+        photos: photo_id, photo_key, business_id, label: the photos of a review are those of its ``photo_key``.
+        businesses: business_id and one column per source that the schema's rules name; None: there are none.
+        notes: what was read and what was not understood, for the manifest.
+    """
+
+    reviews: ir.Table
+    photos: ir.Table
+    businesses: ir.Table | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def word_count(text: ir.StringValue) -> ir.IntegerValue:
+    """Number of words separated by blanks or line breaks."""
+    return text.translate("\n\t\r", "   ").split(" ").filter(lambda word: word != "").length()
+
+
+def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
+    """The three raw files as tables.
+
+    Args:
+        files: paths of the business, review and photos files.
+        keys: business columns that the label rules name -> how to read them (``list``, ``flag`` or ``number``).
+
+    Raises:
+        UserError: more than 1 % of a file's lines are malformed.
+    """
+    notes: dict[str, Any] = {"malformed_lines": {}}
+    raw = engine.read_json(files["review"], REVIEW_COLUMNS)
+    raw = raw.mutate(date=raw.date.fill_null(""), photo_key=raw.business_id, words=word_count(raw.text))
+    reviews = well_formed(engine.table("review_lines", raw), files["review"], REVIEW_REQUIRED, notes)
+    lines = engine.table("photo_lines", engine.read_json(files["photos"], PHOTO_COLUMNS))
+    rows = well_formed(lines, files["photos"], PHOTO_REQUIRED, notes).mutate(label=ibis._.label.fill_null(""))
+    # A photo id is one photo: of several rows the first in alphabetical order stays.
+    order = ibis.row_number().over(group_by=rows.photo_id, order_by=[rows.business_id, rows.label])
+    photos = rows.mutate(copy=order).filter(ibis._.copy == 0).drop("copy").mutate(photo_key=ibis._.business_id)
+    photos = engine.table("photo_rows", photos)
+    notes["photo_rows"] = _count(rows)
+    notes["duplicate_photo_rows"] = notes["photo_rows"] - _count(photos)
+    businesses = engine.table("businesses", read_businesses(files["business"], keys, notes))
+    return Tables(reviews, photos, businesses, notes)
+
+
+def well_formed(lines: ir.Table, path: Path, required: tuple[str, ...], notes: dict[str, Any]) -> ir.Table:
+    """The rows that have all required fields; counts the others in ``notes``.
+
+    Raises:
+        UserError: over 1 % are malformed; names the file and the first bad line.
+    """
+    good = lines.filter([lines[name].notnull() for name in required])
+    total = _count(lines)
+    check_malformed(path, total - _count(good), total, required, notes)
+    return good
+
+
+def check_malformed(path: Path, bad: int, total: int, required: tuple[str, ...], notes: dict[str, Any]) -> None:
+    """Notes the number of malformed lines of a file.
+
+    Raises:
+        UserError: there are no lines at all, or over 1 % are malformed.
+    """
+    if total == 0:
+        raise UserError(f"{path} is empty: expected one JSON object a line")
+    notes.setdefault("malformed_lines", {})[_plain_name(path)] = {"lines": total, "malformed": bad}
+    if bad > MALFORMED_LIMIT * total:
+        first = None if path.suffix.lower() == ".parquet" else first_malformed(path, required)
+        where = f", the first is line {first[0]} ({first[1]})" if first else f" (needed: {', '.join(required)})"
+        raise UserError(
+            f"{path}: {bad} of {total} lines are malformed{where}: over 1 % is too many, get the file again"
+        )
+
+
+def _plain_name(path: Path) -> str:
+    return path.name.removeprefix("yelp_academic_dataset_")
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Line number (from 1) and the object on it, or what is wrong with it; blank lines are passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+                if b"\\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+            except UnicodeError:
+                yield number, "not UTF-8"
+            except (ValueError, RecursionError):
+                yield number, "not JSON"
+            else:
+                yield number, row if isinstance(row, dict) else "not a JSON object"
+
+
+def first_malformed(path: Path, required: tuple[str, ...]) -> tuple[int, str] | None:
+    """Number of the first line that is no JSON object with all required fields, and why."""
+    for number, row in json_lines(path):
+        if isinstance(row, str):
+            return number, row
+        absent = [name for name in required if row.get(name) is None]
+        if absent:
+            return number, f"no {absent[0]}"
+        if "stars" in required and as_number(row["stars"]) is None:
+            return number, "stars is not a number"
+    return None
+
+
+def _count(table: ir.Table) -> int:
+    return int(table.count().execute())
+
+
+# Business attributes. Every value is a string that holds a Python literal: "True", "u'free'", "None", "{'lunch': True}".
+
+NOT_A_LITERAL = object()
+
+
+def literal(value: Any) -> Any:
+    """The value of an attribute string; None when it says nothing, NOT_A_LITERAL when it is not Python.
+
+    Values that are already numbers, booleans, lists or dicts are passed through.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return NOT_A_LITERAL
+
+
+def as_flag(value: Any) -> bool | None:
+    """A boolean, or None."""
+    return value if isinstance(value, bool) else None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, also one written as a string, or None."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and abs(number) < 1e12 else None
+
+
+def as_list(value: Any) -> list[str] | None:
+    """Names: the keys with True of a dict, the items of a list, or one string; None when there are none."""
+    if isinstance(value, dict):
+        names = [str(key) for key, flag in value.items() if flag is True]
+    elif isinstance(value, list | tuple | set):
+        names = sorted(str(item) for item in value)
+    else:
+        names = [value] if isinstance(value, str) else []
+    return names or None
+
+
+def categories(value: Any) -> list[str] | None:
+    """Yelp's one string ``Pizza, Coffee & Tea`` as a list."""
+    if isinstance(value, list):
+        value = ",".join(str(item) for item in value)
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
+    return [name for name in names if name] or None
+
+
+READERS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
+    "flag": (as_flag, pa.bool_()),
+    "number": (as_number, pa.float64()),
+    "list": (as_list, pa.list_(pa.string())),
+}
+
+
+def read_businesses(path: Path, keys: dict[str, str], notes: dict[str, Any]) -> pa.Table:
+    """One row per business: business_id and a column per key, null where nothing is known.
+
+    ``categories`` and the business's own numbers (``stars``, ``review_count``) are top-level fields, all else attributes.
+    """
+    columns: dict[str, list[Any]] = {"business_id": [], **{key: [] for key in keys}}
+    tally: dict[str, Counter[str]] = {key: Counter(known=0, unknown=0, not_a_literal=0) for key in keys}
+    seen: set[str] = set()
+    total = bad = 0
+    for _, row in json_lines(path):
+        total += 1
+        if isinstance(row, str) or row.get("business_id") is None:
+            bad += 1
+            continue
+        if row["business_id"] in seen:
+            continue
+        seen.add(row["business_id"])
+        columns["business_id"].append(str(row["business_id"]))
+        for key, reader in keys.items():
+            value, state = _business_value(row, key, reader)
+            columns[key].append(value)
+            tally[key][state] += 1
+    check_malformed(path, bad, total, ("business_id",), notes)
+    notes["business_attributes"] = {key: dict(counts) for key, counts in tally.items()}
+    types = [pa.field("business_id", pa.string()), *(pa.field(key, READERS[reader][1]) for key, reader in keys.items())]
+    return pa.table(columns, schema=pa.schema(types))
+
+
+def _business_value(row: dict[str, Any], key: str, reader: str) -> tuple[Any, str]:
+    if key == "categories":
+        value = categories(row.get("categories"))
+    else:
+        attributes = row.get("attributes")
+        given = attributes.get(key) if isinstance(attributes, dict) else None
+        if given is None and key in ("stars", "review_count"):
+            given = row.get(key)
+        found = literal(given)
+        if found is NOT_A_LITERAL:
+            return None, "not_a_literal"
+        value = READERS[reader][0](found)
+    return value, "unknown" if value is None else "known"

@@ -1,0 +1,1 @@
+"""Baselines that the four seams of the model cannot express."""

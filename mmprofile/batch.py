@@ -1,0 +1,203 @@
+"""Users and views -> one batch of tensors: each distinct text and each distinct photo in it once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmprofile.decoding import Grammar
+from mmprofile.profile import Schema
+from mmprofile.views import Masking, User, View, hidden_attributes, user_rng
+from mmprofile.vision import mask_pixels
+
+IGNORE = -100
+
+
+@dataclass
+class Batch:
+    """A batch of users in their views. A *row* is one user in one view.
+
+    Dimension letters: T distinct texts, N tokens, P distinct photos, R rows, K photos a row, L target tokens.
+
+    Attributes:
+        users: user ids, in order.
+        views: the views, in order.
+        text_ids, text_mask: (T, N) long and bool.
+        photos: (P, 3, H, W) uint8, P may be 0; masked copies of a photo are photos of their own.
+        row_user, row_view: (R,) indices into ``users`` and ``views``.
+        row_text: (R,) index into the texts.
+        row_photos, row_photo_mask: (R, K) index into the photos and whether there is one; K may be 0.
+        labels: (R, L) long, -100 beyond the end; None without targets.
+    """
+
+    users: list[str]
+    views: tuple[View, ...]
+    text_ids: Tensor
+    text_mask: Tensor
+    photos: Tensor
+    row_user: Tensor
+    row_view: Tensor
+    row_text: Tensor
+    row_photos: Tensor
+    row_photo_mask: Tensor
+    labels: Tensor | None
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
+        """The batch on another device."""
+        moved = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(value.to(device, **kwargs) if isinstance(value, Tensor) else value for value in moved))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, for DataLoader(pin_memory=True)."""
+        moved = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(value.pin_memory() if isinstance(value, Tensor) else value for value in moved))
+
+
+def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Rows of different lengths -> (rows, longest) long, filled up with ``value``."""
+    width = max((len(row) for row in rows), default=0)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+
+
+def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
+    """Cuts ``lengths`` so that they add up to at most ``budget``: short ones stay whole, long ones share the rest alike."""
+    shares, left = list(lengths), max(budget, 0)
+    for rank, i in enumerate(sorted(range(len(lengths)), key=lambda i: lengths[i])):
+        shares[i] = min(lengths[i], left // (len(lengths) - rank))
+        left -= shares[i]
+    return shares
+
+
+class Collator:
+    """Makes batches.
+
+    Args:
+        tokenizer: a transformers tokenizer; its sentinels (or mask token) stand for what is hidden.
+        grammar: writes the targets.
+        load_photo: photo key -> uint8 (3, H, W), already at the vision model's size; None for a model without photos.
+        masking: probabilities of hiding.
+        max_tokens: longest text; reviews give way to captions and profile, the longest review first.
+        seed: of all masking, together with the epoch and the user's id.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        grammar: Grammar,
+        load_photo: Callable[[str], np.ndarray] | None,
+        masking: Masking,
+        max_tokens: int,
+        seed: int,
+    ) -> None:
+        self.tokenizer, self.grammar, self.load_photo = tokenizer, grammar, load_photo
+        self.masking, self.max_tokens, self.seed = masking, max_tokens, seed
+        self.sentinels = sentinels(tokenizer)
+        self.sentinel_ids = tokenizer.convert_tokens_to_ids(self.sentinels)
+        self._tokens: dict[str, list[int]] = {}
+
+    @property
+    def schema(self) -> Schema:
+        """The schema that targets are written in."""
+        return self.grammar.schema
+
+    def tokens(self, text: str) -> list[int]:
+        """Token ids of a piece of text without special tokens, remembered."""
+        ids = self._tokens.get(text)
+        if ids is None:
+            ids = self._tokens[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def text(self, user: User, view: View, rng: np.random.Generator) -> list[int]:
+        """Token ids of what a view shows in words: reviews, or the masked profile, then captions; at most max_tokens."""
+        reviews = [self.tokens(f" review: {review}") for review in user.reviews] if view.reviews else []
+        profile: list[int] = []
+        if view.profile:
+            hidden = hidden_attributes(self.schema.names, self.masking.profile, rng)
+            profile = self.tokens(f" profile: {self.schema.mask(user.profile or {}, hidden, self.sentinels)}")
+        captions: list[list[int]] = []
+        if view.captions != "none":
+            for caption in (c for c in user.captions if c is not None):
+                ids = self.tokens(f" {caption}")
+                if view.captions == "masked":
+                    hide = rng.random(len(ids)) < self.masking.caption
+                    ids = [self.sentinel_ids[0] if h else i for i, h in zip(ids, hide, strict=True)]
+                captions.append(self.tokens(" photo:") + ids)
+        budget = self.max_tokens - 1
+        profile = profile[:budget]
+        spare = (budget - len(profile)) // (2 if reviews else 1)
+        captions = _cut(captions, spare)
+        reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
+        return [*sum(reviews, []), *profile, *sum(captions, []), self.grammar.eos]
+
+    def __call__(
+        self, users: Sequence[User], views: Sequence[View], epoch: int = 0, drawn: Sequence[int] | None = None
+    ) -> Batch:
+        """Users -> a batch with every user in every view, or in the one view that ``drawn`` names for it.
+
+        Args:
+            users: users; with profile throughout, or without (then there are no labels).
+            views: the views, in the order that ``row_view`` refers to.
+            epoch: masks differ from epoch to epoch.
+            drawn: for the ``sampled`` schedule: an index into ``views`` per user.
+        """
+        rows = [(u, v) for u in range(len(users)) for v in range(len(views)) if (drawn is None or drawn[u] == v)]
+        texts: dict[tuple[int, ...], int] = {}
+        photos: dict[tuple[str, ...], int] = {}
+        pixels: list[np.ndarray] = []
+        row_text, row_photos = [], []
+        for u, v in rows:
+            user, view = users[u], views[v]
+            rng = user_rng(self.seed, user.user_id, epoch, v)
+            row_text.append(texts.setdefault(tuple(self.text(user, view, rng)), len(texts)))
+            keys = [(photo, user.user_id, view.name) if view.photos == "masked" else (photo,) for photo in user.photos]
+            for key in keys if view.photos != "none" else []:
+                if key not in photos:
+                    pixels.append(self._photo(key, pixels, photos, rng))
+                    photos[key] = len(pixels) - 1
+            row_photos.append([photos[key] for key in keys] if view.photos != "none" else [])
+        labels = None
+        if users and users[0].profile is not None:
+            targets = [self.grammar.encode(user.profile or {}) for user in users]
+            labels = pad([targets[u] for u, _ in rows], IGNORE)
+        text_ids = pad([list(text) for text in texts], -1)
+        return Batch(
+            users=[user.user_id for user in users],
+            views=tuple(views),
+            text_ids=torch.where(text_ids < 0, self.tokenizer.pad_token_id or 0, text_ids),
+            text_mask=text_ids >= 0,
+            photos=torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+            row_user=torch.tensor([u for u, _ in rows]),
+            row_view=torch.tensor([v for _, v in rows]),
+            row_text=torch.tensor(row_text),
+            row_photos=pad(row_photos, -1).clamp_min(0),
+            row_photo_mask=pad(row_photos, -1) >= 0,
+            labels=labels,
+        )
+
+    def _photo(
+        self,
+        key: tuple[str, ...],
+        pixels: list[np.ndarray],
+        photos: dict[tuple[str, ...], int],
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        assert self.load_photo is not None, "a view with photos needs load_photo"
+        plain = photos.get(key[:1])
+        photo = self.load_photo(key[0]) if plain is None else pixels[plain]
+        return mask_pixels(photo, self.masking.image, rng) if len(key) > 1 else photo
+
+
+def sentinels(tokenizer: Any) -> list[str]:
+    """The tokens that stand for something hidden: T5's ``<extra_id_0>``, ... in order, else the mask token."""
+    found = [token for token in (f"<extra_id_{i}>" for i in range(100)) if token in tokenizer.get_vocab()]
+    if found:
+        return found
+    return [tokenizer.mask_token or tokenizer.unk_token]
+
+
+def _cut(pieces: list[list[int]], budget: int) -> list[list[int]]:
+    shares = fair_shares([len(piece) for piece in pieces], budget)
+    return [piece[:share] for piece, share in zip(pieces, shares, strict=True)]

@@ -1,0 +1,311 @@
+"""The typed configuration, and the way from a command line to it: every mistake is one line that names the nearest choice."""
+
+import difflib
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
+
+
+@dataclass
+class MaskingConfig:
+    """Probabilities of hiding a pixel, a caption's token, an attribute."""
+
+    image: float = 0.3
+    caption: float = 0.3
+    profile: float = 0.5
+
+
+@dataclass
+class ParadigmConfig:
+    """What a model is trained on; see :mod:`mmprofile.views`."""
+
+    name: str = MISSING
+    modality: str = MISSING
+    views: list[str] = MISSING
+    fusion: str = "xattn"
+    union: bool = False
+    schedule: str = "paired"
+    weights: dict[str, float] = field(default_factory=dict)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+
+
+@dataclass
+class TextConfig:
+    """The encoder-decoder: hub id, local folder or ``mmprofile:tiny/text``."""
+
+    name: str = MISSING
+    dropout: float | None = None
+
+
+@dataclass
+class VisionConfig:
+    """The timm ViT; see :class:`mmprofile.vision.VisionEncoder`."""
+
+    name: str = MISSING
+    tokens: str = "cls"
+    grid: int = 7
+    trainable: bool = True
+
+
+@dataclass
+class FusionConfig:
+    """See :func:`mmprofile.fusion.build_fusion`."""
+
+    kind: str = "xattn"
+    norm: str = "sparsemax"
+    gate: str = "tanh"
+    heads: int = 1
+
+
+@dataclass
+class ModelConfig:
+    """The three parts of a model."""
+
+    name: str = MISSING
+    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+
+
+@dataclass
+class InputsConfig:
+    """What a model is shown of a user; the same draw (``sample_seed``) for every system."""
+
+    reviews: int = 3
+    photos_per_review: int = 1
+    max_tokens: int = 600
+    sample_seed: int = 0
+
+
+@dataclass
+class OptimConfig:
+    """Adam: learning rates of pretrained and new parts, warm-up as a share of all steps, then ``schedule``."""
+
+    lr_pretrained: float = 5e-5
+    lr_new: float = 5e-5
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    schedule: str = "linear"
+
+
+@dataclass
+class TrainerConfig:
+    """The part of Lightning's Trainer that users turn."""
+
+    accelerator: str = "auto"
+    devices: Any = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: str = "auto"
+    max_epochs: int = 10
+    patience: int = 3
+    gradient_clip: float = 1.0
+    checkpoint_every: int = 500
+    progress: bool = True
+
+
+@dataclass
+class EvaluationConfig:
+    """Beam sizes on the test and dev splits, rows per batch, bootstrap resamples."""
+
+    beams: int = 5
+    dev_beams: int = 1
+    batch_size: int = 64
+    resamples: int = 2000
+
+
+@dataclass
+class TrainConfig:
+    """``conf/train.yaml``."""
+
+    name: str = MISSING
+    out: str = "outputs"
+    seed: int = 0
+    data: Any = None
+    loader: Any = None
+    profile: Any = None
+    paradigm: ParadigmConfig = field(default_factory=ParadigmConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+
+@dataclass
+class PrepareConfig:
+    """``conf/prepare.yaml``."""
+
+    data: Any = None
+    profile: Any = None
+
+
+@dataclass
+class EvaluateConfig:
+    """``conf/evaluate.yaml``."""
+
+    run: str = MISSING
+    split: str = "test"
+    beams: int | None = None
+
+
+@dataclass
+class PredictConfig:
+    """``conf/predict.yaml``."""
+
+    run: str = MISSING
+    input: str = MISSING
+    output: str | None = None
+    beams: int | None = None
+    batch_size: int = 16
+
+
+CONFIGS: dict[str, type] = {
+    "train": TrainConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+}
+
+
+def load_config(name: str, overrides: list[str]) -> Any:
+    """Composes ``conf/<name>.yaml`` with overrides and checks every key and type.
+
+    Raises:
+        UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return typed(name, compose(config_name=name, overrides=overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error, name)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def typed(name: str, cfg: DictConfig) -> Any:
+    """The composed configuration merged into its dataclasses: a DictConfig that knows its types.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+        OmegaConf.resolve(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, name)) from error
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise UserError(
+            f"python -m mmprofile.{name}: {missing[0]} is not set; add {missing[0]}=... to the command line"
+        )
+    return merged
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line for what Hydra and OmegaConf say in several."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    text = "\n".join(texts)
+    group = re.search(
+        r"Could not find '([\w+./-]+)'.*?Available options in '([\w/]+)':\s*(.*?)\n(?:Config search|\Z)", text, re.S
+    )
+    if group:
+        choice, options = group[1].split("/")[-1], group[3].split()
+        return f"{group[2]}={choice}: there is no such choice{_nearest(choice, options)}; choices: {', '.join(options)}"
+    key = re.search(
+        r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in|Could not find '?([\w./-]+)'?", text
+    )
+    if key:
+        full = re.search(r"full_key: ([\w.\[\]-]+)", text)
+        wrong = (full[1] if full else next(g for g in key.groups() if g)).replace("/", ".")
+        return f"unknown config key {wrong!r}{_nearest(wrong, _all_keys(name))}"
+    value = re.search(r"Value '(.*?)' .*?could not be converted to (\w+)|Value '(.*?)' of type '(\w+)'", text)
+    full = re.search(r"full_key: ([\w.\[\]-]+)", text)
+    first = text.splitlines()[0]
+    if full and full[1]:
+        return f"config key {full[1]!r}: {first}" if value or full else first
+    return f"config: {first}"
+
+
+def _all_keys(name: str) -> list[str]:
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for key in node:
+            keys.append(prefix + str(key))
+            if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+                keys += walk(node[key], f"{prefix}{key}.")
+        return keys
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        cfg = compose(config_name=name)
+    merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    return walk(merged, "") + groups
+
+
+def _nearest(word: str, choices: list[str]) -> str:
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if not near:
+        tail = word.split(".")[-1]
+        near = [choice for choice in choices if choice.split(".")[-1] == tail][:1]
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def entry_point(name: str, run: Callable[[Any], None]) -> None:
+    """Runs a command: checks the command line, hands over to Hydra (for ``-m`` sweeps), prints errors as one line.
+
+    Exit status 2 for a user's mistake, 130 for an interrupt.
+    """
+    quiet()
+    flags = [word for word in sys.argv[1:] if word.startswith("-")]
+    words = [word for word in sys.argv[1:] if not word.startswith("-")]
+
+    def guarded(action: Callable[[], None]) -> None:
+        try:
+            action()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+            sys.exit(130)
+
+    if not flags:
+        guarded(lambda: run(load_config(name, words)))
+        return
+
+    def job(cfg: DictConfig) -> None:
+        guarded(lambda: run(typed(name, cfg)))
+
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+
+
+def quiet() -> None:
+    """Turns off chatter that no user of ours can act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchmetrics|timm|entmax)\b.*")
+    for logger in ("pytorch_lightning", "lightning_fabric", "lightning", "transformers", "timm", "datasets"):
+        logging.getLogger(logger).setLevel(logging.ERROR)

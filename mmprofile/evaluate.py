@@ -1,0 +1,180 @@
+"""Scores a run: ``python -m mmprofile.evaluate run=outputs/both``."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from mmprofile.baselines.classical import ceiling, majority, tfidf_lr
+from mmprofile.config import entry_point
+from mmprofile.errors import UserError
+from mmprofile.metrics import Scores, score
+from mmprofile.model import ProfileModel
+from mmprofile.module import view_weights
+from mmprofile.profile import Profile, Schema
+from mmprofile.report import print_scores
+from mmprofile.views import Masking, User, paradigm_views, unpaired
+
+UNPAIRED_SEED = 0
+
+
+class Prediction(NamedTuple):
+    """One user's generated profile."""
+
+    user: User
+    text: str
+    profile: Profile
+    faults: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of ``predictions.jsonl``."""
+        gold = {name: list(values) for name, values in (self.user.profile or {}).items()}
+        parsed = {name: list(values) for name, values in self.profile.items()}
+        return {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
+
+
+def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
+    """The datamodule that a training configuration describes, over a prepared folder."""
+    paradigm = cfg.paradigm
+    views = paradigm_views(paradigm.modality, list(paradigm.views), paradigm.union)
+    return instantiate(cfg.loader, _partial_=True)(
+        folder=folder,
+        model=model,
+        views=views,
+        inputs=OmegaConf.to_container(cfg.inputs),
+        masking=Masking(**OmegaConf.to_container(paradigm.masking)),
+        schedule=paradigm.schedule,
+        weights=view_weights(views, dict(paradigm.weights)),
+        seed=cfg.seed,
+        eval_batch_size=cfg.evaluation.batch_size,
+    )
+
+
+def predict_users(
+    model: ProfileModel, data: Any, users: Sequence[User], beams: int, label: str | None = None
+) -> list[Prediction]:
+    """Generates a profile for each user.
+
+    Args:
+        model: in evaluation mode.
+        data: makes batches: ``loader(users)``.
+        users: whose profiles.
+        beams: beam size.
+        label: of a progress bar; None shows none.
+    """
+    device = next(model.parameters()).device
+    texts: list[str] = []
+    for batch in tqdm(data.loader(users), desc=label, disable=label is None, leave=False, dynamic_ncols=True):
+        texts += model.generate(batch.to(device), beams)
+    return [Prediction(user, text, *model.schema.parse(text)) for user, text in zip(users, texts, strict=True)]
+
+
+def score_predictions(schema: Schema, predictions: Sequence[Prediction], resamples: int) -> Scores:
+    """Scores predictions against the profiles their users carry."""
+    return score(
+        schema,
+        [prediction.user.profile or {} for prediction in predictions],
+        [prediction.profile for prediction in predictions],
+        [prediction.faults for prediction in predictions],
+        resamples=resamples,
+    )
+
+
+def evaluate_model(
+    model: ProfileModel, data: Any, split: str, beams: int, resamples: int, progress: bool = True
+) -> tuple[dict[str, Any], list[Prediction]]:
+    """Test scores of a model, paired and (where it looks at photos) with somebody else's photos.
+
+    Returns:
+        The ``test`` part of ``metrics.json``, and the predictions.
+    """
+    model.eval()
+    users = data.users(split)
+    predictions = predict_users(model, data, users, beams, split if progress else None)
+    metrics = score_predictions(model.schema, predictions, resamples).to_dict()
+    if any(user.photos for user in users) and len(users) > 1 and _sees_photos(data):
+        strangers = unpaired(users, UNPAIRED_SEED)
+        others = predict_users(model, data, strangers, beams, "unpaired photos" if progress else None)
+        metrics["unpaired"] = score_predictions(model.schema, others, resamples).to_dict()
+    else:
+        # A model that sees no photos gives the same profiles whosever they are.
+        metrics["unpaired"] = {key: value for key, value in metrics.items() if key != "unpaired"}
+    return metrics, predictions
+
+
+def _sees_photos(data: Any) -> bool:
+    view = data.views[0]
+    return view.photos != "none" or view.captions != "none"
+
+
+def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) -> dict[str, Any]:
+    """Majority class, TF-IDF + logistic regression and, where the true cues are known, their ceiling."""
+    train, test = data.examples("train"), data.examples(split)
+    gold = [example.profile for example in test]
+    systems = {"majority": majority, "tfidf_lr": tfidf_lr}
+    if any(cues for example in train for cues in example.review_cues):
+        systems["ceiling"] = ceiling
+    return {
+        name: score(schema, gold, system(schema, train, test), resamples=resamples).to_dict()
+        for name, system in systems.items()
+    }
+
+
+def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
+    """A run's folder, configuration and best model.
+
+    Raises:
+        UserError: no finished run there.
+    """
+    folder = Path(run).expanduser()
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"run={run}: no run there (no config.yaml); a run is a folder that mmprofile.train wrote")
+    if not (folder / "model").is_dir():
+        raise UserError(
+            f"run={run}: its training has not finished; run the same mmprofile.train command again to go on"
+        )
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    return folder, cfg, ProfileModel.from_pretrained(folder / "model")
+
+
+def main(cfg: Any) -> None:
+    """Entry point: prints the scores of a run and writes ``evaluation-<split>.json`` beside its metrics."""
+    folder, train_cfg, model = load_run(cfg.run)
+    prepared = instantiate(train_cfg.data.prepare, _partial_=True)(schema=model.schema)
+    data = make_data(train_cfg, model, prepared)
+    settings = train_cfg.evaluation
+    torch.manual_seed(0)
+    test, predictions = evaluate_model(model, data, cfg.split, cfg.beams or settings.beams, settings.resamples)
+    write_predictions(folder / f"predictions-{cfg.split}.jsonl", predictions)
+    metrics = {"test": test, "baselines": evaluate_baselines(model.schema, data, cfg.split, settings.resamples)}
+    metrics["config"] = run_facts(train_cfg)
+    (folder / f"evaluation-{cfg.split}.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    print_scores(metrics)
+
+
+def run_facts(cfg: Any) -> dict[str, Any]:
+    """What a report says of a configuration."""
+    return {
+        "name": cfg.name,
+        "paradigm": cfg.paradigm.name,
+        "model": cfg.model.name,
+        "data": cfg.data.name,
+        "seed": cfg.seed,
+    }
+
+
+def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One JSON object per user: user_id, gold, text, parsed, faults."""
+    with path.open("w", encoding="utf-8") as file:
+        for prediction in predictions:
+            file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    entry_point("evaluate", main)

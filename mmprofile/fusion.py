@@ -1,0 +1,163 @@
+"""Fusion of text and photos: ``none``, ``concat`` (equation 3) and ``xattn`` (equations 6 to 8).
+
+Dimension letters: R rows (a user in a view), N text tokens, K photos, M tokens a photo, V = K * M visual tokens,
+d the text model's width, dv the vision model's.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from entmax import sparsemax
+from torch import Tensor, nn
+
+from mmprofile.errors import UserError
+
+FUSIONS = ("none", "concat", "xattn")
+NORMS = ("sparsemax", "softmax")
+GATES = ("tanh", "sigmoid")
+MASKED = -1e4
+"""Score of a key that is not there: finite, since entmax raises on a row that is -inf throughout."""
+
+
+class Fused(NamedTuple):
+    """What the decoder reads, and what to look at.
+
+    Attributes:
+        hidden: (R, N', d); N' = N, or N + V with ``concat``.
+        mask: (R, N') bool.
+        gate: (R, N, d) in (-1, 1), None without a gate.
+        attention: (R, heads, N, V), rows sum to 1, or to 0 for a row without photos; None without attention.
+        visual: H*, (R, N, d), None without attention.
+    """
+
+    hidden: Tensor
+    mask: Tensor
+    gate: Tensor | None = None
+    attention: Tensor | None = None
+    visual: Tensor | None = None
+
+
+class NoFusion(nn.Module):
+    """The text alone."""
+
+    def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
+        """See :meth:`CrossAttention.forward`."""
+        return Fused(hidden, mask)
+
+
+class Concat(nn.Module):
+    """``H_fused = [H_txt; H_img]`` along the sequence (equation 3), photos projected to the text's width."""
+
+    def __init__(self, width: int, visual_width: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(visual_width, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
+        """See :meth:`CrossAttention.forward`; hidden and mask grow to (R, N + V)."""
+        projected = self.project(visual) * visual_mask[..., None]
+        return Fused(torch.cat([hidden, projected], 1), torch.cat([mask, visual_mask], 1))
+
+
+class TextGuidedAttention(nn.Module):
+    """Attention of every text position over the visual tokens, normalised by sparsemax (equation 6, inner part).
+
+    Scores and normalisation run in float32: in bfloat16 sparsemax's rows sum to anything from 0.97 to 1.02.
+    """
+
+    def __init__(self, width: int, visual_width: int, heads: int = 1, norm: str = "sparsemax") -> None:
+        super().__init__()
+        if norm not in NORMS:
+            raise UserError(f"model.fusion.norm={norm!r} is not one of {', '.join(NORMS)}")
+        if width % heads:
+            raise UserError(f"model.fusion.heads={heads} does not divide the text model's width {width}")
+        self.heads, self.norm = heads, norm
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(visual_width, width, bias=False)
+        self.value = nn.Linear(visual_width, width, bias=False)
+
+    def weights(self, scores: Tensor, visual_mask: Tensor) -> Tensor:
+        """Scores (R, heads, N, V) -> attention weights, zero at keys that are not there."""
+        there = visual_mask[:, None, None, :]
+        scores = scores.float().masked_fill(~there, MASKED)
+        weights = sparsemax(scores, dim=-1) if self.norm == "sparsemax" else scores.softmax(-1)
+        return weights * there
+
+    def forward(self, hidden: Tensor, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(R, N, d), (R, V, dv), (R, V) -> attended (R, N, d), weights (R, heads, N, V)."""
+        query, key, value = (
+            states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for states in (self.query(hidden), self.key(visual), self.value(visual))
+        )
+        scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+        weights = self.weights(scores, visual_mask)
+        attended = (weights.to(value.dtype) @ value).transpose(1, 2).flatten(2)
+        return attended, weights
+
+
+class CrossAttention(nn.Module):
+    """Text-guided attention, FFN and gate: equations 6, 7 and 8 of Qiang et al.
+
+    ``H* = FFN(TGA(H_txt, H_img, H_img))``, ``gate = tanh(W_T H_txt + W_I H*)``,
+    ``H_fused = H_txt + IF(img) * gate * H*``.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        visual_width: int,
+        heads: int = 1,
+        norm: str = "sparsemax",
+        gate: str = "tanh",
+        ffn_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        if gate not in GATES:
+            raise UserError(f"model.fusion.gate={gate!r} is not one of {', '.join(GATES)}")
+        self.gate = gate
+        self.attention = TextGuidedAttention(width, visual_width, heads, norm)
+        ffn_width = ffn_width or 2 * width
+        self.ffn = nn.Sequential(nn.Linear(width, ffn_width), nn.ReLU(), nn.Linear(ffn_width, width))
+        self.gate_text = nn.Linear(width, width, bias=False)
+        self.gate_visual = nn.Linear(width, width, bias=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
+        """Fuses.
+
+        Args:
+            hidden: text states H_txt (R, N, d).
+            mask: (R, N) bool, True where there is a token.
+            visual: visual tokens H_img (R, V, dv).
+            visual_mask: (R, V) bool, True where there is a usable photo. A row without any (IF(img) = 0) comes back as
+                it went in, to the last bit.
+        """
+        attended, weights = self.attention(hidden, visual, visual_mask)
+        star = self.ffn(attended)
+        activation = torch.tanh if self.gate == "tanh" else torch.sigmoid
+        gate = activation(self.gate_text(hidden) + self.gate_visual(star))
+        # tanh(0) = 0 would not do this by itself: gate and FFN have text and biases in them.
+        available = visual_mask.any(1)[:, None, None]
+        fused = torch.where(available, hidden + gate * star, hidden)
+        return Fused(fused, mask, gate * available, weights, star)
+
+
+def build_fusion(
+    kind: str,
+    width: int,
+    visual_width: int,
+    heads: int = 1,
+    norm: str = "sparsemax",
+    gate: str = "tanh",
+) -> nn.Module:
+    """One of :data:`FUSIONS`.
+
+    Raises:
+        UserError: an unknown name, or heads that do not divide the width.
+    """
+    if kind == "none":
+        return NoFusion()
+    if kind == "concat":
+        return Concat(width, visual_width)
+    if kind == "xattn":
+        return CrossAttention(width, visual_width, heads, norm, gate)
+    raise UserError(f"model.fusion.kind={kind!r} is not one of {', '.join(FUSIONS)}")

@@ -1,0 +1,251 @@
+"""The model: encode each distinct text and photo once -> fuse per row -> decode all rows as one batch.
+
+Dimension letters as in :mod:`mmprofile.batch` and :mod:`mmprofile.fusion`.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.modeling_outputs import BaseModelOutput
+
+from mmprofile.batch import IGNORE, Batch
+from mmprofile.decoding import Grammar
+from mmprofile.errors import UserError
+from mmprofile.fusion import Fused, build_fusion
+from mmprofile.paths import ASSETS
+from mmprofile.profile import Schema
+from mmprofile.vision import VisionEncoder, photo_transform
+
+FORMAT = 1
+
+
+class Output(NamedTuple):
+    """What :meth:`ProfileModel.forward` returns.
+
+    Attributes:
+        view_totals: (views,) cross-entropy summed over the target tokens of each view's rows.
+        view_tokens: (views,) the number of those tokens, 0 where a view has no row.
+        logits: (R, L, vocabulary).
+        fused: the fused states, gate and attention of all rows.
+    """
+
+    view_totals: Tensor
+    view_tokens: Tensor
+    logits: Tensor
+    fused: Fused
+
+    @property
+    def view_losses(self) -> Tensor:
+        """(views,) mean cross-entropy of a target token in each view, as transformers computes it; 0 without rows."""
+        return self.view_totals / self.view_tokens.clamp_min(1)
+
+
+class ProfileModel(nn.Module):
+    """Text encoder-decoder + vision encoder + fusion.
+
+    Args:
+        text: a transformers encoder-decoder.
+        tokenizer: its tokenizer.
+        vision: photo encoder; None for a model that never sees photos.
+        fusion: from :func:`mmprofile.fusion.build_fusion`.
+        schema: the profile it writes.
+        settings: plain data needed to use the model again: fusion, vision, and how inputs are made.
+    """
+
+    def __init__(
+        self,
+        text: nn.Module,
+        tokenizer: Any,
+        vision: VisionEncoder | None,
+        fusion: nn.Module,
+        schema: Schema,
+        settings: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.text, self.vision, self.fusion = text, vision, fusion
+        self.tokenizer, self.schema, self.settings = tokenizer, schema, dict(settings)
+        self.grammar = Grammar(schema, tokenizer)
+
+    @property
+    def transform(self) -> Callable[[Image.Image], np.ndarray] | None:
+        """RGB image -> uint8 (3, H, W) as the vision model wants it; None without one."""
+        return photo_transform(self.vision.data_config) if self.vision is not None else None
+
+    def new_parts(self) -> list[nn.Parameter]:
+        """Parameters that no checkpoint brought: the fusion's."""
+        return [p for p in self.fusion.parameters() if p.requires_grad]
+
+    def pretrained_parts(self) -> list[nn.Parameter]:
+        """Trainable parameters that came with weights: the text model's and, unless frozen, the vision model's."""
+        new = {id(p) for p in self.fusion.parameters()}
+        return [p for p in self.parameters() if p.requires_grad and id(p) not in new]
+
+    def encode(self, batch: Batch) -> Fused:
+        """Texts and photos -> what the decoder reads, per row (equations 1, 2 and 3 or 6 to 8).
+
+        Rows without a photo are not touched by the fusion at all.
+        """
+        states = self.text.get_encoder()(input_ids=batch.text_ids, attention_mask=batch.text_mask).last_hidden_state
+        hidden, mask = states[batch.row_text], batch.text_mask[batch.row_text]
+        rows = batch.row_photo_mask.any(1).nonzero().squeeze(1) if batch.row_photo_mask.shape[1] else []
+        if self.vision is None or not len(rows):
+            return Fused(hidden, mask)
+        tokens = self.vision(batch.photos)
+        visual = tokens[batch.row_photos[rows]].flatten(1, 2)
+        visual_mask = batch.row_photo_mask[rows].repeat_interleave(tokens.shape[1], 1)
+        fused = self.fusion(hidden[rows], mask[rows], visual, visual_mask)
+        untouched = (hidden, mask, None, None, None)
+        return Fused(*(_spread(part, base, rows, len(hidden)) for part, base in zip(fused, untouched, strict=True)))
+
+    def forward(self, batch: Batch) -> Output:
+        """The loss of each view, and everything needed to look inside. ``batch.labels`` must be there."""
+        assert batch.labels is not None, "forward needs targets; use generate to predict"
+        fused = self.encode(batch)
+        inputs = self.text.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+        # A fresh BaseModelOutput each time: transformers changes it in place when it expands beams.
+        logits = self.text(
+            encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
+        ).logits
+        loss = F.cross_entropy(logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORE, reduction="none")
+        views = len(batch.views)
+        zeros = loss.new_zeros(views)
+        total = zeros.index_add(0, batch.row_view, loss.sum(1))
+        count = zeros.index_add(0, batch.row_view, (batch.labels != IGNORE).sum(1).to(loss.dtype))
+        return Output(total, count, logits, fused)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, beams: int = 5) -> list[str]:
+        """Beam search restricted to the schema -> one profile text per row."""
+        fused = self.encode(batch)
+        ids = self.text.generate(
+            encoder_outputs=BaseModelOutput(fused.hidden.float()),
+            attention_mask=fused.mask.long(),
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=self.grammar.max_tokens,
+            prefix_allowed_tokens_fn=self.grammar.prefix_allowed_tokens_fn,
+        )
+        return [self.grammar.decode(row) for row in ids.tolist()]
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Writes config, schema, tokenizer and safetensors weights; :meth:`from_pretrained` needs nothing else."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.text.config.save_pretrained(folder / "text")
+        self.text.generation_config.save_pretrained(folder / "text")
+        self.tokenizer.save_pretrained(folder / "text")
+        data = {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings}
+        (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        save_model(self, str(folder / "model.safetensors"))
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "ProfileModel":
+        """The model that :meth:`save_pretrained` wrote.
+
+        Raises:
+            UserError: no such model, or one of another format.
+        """
+        try:
+            data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"
+            ) from error
+        if data.get("format") != FORMAT:
+            raise UserError(f"{folder}: model format {data.get('format')!r}, this version reads {FORMAT}")
+        settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
+        model = build_model(
+            settings["text"] | {"name": str(folder / "text")},
+            settings["vision"],
+            settings["fusion"],
+            Schema.from_dict(data["schema"]),
+            settings["inputs"],
+            pretrained=False,
+        )
+        model.settings = settings
+        load_model(model, str(folder / "model.safetensors"))
+        return model.eval()
+
+
+def _spread(part: Tensor | None, base: Tensor | None, rows: Tensor, count: int) -> Tensor | None:
+    """Puts the fused rows (r, ...) back among all ``count``; the others keep ``base``, or zeros where there is none."""
+    if part is None:
+        return None
+    full = part.new_zeros(count, *part.shape[1:])
+    if base is not None:
+        full[:, : base.shape[1]] = base.to(part.dtype)
+    return full.index_copy(0, rows, part)
+
+
+def build_model(
+    text: Mapping[str, Any],
+    vision: Mapping[str, Any] | None,
+    fusion: Mapping[str, Any],
+    schema: Schema,
+    inputs: Mapping[str, Any],
+    pretrained: bool = True,
+) -> ProfileModel:
+    """Builds a model from the ``model`` part of the configuration.
+
+    Args:
+        text: ``name`` (T5-family hub id, local folder, or ``mmprofile:tiny/text``), ``dropout`` or None.
+        vision: arguments of :class:`VisionEncoder`; None for a model that never sees photos.
+        fusion: arguments of :func:`mmprofile.fusion.build_fusion` but the widths.
+        inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
+        pretrained: False builds the architecture without weights.
+
+    Raises:
+        UserError: something cannot be loaded or does not fit.
+    """
+    name = local_name(str(text["name"]))
+    backbone, tokenizer = _load_text(name, pretrained, text.get("dropout"))
+    if vision is None or fusion["kind"] == "none":
+        tower, visual_width = None, 1
+    else:
+        arguments = {**vision, "name": local_name(str(vision["name"]), "local-dir:")}
+        tower = VisionEncoder(**arguments, pretrained=pretrained)
+        visual_width = tower.width
+    width = backbone.get_input_embeddings().embedding_dim
+    kind = "none" if tower is None else str(fusion["kind"])
+    joint = build_fusion(**{**fusion, "kind": kind}, width=width, visual_width=visual_width)
+    settings = {
+        "text": {"dropout": text.get("dropout")},
+        "vision": None if tower is None else tower.rebuild_arguments(),
+        "fusion": {**fusion, "kind": kind},
+        "inputs": dict(inputs),
+    }
+    return ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
+
+
+def local_name(name: str, scheme: str = "") -> str:
+    """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
+    return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
+
+
+def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[nn.Module, Any]:
+    try:
+        config = AutoConfig.from_pretrained(name)
+        if not config.is_encoder_decoder:
+            raise UserError(f"model.text.name={name!r} is a {config.model_type} model, not an encoder-decoder like T5")
+        if dropout is not None:
+            config.dropout_rate = dropout
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        if pretrained:
+            backbone = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=torch.float32)
+        else:
+            backbone = AutoModelForSeq2SeqLM.from_config(config)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UserError(
+            f"model.text.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}). It must be a hub id "
+            f"or a local folder. Offline? Fetch it on a machine with network (`huggingface-cli download {name}`), copy the "
+            f"folder here and set model.text.name=/path/to/folder"
+        ) from error
+    return backbone, tokenizer

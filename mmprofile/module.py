@@ -1,0 +1,162 @@
+"""The LightningModule: joint loss over views, Adam with two learning rates, dev macro-F1."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from mmprofile.batch import Batch
+from mmprofile.config import OptimConfig
+from mmprofile.errors import UserError
+from mmprofile.metrics import Scores, score
+from mmprofile.model import Output, ProfileModel
+from mmprofile.profile import Profile
+from mmprofile.views import View
+
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+def view_weights(views: Sequence[View], weights: Mapping[str, float]) -> list[float]:
+    """A weight per view, 1 where none is given.
+
+    Raises:
+        UserError: a weight of an unknown view, a negative one, or none above 0.
+    """
+    names = [view.name for view in views]
+    unknown = sorted(set(weights) - set(names))
+    if unknown:
+        raise UserError(f"paradigm.weights: no view {unknown[0]!r}; views: {', '.join(names)}")
+    found = [float(weights.get(name, 1.0)) for name in names]
+    if min(found) < 0 or sum(found) <= 0:
+        raise UserError(f"paradigm.weights={dict(weights)}: weights must not be negative, and one must be above 0")
+    return found
+
+
+def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
+    """The loss of a step.
+
+    Args:
+        output: of the model.
+        weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean
+            over all target tokens, views having been drawn by their weights; the same in expectation.
+    """
+    if weights is None:
+        return output.view_totals.sum() / output.view_tokens.sum().clamp_min(1)
+    return (output.view_losses * weights).sum() / weights.sum()
+
+
+def schedule_factor(step: int, total: int, warmup: float, schedule: str) -> float:
+    """Learning rate factor at ``step`` of ``total``: linear warm-up over a share of the steps, then the schedule."""
+    rise = max(1, round(warmup * total))
+    if step < rise and warmup > 0:
+        return (step + 1) / rise
+    done = min(1.0, (step - rise) / max(1, total - rise)) if warmup > 0 else min(1.0, step / max(1, total))
+    if schedule == "linear":
+        return 1.0 - done
+    if schedule == "cosine":
+        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+    return 1.0
+
+
+class ProfileModule(pl.LightningModule):
+    """Training of a :class:`ProfileModel`.
+
+    Args:
+        model: the model.
+        views: the paradigm's views.
+        weights: a weight per view; None for the ``sampled`` schedule.
+        optim: learning rates and schedule.
+        steps: optimizer steps of the whole training (counted by the caller: asking Lightning's
+            ``estimated_stepping_batches`` here would break exact resumption).
+        dev_beams: beams for the dev split.
+    """
+
+    def __init__(
+        self,
+        model: ProfileModel,
+        views: Sequence[View],
+        weights: Sequence[float] | None,
+        optim: OptimConfig,
+        steps: int,
+        dev_beams: int = 1,
+    ) -> None:
+        super().__init__()
+        if optim.schedule not in SCHEDULES:
+            raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+        self.model, self.views, self.optim, self.steps, self.dev_beams = model, tuple(views), optim, steps, dev_beams
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._dev: list[tuple[Profile, str]] = []
+        self._losses: list[Tensor] = []
+        self._started = time.perf_counter()
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One step of the joint loss; every view's loss is logged."""
+        output = self.model(batch)
+        loss = joint_loss(output, self.weights)
+        present = output.view_tokens > 0
+        logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
+        self.log_dict(logs, batch_size=len(batch.users))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Starts the clock of this epoch."""
+        self._started = time.perf_counter()
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Predicts the dev users."""
+        texts = self.model.generate(batch, self.dev_beams)
+        assert batch.labels is not None
+        gold = [self.model.grammar.decode(row[row >= 0].tolist()) for row in batch.labels]
+        self._dev += [(self.model.schema.parse(text).profile, guess) for text, guess in zip(gold, texts, strict=True)]
+
+    def on_validation_epoch_end(self) -> None:
+        """Dev macro-F1 over the whole split."""
+        parsed = [self.model.schema.parse(text) for _, text in self._dev]
+        scores: Scores = score(
+            self.model.schema,
+            [gold for gold, _ in self._dev],
+            [one.profile for one in parsed],
+            [one.faults for one in parsed],
+            resamples=0,
+        )
+        self._dev = []
+        names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
+        self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
+        self.log("dev/macro_f1", scores.macro_f1, prog_bar=True, sync_dist=True)
+        if self.trainer.sanity_checking:
+            return
+        seconds = time.perf_counter() - self._started
+        self.seconds += seconds
+        loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
+        self._losses = []
+        self.history.append(
+            {"epoch": self.current_epoch + 1, "loss": loss, "dev_macro_f1": scores.macro_f1, "seconds": seconds}
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Adam: one group for what came pretrained, one for what is new."""
+        groups = [
+            {"params": self.model.pretrained_parts(), "lr": self.optim.lr_pretrained},
+            {"params": self.model.new_parts(), "lr": self.optim.lr_new},
+        ]
+        adam = torch.optim.Adam([g for g in groups if g["params"]], weight_decay=self.optim.weight_decay)
+        optim = self.optim
+        schedule = LambdaLR(adam, lambda step: schedule_factor(step, self.steps, optim.warmup, optim.schedule))
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the learning curve and the seconds spent, as plain data."""
+        checkpoint["progress"] = {"history": self.history, "seconds": self.seconds}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them up again."""
+        self.history = list(checkpoint["progress"]["history"])
+        self.seconds = float(checkpoint["progress"]["seconds"])

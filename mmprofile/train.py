@@ -1,0 +1,215 @@
+"""Trains and scores a model: ``python -m mmprofile.train paradigm=both``.
+
+From here to the loss there are three hops: ``train.run`` -> ``module.training_step`` -> ``model.forward``.
+"""
+
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from mmprofile.config import entry_point
+from mmprofile.errors import UserError
+from mmprofile.evaluate import evaluate_baselines, evaluate_model, make_data, run_facts, write_predictions
+from mmprofile.model import ProfileModel, build_model
+from mmprofile.module import ProfileModule
+from mmprofile.profile import Schema
+from mmprofile.progress import EpochLines, StepBar
+from mmprofile.report import print_scores, write_report
+
+METRIC = "dev/macro_f1"
+
+
+def main(cfg: Any) -> None:
+    """Entry point: prepare, train, evaluate, report; the same command again goes on where it stopped."""
+    precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    folder = open_run(cfg)
+    if (folder / "metrics.json").exists():
+        print(f"{folder} is finished; its scores:")
+        print_scores(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        return
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    model = make_model(cfg, schema)
+    clock = time.perf_counter()
+    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
+    seconds = {"prepare": time.perf_counter() - clock}
+
+    data = make_data(cfg, model, prepared)
+    steps = data.steps_per_epoch() * cfg.trainer.max_epochs
+    module = ProfileModule(model, data.views, data.loss_weights, cfg.optim, steps, cfg.evaluation.dev_beams)
+    print(describe(cfg, model, data, folder, precision), flush=True)
+    best = fit(cfg, module, data, folder, precision)
+    seconds["train"] = module.seconds
+
+    clock = time.perf_counter()
+    load_weights(module, best)
+    model.save_pretrained(folder / "model")
+    settings = cfg.evaluation
+    test, predictions = evaluate_model(model, data, "test", settings.beams, settings.resamples, cfg.trainer.progress)
+    write_predictions(folder / "predictions.jsonl", predictions)
+    baselines = evaluate_baselines(schema, data, "test", settings.resamples)
+    seconds["evaluate"] = time.perf_counter() - clock
+    metrics = {
+        "test": test,
+        "baselines": baselines,
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "peak_rss_mb": round(peak_rss_mb(), 1),
+        "config": run_facts(cfg),
+        "n_parameters": sum(p.numel() for p in model.parameters()),
+        "history": module.history,
+    }
+    write_report(folder, metrics, module.history)
+    # Last, and whole or not at all: its presence says that the run is finished.
+    partial = folder / "metrics.json.tmp"
+    partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / "metrics.json")
+    print_scores(metrics)
+    print(f"\nreport: {folder / 'report.md'}   scores: {folder / 'metrics.json'}   model: {folder / 'model'}")
+
+
+def make_model(cfg: Any, schema: Schema) -> ProfileModel:
+    """The model that the configuration describes; without vision where its prediction view shows no photos."""
+    plain = OmegaConf.to_container(cfg.model)
+    assert isinstance(plain, dict)
+    inputs = {"modality": cfg.paradigm.modality, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
+    vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
+    return build_model(plain["text"], vision, plain["fusion"], schema, inputs)
+
+
+def fit(cfg: Any, module: ProfileModule, data: Any, folder: Path, precision: str) -> Path:
+    """Trains to the end, from the last checkpoint where there is one; returns the best checkpoint on dev."""
+    t = cfg.trainer
+    checkpoints = folder / "checkpoints"
+    # Fixed names: a versioned "last-v1.ckpt" would leave a stale "last.ckpt" to resume from.
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor=METRIC, mode="max", save_weights_only=True, enable_version_counter=False
+    )
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=False)
+    steps = ModelCheckpoint(checkpoints, "last", every_n_train_steps=t.checkpoint_every, enable_version_counter=False)
+    stop = EarlyStopping(METRIC, mode="max", patience=t.patience)
+    logger = TensorBoardLogger(folder, name="", version="tensorboard")
+    shown: list[Callback] = [StepBar(), EpochLines()] if t.progress else [EpochLines()]
+    trainer = pl.Trainer(
+        accelerator=t.accelerator,
+        devices=t.devices,
+        strategy=t.strategy,
+        num_nodes=t.num_nodes,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=t.max_epochs,
+        gradient_clip_val=t.gradient_clip or None,
+        callbacks=[stop, best, steps, last, LearningRateMonitor("step"), *shown],
+        logger=logger,
+        log_every_n_steps=10,
+        enable_model_summary=False,
+        enable_progress_bar=t.progress,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    resume = checkpoints / "last.ckpt"
+    if resume.exists():
+        print(f"going on from {resume}", flush=True)
+    trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return checkpoints / "best.ckpt"
+
+
+def load_weights(module: ProfileModule, checkpoint: Path) -> None:
+    """Puts a checkpoint's weights into the module."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    module.load_state_dict(state)
+
+
+def open_run(cfg: Any) -> Path:
+    """The run's folder, made ready: its configuration is written, or is the same as the one there.
+
+    Raises:
+        UserError: the folder holds a run with other settings, or cannot be written.
+    """
+    folder = Path(cfg.out).expanduser() / cfg.name
+    text = OmegaConf.to_yaml(cfg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config = folder / "config.yaml"
+        if config.exists():
+            changed = difference(OmegaConf.load(config), OmegaConf.create(text))
+            if changed:
+                raise UserError(
+                    f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): choose another name= or out=, "
+                    f"or delete the folder"
+                )
+        config.write_text(text, encoding="utf-8")
+        facts = {name: version(name) for name in ("torch", "transformers", "timm", "pytorch-lightning", "entmax")}
+        facts |= {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
+        (folder / "environment.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
+    return folder
+
+
+def difference(old: Any, new: Any) -> list[str]:
+    """The keys in which two configurations differ in what a run computes, as ``key: old -> new``."""
+    flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
+    ignored = ("out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every")
+    keys = sorted(set(flat[0]) | set(flat[1]))
+    return [
+        f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"
+        for k in keys
+        if flat[0].get(k) != flat[1].get(k) and k not in ignored
+    ]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node}
+    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+
+
+def choose_precision(asked: str, accelerator: str) -> str:
+    """Lightning's precision for ``auto``: bf16-mixed where the device has it, else 32-true.
+
+    Raises:
+        UserError: fp16, in which T5 gives NaN.
+    """
+    if "16" in str(asked) and "bf16" not in str(asked):
+        raise UserError(f"trainer.precision={asked}: T5 overflows to NaN in fp16; use bf16-mixed, 32-true or auto")
+    if asked != "auto":
+        return str(asked)
+    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+
+
+def describe(cfg: Any, model: ProfileModel, data: Any, folder: Path, precision: str) -> str:
+    """A few lines on what is about to be done."""
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    sizes = " / ".join(str(len(data.users(split))) for split in ("train", "validation", "test"))
+    views = ", ".join(view.name for view in data.views)
+    return (
+        f"run {cfg.name} in {folder}\n"
+        f"  model {cfg.model.name}: {count:.1f} M parameters, fusion {model.settings['fusion']['kind']}, {precision}\n"
+        f"  paradigm {cfg.paradigm.name}: {views} ({cfg.paradigm.schedule})\n"
+        f"  users {sizes} (train / validation / test)"
+    )
+
+
+def peak_rss_mb() -> float:
+    """The most memory this process held so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+if __name__ == "__main__":
+    entry_point("train", main)

@@ -1,0 +1,160 @@
+"""A user's row -> the views a paradigm asks for. Pure functions; nothing here knows of tensors or models.
+
+A view is one way of looking at a user during joint training (Qiang et al., section 5.1 and 5.2): which of the reviews,
+captions, photos and masked profile the model sees. The target is always the whole profile.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+from zlib import crc32
+
+import numpy as np
+
+from mmprofile.errors import UserError
+from mmprofile.profile import Profile
+
+Show = Literal["none", "plain", "masked"]
+VIEWS = ("fusion", "text", "masked_image", "masked_profile")
+MODALITIES = ("text", "multi", "uni", "both")
+
+
+@dataclass(frozen=True)
+class User:
+    """What is known of one user: the sampled reviews, the photos that go with them, and (for training) the profile.
+
+    ``captions`` runs parallel to ``photos``; None where a photo has no caption.
+    """
+
+    user_id: str
+    reviews: tuple[str, ...]
+    photos: tuple[str, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What one view shows. ``name`` is unique within a paradigm; ``kind`` is one of :data:`VIEWS`."""
+
+    name: str
+    kind: str
+    reviews: bool = True
+    photos: Show = "none"
+    captions: Show = "none"
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.kind in VIEWS, self.kind
+
+
+def build_view(kind: str, modality: str, name: str | None = None) -> View:
+    """One of the four training methods in one modality (table in ``docs/paper_map.md``).
+
+    Args:
+        kind: one of :data:`VIEWS`.
+        modality: ``text`` (reviews only), ``multi`` (photos), ``uni`` (captions instead of photos), ``both``.
+    """
+    seen: Show = "masked" if kind == "masked_image" else "none" if kind == "text" else "plain"
+    return View(
+        name=name or kind,
+        kind=kind,
+        reviews=kind != "masked_profile",
+        photos=seen if modality in ("multi", "both") else "none",
+        captions=seen if modality in ("uni", "both") else "none",
+        profile=kind == "masked_profile",
+    )
+
+
+def paradigm_views(modality: str, views: Sequence[str], union: bool = False) -> tuple[View, ...]:
+    """The views of a paradigm, the one used for prediction first.
+
+    Args:
+        modality: one of :data:`MODALITIES`; with ``text`` only the view ``text`` makes sense.
+        views: kinds of view to train on, from :data:`VIEWS`; ``fusion`` (or ``text``) is what prediction uses.
+        union: with ``both``: add the views of ``multi`` and ``uni`` as well, named ``multi/fusion`` and so on.
+
+    Raises:
+        UserError: an unknown modality or view, or a combination without meaning.
+    """
+    if modality not in MODALITIES:
+        raise UserError(f"paradigm.modality={modality!r} is not one of {', '.join(MODALITIES)}")
+    unknown = [kind for kind in views if kind not in VIEWS]
+    if unknown or not views or len(set(views)) != len(views):
+        raise UserError(f"paradigm.views={list(views)}: give different views out of {', '.join(VIEWS)}")
+    if modality == "text" and list(views) != ["text"]:
+        raise UserError(f"paradigm.views={list(views)}: a text paradigm has no photos and takes views: [text] only")
+    if modality != "text" and "fusion" not in views:
+        raise UserError(
+            f"paradigm.views={list(views)}: the view `fusion` is what prediction uses and cannot be left out"
+        )
+    if union and modality != "both":
+        raise UserError(f"paradigm.union=true needs paradigm.modality=both, not {modality!r}")
+    chosen = [build_view(kind, modality) for kind in sorted(views, key=VIEWS.index)]
+    if union:
+        chosen += [build_view(k, m, f"{m}/{k}") for m in ("multi", "uni") for k in views if k != "text"]
+    return tuple(chosen)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Probabilities of hiding a pixel, a caption's token, an attribute of the profile."""
+
+    image: float = 0.3
+    caption: float = 0.3
+    profile: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("image", "caption", "profile"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"paradigm.masking.{name}={getattr(self, name)} is not a probability (0 to 1)")
+
+
+def user_rng(seed: int, user_id: str, *more: int) -> np.random.Generator:
+    """A generator that depends on the seed, the user and nothing else (not on batch, order, worker or epoch)."""
+    return np.random.default_rng([seed, crc32(user_id.encode()), *more])
+
+
+def hidden_attributes(names: Sequence[str], probability: float, rng: np.random.Generator) -> list[str]:
+    """The attributes that a masked-profile view hides: each with ``probability``, at least one."""
+    hide = rng.random(len(names)) < probability
+    hide[rng.integers(len(names))] |= not hide.any()
+    return [name for name, hidden in zip(names, hide, strict=True) if hidden]
+
+
+def sample_reviews(
+    user_id: str, reviews: Sequence[Mapping], captions: Mapping[str, str], count: int, photos_per_review: int, seed: int
+) -> tuple[tuple[Mapping, ...], User]:
+    """Draws the reviews (and photos of each) that a model sees of a user; the same for every system and run.
+
+    Args:
+        user_id: seeds the draw together with ``seed``.
+        reviews: rows of the prepared data set: ``text``, ``photo_ids``, ...
+        captions: photo id -> caption.
+        count: reviews to draw; all of them when there are fewer.
+        photos_per_review: photos to draw of each review's; a photo is taken once.
+
+    Returns:
+        The rows drawn, in time order, and the user without profile.
+    """
+    rng = user_rng(seed, user_id)
+    picked = sorted(rng.choice(len(reviews), size=min(count, len(reviews)), replace=False).tolist()) if reviews else []
+    rows = tuple(reviews[i] for i in picked)
+    photos: list[str] = []
+    for row in rows:
+        left = [photo for photo in row["photo_ids"] if photo not in photos]
+        take = rng.choice(len(left), size=min(photos_per_review, len(left)), replace=False).tolist() if left else []
+        photos += [left[i] for i in take]
+    texts = tuple(row["text"] for row in rows)
+    return rows, User(user_id, texts, tuple(photos), tuple(captions.get(photo) for photo in photos))
+
+
+def unpaired(users: Sequence[User], seed: int) -> list[User]:
+    """The same users with the photos (and captions) of somebody else: a seeded permutation without fixed points."""
+    if len(users) < 2:
+        return list(users)
+    order = np.random.default_rng(seed).permutation(len(users))
+    donor = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
+    return [
+        replace(user, photos=users[donor[i]].photos, captions=users[donor[i]].captions) for i, user in enumerate(users)
+    ]

@@ -1,0 +1,146 @@
+"""A timm ViT as the photo encoder: photos (P, 3, H, W) -> visual tokens (P, M, dv)."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from timm.models import load_model_config_from_hf, load_model_config_from_path
+from torch.nn import functional as F
+
+from mmprofile.errors import UserError
+
+VISUAL_TOKENS = ("cls", "patch", "grid")
+
+
+def photo_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], np.ndarray]:
+    """timm's own evaluation transform (size, crop, interpolation), left as bytes.
+
+    Normalisation is the model's part (:class:`VisionEncoder`), so that a photo travels as uint8 and a masked pixel is
+    black, i.e. 0, whatever the mean of the model.
+
+    Returns:
+        A function from an RGB image to uint8 (3, H, W).
+    """
+    return timm.data.create_transform(**data_config, is_training=False, use_prefetcher=True)
+
+
+def mask_pixels(photo: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
+    """Turns each pixel black with ``probability`` (all channels of a pixel together); uint8 (3, H, W) both ways."""
+    return photo * (rng.random(photo.shape[1:]) >= probability)
+
+
+class VisionEncoder(nn.Module):
+    """ViT states of photos.
+
+    Args:
+        name: any timm ViT: a name, ``hf-hub:<id>`` or ``local-dir:<folder>``.
+        tokens: ``cls``: the class state (mean of the patches where a model has none), M = 1; ``patch``: every state,
+            M = 1 + patches; ``grid``: class state and patches pooled to ``grid`` x ``grid``.
+        pretrained: load weights; else only the architecture is built.
+        model_args: overrides of timm's model arguments (to rebuild a saved model).
+        trainable: False freezes the tower.
+
+    Raises:
+        UserError: unknown name, no ViT, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokens: str = "cls",
+        grid: int = 7,
+        pretrained: bool = True,
+        trainable: bool = True,
+        model_args: Mapping[str, Any] | None = None,
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if tokens not in VISUAL_TOKENS:
+            raise UserError(f"model.vision.tokens={tokens!r} is not one of {', '.join(VISUAL_TOKENS)}")
+        self.tokens, self.grid, self.trainable = tokens, grid, trainable
+        self.name, self.model_args = _architecture(name, dict(model_args or {}))
+        self.vit = _create(name, pretrained, dict(model_args or {}))
+        if not hasattr(self.vit, "patch_embed") or not hasattr(self.vit, "num_prefix_tokens"):
+            raise UserError(
+                f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
+            )
+        self.data_config = dict(data_config or timm.data.resolve_model_data_config(self.vit))
+        for key in ("mean", "std"):
+            value = torch.tensor(self.data_config[key], dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(key, value, persistent=False)
+        self.vit.requires_grad_(trainable)
+
+    def rebuild_arguments(self) -> dict[str, Any]:
+        """Arguments that build the same encoder without its source: plain data."""
+        data_config = {key: list(v) if isinstance(v, tuple) else v for key, v in self.data_config.items()}
+        return {
+            "name": self.name,
+            "tokens": self.tokens,
+            "grid": self.grid,
+            "trainable": self.trainable,
+            "model_args": self.model_args,
+            "data_config": data_config,
+        }
+
+    @property
+    def width(self) -> int:
+        """dv, the size of one visual token."""
+        return self.vit.num_features
+
+    def train(self, mode: bool = True) -> "VisionEncoder":
+        """A frozen tower stays in evaluation mode, without dropout."""
+        super().train(mode and self.trainable)
+        return self
+
+    def forward(self, photos: Tensor) -> Tensor:
+        """Photos, uint8 (P, 3, H, W) -> visual tokens (P, M, dv)."""
+        pixels = (photos.to(self.mean.dtype) / 255 - self.mean) / self.std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
+            states = self.vit.forward_features(pixels)
+        prefix = self.vit.num_prefix_tokens
+        patches = states[:, prefix:]
+        cls = states[:, :1] if prefix else patches.mean(1, keepdim=True)
+        if self.tokens == "cls":
+            return cls
+        if self.tokens == "patch":
+            return torch.cat([cls, patches], 1)
+        rows, columns = self.vit.patch_embed.grid_size
+        square = patches.transpose(1, 2).unflatten(2, (rows, columns))
+        pooled = F.adaptive_avg_pool2d(square, (min(self.grid, rows), min(self.grid, columns)))
+        return torch.cat([cls, pooled.flatten(2).transpose(1, 2)], 1)
+
+
+def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The timm architecture and model arguments behind a name, hub id or folder."""
+    scheme, _, rest = name.partition(":")
+    try:
+        if scheme == "local-dir":
+            _, architecture, found = load_model_config_from_path(rest)
+        elif scheme == "hf-hub":
+            _, architecture, found = load_model_config_from_hf(rest)
+        else:
+            return name.split(".")[0], model_args
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(name, error) from error
+    return architecture, {**found, **model_args}
+
+
+def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **model_args})
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise _unloadable(name, error) from error
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    known = timm.list_models(f"*{name.split('.')[0][:8]}*")[:3] if ":" not in name else []
+    hint = f"; near: {', '.join(known)}" if known else ""
+    return UserError(
+        f"model.vision.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}){hint}. Offline? Fetch "
+        f"the weights on a machine with network (`huggingface-cli download timm/{name}`), copy the folder here and set "
+        f"model.vision.name=local-dir:/path/to/folder"
+    )
