@@ -190,7 +190,8 @@ def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
         text = str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip()
         if text.lower() not in spelled:
             raise UserError(
-                f"{where}: {text!r} is no value of {attribute.name}{nearest(text, attribute.values)}; values: {', '.join(attribute.values)}"
+                f"{where}: {text!r} is no value of {attribute.name}{nearest(text, attribute.values)}; "
+                f"values: {', '.join(attribute.values)}"
             )
         found.append(spelled[text.lower()])
     if found and len(set(found)) != attribute.size:

@@ -49,7 +49,8 @@ class Engine:
 
     def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
         """A small result as plain rows."""
-        return self._con.to_pyarrow(expression).to_pylist()
+        rows: list[dict[str, Any]] = self._con.to_pyarrow(expression).to_pylist()
+        return rows
 
     def stream(self, name: str, expression: ir.Table) -> Iterator[dict[str, Any]]:
         """A large, sorted result row by row, by way of a file."""

@@ -5,7 +5,7 @@ sources are ``review.stars`` and ``business.<key>``, where the key is ``categori
 attribute of the raw business file. Every review counts as one visit. Written as Ibis expressions.
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ibis
@@ -137,62 +137,118 @@ def most_frequent(visits: ir.Table, attribute: Attribute) -> ir.Table:
     return ranked.filter(ranked.place < size).semi_join(enough, "user_id").select("user_id", "label", "place")
 
 
-def derive(
-    schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine
-) -> tuple[Labels, dict[str, dict[str, float]]]:
-    """Labels of every rule, and for ``mean_above`` the users' means, whose cut may have to wait for the split.
+@dataclass
+class Derived:
+    """Labels by rule, labels from a file, and the means that wait for a cut.
+
+    Args:
+        labels: what rules say.
+        means: attribute of a ``mean_above`` rule -> user -> mean; its cut may be fitted on the training users.
+        possible: attributes that a rule could say something about here.
+        given: what the labels file says.
+        from_file: attributes the file has; for them it alone counts.
+    """
+
+    schema: Schema
+    labels: Labels
+    means: dict[str, dict[str, float]]
+    possible: set[str]
+    given: Labels = field(default_factory=dict)
+    from_file: set[str] = field(default_factory=set)
+
+    @property
+    def derived(self) -> set[str]:
+        """Attributes labelled by a rule."""
+        return self.possible - self.from_file
+
+    def add_file(self, given: Labels, columns: set[str]) -> None:
+        """Takes in the labels of a file."""
+        self.given, self.from_file = given, columns
+
+    def _known(self, user: str, name: str) -> bool:
+        if name in self.from_file:
+            return bool(self.given.get(user, {}).get(name))
+        return bool(self.labels.get(user, {}).get(name)) or user in self.means.get(name, {})
+
+    def complete(self, people: set[str]) -> tuple[set[str], dict[str, int]]:
+        """Users known in every attribute that must be known, and how many are unknown in each.
+
+        An attribute that neither a rule nor a file says anything about stays unknown for everybody and drops nobody.
+        """
+        left, unknown = set(people), {}
+        for attribute in self.schema.attributes:
+            name = attribute.name
+            if attribute.unknown or name not in self.possible | self.from_file:
+                continue
+            without = {user for user in people if not self._known(user, name)}
+            unknown[name] = len(without)
+            left -= without
+        return left, unknown
+
+    def cut(self, train: list[str]) -> dict[str, float]:
+        """Turns the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
+
+        Args:
+            train: users of the training split; a ``train_median`` is fitted on them alone.
+
+        Returns:
+            Attribute -> the cut that was used.
+        """
+        cuts: dict[str, float] = {}
+        for name in self.means:
+            attribute, by_user = self.schema[name], self.means[name]
+            if name in self.from_file or attribute.rule is None:
+                continue
+            threshold = attribute.rule["threshold"]
+            if threshold == "train_median":
+                known = [by_user[user] for user in train if user in by_user]
+                threshold = np.median(known) if known else 0.0
+            cuts[name] = float(threshold)
+            for user, mean in by_user.items():
+                self.labels.setdefault(user, {})[name] = (attribute.values[int(mean > cuts[name])],)
+        return cuts
+
+    def profile(self, user: str) -> Profile:
+        """A user's profile with every attribute of the schema, () where unknown."""
+        by_rule, by_file = self.labels.get(user, {}), self.given.get(user, {})
+        return {
+            a.name: a.canonical((by_file if a.name in self.from_file else by_rule).get(a.name, ()))
+            for a in self.schema.attributes
+        }
+
+
+def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:
+    """Labels of every rule of the schema.
 
     Args:
         reviews: the kept reviews: user_id, business_id, stars.
         businesses: as ``datamodules.yelp.read_businesses`` gives; None: rules about businesses say nothing.
     """
-    labels: Labels = {}
-    pending: dict[str, dict[str, float]] = {}
+    result = Derived(schema, {}, {}, set())
     for attribute in schema.attributes:
         rule = attribute.rule
         if rule is None or (businesses is None and str(rule["source"]).startswith("business.")):
             continue
         visits = evidence(attribute, reviews, businesses)
-        aggregation = rule["aggregation"]
-        if aggregation == "mean_above":
-            pending[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
+        if businesses is None and int(visits.count().execute()) == 0:
+            continue  # reviews without stars
+        result.possible.add(attribute.name)
+        if rule["aggregation"] == "mean_above":
+            result.means[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
             continue
-        if aggregation == "mean_round_half_up":
-            found = rounded(visits)
-        elif aggregation == "share_true":
-            found = share_true(visits, float(rule["threshold"]))
-        else:
-            found = most_frequent(visits, attribute)
-        rows = engine.rows(found)
-        for row in sorted(rows, key=lambda row: row.get("place", 0)):
+        rows = engine.rows(_decided(attribute, visits))
+        for row in sorted(rows, key=lambda row: int(row.get("place", 0))):
             if row["label"] in attribute.values:
-                profile = labels.setdefault(row["user_id"], {})
+                profile = result.labels.setdefault(row["user_id"], {})
                 profile[attribute.name] = (*profile.get(attribute.name, ()), row["label"])
-    return labels, pending
+    return result
 
 
-def cut_means(
-    schema: Schema, pending: Mapping[str, Mapping[str, float]], train: list[str], labels: Labels
-) -> dict[str, float]:
-    """Turns the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
-
-    Args:
-        train: users of the training split; a ``train_median`` is fitted on them alone.
-        labels: filled in place.
-
-    Returns:
-        Attribute -> the cut that was used.
-    """
-    cuts: dict[str, float] = {}
-    for name, by_user in pending.items():
-        attribute = schema[name]
-        assert attribute.rule is not None
-        threshold = attribute.rule["threshold"]
-        if threshold == "train_median":
-            known = [by_user[user] for user in train if user in by_user]
-            cuts[name] = float(np.median(known)) if known else 0.0
-        else:
-            cuts[name] = float(threshold)
-        for user, mean in by_user.items():
-            labels.setdefault(user, {})[name] = (attribute.values[int(mean > cuts[name])],)
-    return cuts
+def _decided(attribute: Attribute, visits: ir.Table) -> ir.Table:
+    """user_id and label (and place, where there are several) by the attribute's rule."""
+    assert attribute.rule is not None
+    if attribute.rule["aggregation"] == "mean_round_half_up":
+        return rounded(visits)
+    if attribute.rule["aggregation"] == "share_true":
+        return share_true(visits, float(attribute.rule["threshold"]))
+    return most_frequent(visits, attribute)

@@ -1,4 +1,4 @@
-"""The `prepare:` part of ``conf/data/*.yaml`` as typed values; a wrong key or type is one clear line, before any work."""
+"""The `prepare:` part of ``conf/data/*.yaml`` as typed values; a wrong key or type is one clear line."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -127,7 +127,8 @@ class Options:
         sizes = (split.train, split.validation, split.test)
         if len({isinstance(size, int) for size in sizes}) != 1 or min(sizes) < 0 or split.train == 0:
             raise UserError(
-                f"data.prepare.split: train/validation/test are {sizes}: give three integers (users) or three fractions, train > 0"
+                f"data.prepare.split: train/validation/test are {sizes}: "
+                "give three integers (users) or three fractions, train > 0"
             )
         if not split.counted and sum(sizes) > 1 + 1e-9:
             raise UserError(f"data.prepare.split: the fractions {sizes} add up to more than 1")

@@ -43,16 +43,14 @@ class Processed(NamedTuple):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame, upright, as 8-bit RGB: alpha on white, 16-bit and float greys scaled down, CMYK and palettes converted."""
+    """The first frame, upright, as 8-bit RGB: alpha on white, 16-bit and float greys scaled, the rest converted."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
-        grey = np.asarray(image, dtype=np.float64)
-        white = 255.0 if grey.max(initial=0) <= 255 else 65535.0
-        if image.mode == "F" and grey.max(initial=0) <= 1:
-            white = 1.0
-        if image.mode.startswith("I;16"):
-            white = 65535.0
+        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = grey.max(initial=0)
+        white = 1.0 if image.mode == "F" and top <= 1 else 255.0 if top <= 255 else 65535.0
+        white = 65535.0 if image.mode.startswith("I;16") else white
         image = Image.fromarray((grey.clip(0, white) * (255.0 / white)).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -24,7 +24,7 @@ from datamodules import prepared as out
 from datamodules.card import balance, dataset_card, versions
 from datamodules.custom import RawCustom
 from datamodules.engine import Engine
-from datamodules.labels import Labels, check_rules, cut_means, derive
+from datamodules.labels import Labels, check_rules, derive
 from datamodules.options import SPLITS, CustomSource, DemoSource, Options, YelpSource, plain
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
@@ -183,7 +183,8 @@ class _Preparation:
         if held.is_file() and held.read_text() == self.fingerprint:
             return True
         raise UserError(
-            f"{self.folder} holds data prepared differently ({self._difference(manifest)}): remove it or choose another data.prepare.folder"
+            f"{self.folder} holds data prepared differently ({self._difference(manifest)}): "
+            "remove it or choose another data.prepare.folder"
         )
 
     def _difference(self, manifest: dict[str, Any]) -> str:
@@ -259,53 +260,25 @@ class _Preparation:
     def _label(
         self, raw: Raw, tables: Tables, kept: Any, engine: Engine
     ) -> tuple[Labels, dict[str, Any], dict[str, list[str]]]:
-        """Labels, what to note about them, and the splits of the users all of whose required labels are known."""
-        given, given_columns = raw.labels(self.schema)
-        labels, pending = derive(self.schema, kept, tables.businesses, engine)
-        derived = {name for profile in labels.values() for name in profile} | {
-            name for name, by_user in pending.items() if by_user
-        }
-        people = sorted(row["user_id"] for row in engine.rows(kept.select("user_id").distinct()))
-        # An attribute that neither a rule nor a file can say anything about stays unknown for everybody.
-        can = [
-            a
-            for a in self.schema.attributes
-            if a.name in given_columns or (a.name in derived or (a.rule and tables.businesses is not None))
-        ]
-        required = [a for a in can if not a.unknown]
-        unknown: dict[str, int] = {}
-        left = set(people)
-        for attribute in required:
-            name = attribute.name
-            without = {
-                user
-                for user in people
-                if not (
-                    given.get(user, {}).get(name)
-                    if name in given_columns
-                    else labels.get(user, {}).get(name) or user in pending.get(name, {})
-                )
-            }
-            unknown[name] = len(without)
-            left -= without
-        self.funnel.add("users whose required labels are all known", len(left))
-        nobody = self.funnel.nobody_left()
-        if nobody is not None:
-            raise nobody
-        splits = split_users(sorted(left), self.options.split)
+        """Labels, what to note about them, and the splits of the users whose required labels are all known."""
+        labels = derive(self.schema, kept, tables.businesses, engine)
+        labels.add_file(*raw.labels(self.schema))
+        people = {row["user_id"] for row in engine.rows(kept.select("user_id").distinct())}
+        known, unknown = labels.complete(people)
+        self.funnel.add("users whose required labels are all known", len(known))
+        self.funnel.check()
+        splits = split_users(sorted(known), self.options.split)
         self.funnel.add("users in a split", sum(map(len, splits.values())))
-        cuts = cut_means(self.schema, pending, splits["train"], labels)
-        for user in left:
-            profile = labels.get(user, {}) | {name: given.get(user, {}).get(name, ()) for name in given_columns}
-            labels[user] = {a.name: a.canonical(profile.get(a.name, ())) for a in self.schema.attributes}
+        cuts = labels.cut(splits["train"])
+        profiles = {user: labels.profile(user) for user in known}
         notes = {
-            "derived": sorted(derived - given_columns),
-            "from_file": sorted(given_columns),
+            "derived": sorted(labels.derived),
+            "from_file": sorted(labels.from_file),
             "unknown": unknown,
-            "cuts": {name: cut for name, cut in cuts.items() if name not in given_columns},
-            "balance": balance(self.schema, labels, splits),
+            "cuts": cuts,
+            "balance": balance(self.schema, profiles, splits),
         }
-        return labels, notes, splits
+        return profiles, notes, splits
 
     def _write(
         self,

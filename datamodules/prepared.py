@@ -31,9 +31,8 @@ REVIEW = pa.struct(
 PHOTO = pa.schema(
     [(name, pa.string()) for name in ("photo_id", "business_id", "label", "sha256")] + [("jpeg", pa.binary())]
 )
-CAPTION_COLUMNS = (
-    "sha256", "photo_id", "caption", "status", "error", "backend", "backend_version", "model", "revision", "prompt", "decoding",
-)  # fmt: skip
+BACKEND_COLUMNS = ("backend", "backend_version", "model", "revision", "prompt", "decoding")
+CAPTION_COLUMNS = ("sha256", "photo_id", "caption", "status", "error", *BACKEND_COLUMNS)
 
 
 @dataclass

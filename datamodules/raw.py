@@ -1,6 +1,6 @@
 """Opens the Yelp Open Dataset in every form it comes in: a folder, the downloaded zips, the tars inside or alone.
 
-Archives are read as streams. The three JSON files are copied out of them; photos are taken out one by one when asked for.
+Archives are read as streams. The three JSON files are copied out of them; of the photos only those asked for are read.
 """
 
 import hashlib
@@ -242,7 +242,7 @@ def walk_archive(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 def _walk_tar(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     """Members of a tar, compressed or not, from a file that is only read forwards."""
     name = ""
-    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*"))
+    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*"))  # noqa: SIM115
     with tar:
         while True:
             member = _read_checked(archive, name, tar.next)

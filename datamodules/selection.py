@@ -51,16 +51,17 @@ class Funnel:
             lines.append(f"{row['step']:<58}{cells[0]:>11}{cells[1]:>10}{cells[2]:>12}")
         return "\n".join(lines)
 
-    def nobody_left(self) -> UserError | None:
-        """The error to raise when a step has left nobody."""
+    def check(self) -> None:
+        """Raises:
+        UserError: a step has left nobody; shows the steps before it.
+        """
         for row in self.steps:
             if row["users"] == 0:
-                return UserError(
-                    f"no user is left after the step {row['step']!r}; before it: "
-                    + "; ".join(f"{r['step']}: {r['users']}" for r in self.steps if r["users"])
-                    + ": lower the thresholds in data.prepare.selection, or check the raw data"
+                before = "; ".join(f"{r['step']}: {r['users']}" for r in self.steps if r["users"])
+                raise UserError(
+                    f"no user is left after the step {row['step']!r}; users before it: {before or 'none'}: "
+                    "lower the thresholds in data.prepare.selection, or check the raw data"
                 )
-        return None
 
 
 def users_with(reviews: ir.Table, least: int) -> ir.Table:
@@ -93,7 +94,7 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
     if chosen.photo_reviews > 0:
         reviews = users_with(reviews.semi_join(tables.photos, "photo_key"), chosen.photo_reviews)
         funnel.count(f"reviews with a photo row, {chosen.photo_reviews} or more a user", reviews)
-    _raise(funnel.nobody_left())
+    funnel.check()
     return engine.table("candidates", reviews)
 
 
@@ -114,13 +115,8 @@ def with_usable_photos(
     if chosen.photo_reviews > 0:
         reviews = users_with(reviews.semi_join(usable, "photo_key"), chosen.photo_reviews)
         funnel.count(f"reviews with a usable photo, {chosen.photo_reviews} or more a user", reviews)
-    _raise(funnel.nobody_left())
+    funnel.check()
     return engine.table("kept", reviews)
-
-
-def _raise(error: UserError | None) -> None:
-    if error is not None:
-        raise error
 
 
 def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
@@ -135,7 +131,8 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
         sizes = [int(size) for size in asked]
         if sum(sizes) > len(order):
             raise UserError(
-                f"the split asks for {sum(sizes)} users ({' + '.join(map(str, sizes))}), but {len(order)} are left after the selection: "
+                f"the split asks for {sum(sizes)} users ({' + '.join(map(str, sizes))}), "
+                f"but {len(order)} are left after the selection: "
                 "lower data.prepare.split or the thresholds in data.prepare.selection"
             )
     else:
@@ -154,7 +151,7 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
 def user_key(kind: str) -> bytes:
     """The key that user ids are hashed with: public for the demo, the owner's own otherwise.
 
-    ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use and readable by its owner only.
+    ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use for its owner alone.
     """
     if kind == "demo":
         return DEMO_KEY

@@ -7,11 +7,11 @@ from typing import Any
 
 import datasets
 
-from datamodules.prepared import CAPTION_COLUMNS, save_parquet
+from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, save_parquet
 
 
 def copy_sidecars(raw: Path, result: Path, users: dict[str, str]) -> dict[str, Any]:
-    """Writes captions.parquet, cues.parquet and gold_text_only.parquet for what was kept, where the raw folder has them.
+    """Writes captions.parquet, cues.parquet and gold_text_only.parquet for what was kept, if the raw folder has them.
 
     Args:
         users: raw user id -> hashed id of the users kept.
@@ -57,11 +57,7 @@ def _captions(path: Path, result: Path, sha256: dict[str, str]) -> int:
             continue
         seen.add(sha256[photo_id])
         row = {"sha256": sha256[photo_id], "photo_id": photo_id, "caption": texts[photo_id], "status": "ok"}
-        row |= {
-            name: header[name]
-            for name in ("backend", "backend_version", "model", "revision", "prompt", "decoding")
-            if name in header
-        }
+        row |= {name: header[name] for name in BACKEND_COLUMNS if name in header}
         for name in CAPTION_COLUMNS:
             columns[name].append(row.get(name))
     save_parquet(result / "captions.parquet", columns)

@@ -148,7 +148,7 @@ def _count(table: ir.Table) -> int:
     return int(table.count().execute())
 
 
-# Business attributes. Every value is a string that holds a Python literal: "True", "u'free'", "None", "{'lunch': True}".
+# Business attributes. Every value is a string that holds a Python literal: "True", "u'free'", "{'lunch': True}".
 
 NOT_A_LITERAL = object()
 
@@ -209,7 +209,7 @@ READERS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
 def read_businesses(path: Path, keys: dict[str, str], notes: dict[str, Any]) -> pa.Table:
     """One row per business: business_id and a column per key, null where nothing is known.
 
-    ``categories`` and the business's own numbers (``stars``, ``review_count``) are top-level fields, all else attributes.
+    ``categories``, ``stars`` and ``review_count`` are fields of the business itself, everything else of its attributes.
     """
     columns: dict[str, list[Any]] = {"business_id": [], **{key: [] for key in keys}}
     tally: dict[str, Counter[str]] = {key: Counter(known=0, unknown=0, not_a_literal=0) for key in keys}

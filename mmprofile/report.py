@@ -123,7 +123,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     ]
     curves = _curves(history or [])
     if curves:
-        _save(_learning_curve(curves), run / "learning_curve.png")
+        _save(_learning_curve(curves, _time(history or [])), run / "learning_curve.png")
         text += ["", "## Learning curve", "", "![Learning curve](learning_curve.png)"]
     (run / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
@@ -214,10 +214,11 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float], list[float]]]:
     """(kind, name, x, y) of everything in ``history`` that can be drawn."""
     curves = []
+    axis = _time(history)
     for name in dict.fromkeys(key for entry in history for key in entry):
         kind = "loss" if "loss" in name.lower() else "f1" if "f1" in name.lower() else ""
         points = [
-            (float(entry.get("epoch", entry.get("step", index))), float(entry[name]))
+            (float(entry.get(axis, index)), float(entry[name]))
             for index, entry in enumerate(history)
             if kind and isinstance(entry.get(name), int | float)
         ]
@@ -226,7 +227,11 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[f
     return curves
 
 
-def _learning_curve(curves: Sequence[tuple[str, str, list[float], list[float]]]) -> Figure:
+def _time(history: Sequence[Mapping[str, Any]]) -> str:
+    return "step" if any("step" in entry for entry in history) and "epoch" not in history[0] else "epoch"
+
+
+def _learning_curve(curves: Sequence[tuple[str, str, list[float], list[float]]], time: str) -> Figure:
     kinds = [kind for kind in ("loss", "f1") if any(curve[0] == kind for curve in curves)]
     figure = Figure(figsize=(4.6 * len(kinds), 3.4), layout="constrained")
     colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9"]
@@ -235,8 +240,8 @@ def _learning_curve(curves: Sequence[tuple[str, str, list[float], list[float]]])
         for index, (_, name, x, y) in enumerate(curve for curve in curves if curve[0] == kind):
             line = ("-", "--", ":", "-.")[index // len(colours) % 4]
             axes.plot(x, y, line, color=colours[index % len(colours)], marker="o", markersize=3, label=name)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel({"loss": "loss (nats per token)", "f1": "macro-F1 (0-100)"}[kind])
+        axes.set_xlabel(time)
+        axes.set_ylabel({"loss": "loss", "f1": "macro-F1 (0-100)"}[kind])
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)

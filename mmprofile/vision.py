@@ -1,6 +1,8 @@
 """A timm ViT as the photo encoder: photos (P, 3, H, W) -> visual tokens (P, M, dv)."""
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,6 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from timm.models import load_model_config_from_hf, load_model_config_from_path
 from torch.nn import functional as F
 
 from mmprofile.errors import UserError
@@ -119,9 +120,10 @@ def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str,
     scheme, _, rest = name.partition(":")
     try:
         if scheme == "local-dir":
-            _, architecture, found = load_model_config_from_path(rest)
+            config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
+            architecture, found = config["architecture"], config.get("model_args", {})
         elif scheme == "hf-hub":
-            _, architecture, found = load_model_config_from_hf(rest)
+            _, architecture, found = timm.models.load_model_config_from_hf(rest)
         else:
             return name.split(".")[0], model_args
     except (OSError, ValueError, KeyError) as error:

@@ -15,7 +15,12 @@ OBJECTS: dict[str, tuple[str, ...]] = {
     "slice_of_pizza": ("a slice of pizza", "a piece of pizza on a plate", "a pizza slice", "a single slice of pizza"),
     "coffee": ("a cup of coffee", "a coffee cup", "a mug of hot coffee", "a cup of coffee on a saucer"),
     "car": ("a car", "a small car", "a car parked in a room", "a toy car"),
-    "shopping_bags": ("two shopping bags", "shopping bags", "a couple of colorful shopping bags", "a pair of bags from a store"),
+    "shopping_bags": (
+        "two shopping bags",
+        "shopping bags",
+        "a couple of colorful shopping bags",
+        "a pair of bags from a store",
+    ),
     "balloons": ("a bunch of balloons", "balloons", "colorful party balloons", "several balloons on strings"),
     "bicycle": ("a bicycle", "a bike", "a bike leaning on the wall", "a bicycle in a room"),
     "ball": ("a ball", "a sports ball", "a ball on a table", "a large ball"),
@@ -31,18 +36,55 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "Favorite Category": OBJECTS,
     "Preferred Meal": {
-        "Breakfast": ("at sunrise", "with the sun rising outside", "early in the morning", "with an orange sky in the window"),
-        "Brunch": ("with the sun shining through the window", "in a sunny room with plants", "with potted plants in the window", "in the late morning sun"),
-        "Lunch": ("with a blue sky outside", "in the middle of the day", "with clouds in the window", "on a bright day"),
+        "Breakfast": (
+            "at sunrise",
+            "with the sun rising outside",
+            "early in the morning",
+            "with an orange sky in the window",
+        ),
+        "Brunch": (
+            "with the sun shining through the window",
+            "in a sunny room with plants",
+            "with potted plants in the window",
+            "in the late morning sun",
+        ),
+        "Lunch": (
+            "with a blue sky outside",
+            "in the middle of the day",
+            "with clouds in the window",
+            "on a bright day",
+        ),
         "Dinner": ("at night", "in the dark with a candle", "by candle light", "with the moon in the window"),
     },
     "Budget Range": {
-        "Low": ("a wooden table", "a bare wooden table", "a table with a price tag", "a table with a paper cup", "a cheap wooden table with a tray"),
-        "High": ("a white table cloth", "a table with a white tablecloth", "an elegant table with wine", "a fancy table", "a table with a wine glass"),
+        "Low": (
+            "a wooden table",
+            "a bare wooden table",
+            "a table with a price tag",
+            "a table with a paper cup",
+            "a cheap wooden table with a tray",
+        ),
+        "High": (
+            "a white table cloth",
+            "a table with a white tablecloth",
+            "an elegant table with wine",
+            "a fancy table",
+            "a table with a wine glass",
+        ),
     },
     "Discount Preference": {
-        "happy hour": ("a neon sign that says happy hour", "a happy hour sign", "a neon happy hour sign on the wall", "a glowing happy hour sign"),
-        "two for one": ("a neon sign that says 2 for 1", "a two for one sign", "a neon sign with a cocktail", "a 2 for 1 drinks sign"),
+        "happy hour": (
+            "a neon sign that says happy hour",
+            "a happy hour sign",
+            "a neon happy hour sign on the wall",
+            "a glowing happy hour sign",
+        ),
+        "two for one": (
+            "a neon sign that says 2 for 1",
+            "a two for one sign",
+            "a neon sign with a cocktail",
+            "a 2 for 1 drinks sign",
+        ),
         "menu": ("a menu board", "a chalkboard menu on the wall", "a blackboard with a menu", "a menu on the wall"),
     },
     "Service Preference": {
@@ -50,11 +92,27 @@ PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
         "cartons": ("two take out cartons", "chinese food boxes", "white take out containers", "cartons of take out"),
         "sack": ("a brown paper bag", "a take out bag with a receipt", "a paper bag of food", "a bag of take out"),
         "buffet": ("a catering tray", "a buffet dish with a lid", "a silver chafing dish", "a tray from a buffet"),
-        "setting": ("a plate with a knife and fork", "an empty plate and silverware", "a place setting", "a plate and cutlery"),
-        "served": ("a plate of food", "a plate with food and a fork", "a meal on a plate", "food on a plate with a knife and fork"),
+        "setting": (
+            "a plate with a knife and fork",
+            "an empty plate and silverware",
+            "a place setting",
+            "a plate and cutlery",
+        ),
+        "served": (
+            "a plate of food",
+            "a plate with food and a fork",
+            "a meal on a plate",
+            "food on a plate with a knife and fork",
+        ),
     },
 }
-_EMPTY = ("a room with a table", "a table in a restaurant", "a table with some things on it", "an illustration of a room", "a drawing of a table")
+_EMPTY = (
+    "a room with a table",
+    "a table in a restaurant",
+    "a table with some things on it",
+    "an illustration of a room",
+    "a drawing of a table",
+)
 _PLAIN_TABLE = ("a table", "a table", "a counter", "the table")
 _JOINS = ("with", "and", "next to", "beside")
 

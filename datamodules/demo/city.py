@@ -11,6 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,11 +34,12 @@ from datamodules.demo.town import (
     business_count,
     make_business,
     make_id,
+    resident_count,
     stream,
 )
 from mmprofile.errors import UserError
 
-# attribute -> probability that (one review's text, one photo) shows the business's true value (for Stars: the review's).
+# attribute -> probability that (one review's text, one photo) shows the true value (a review's own stars).
 EVIDENCE: dict[str, tuple[float, float]] = {
     "Stars": (0.95, 0.0),
     "Favorite Category": (0.45, 0.45),
@@ -61,7 +63,7 @@ _FILES = {
     "gold": "gold_text_only.jsonl",
 }
 Lines = dict[str, list[str]]  # file key -> JSON lines
-_TOWNS: dict[tuple[int, int], Town] = {}  # one per process: the columns are costly to make for every task
+_town = lru_cache(maxsize=1)(Town)  # once per process: the columns are costly to make for every task
 
 
 def write_city(folder: Path, users: int = 1500, seed: int = 0, progress: bool = True, workers: int = 2) -> None:
@@ -84,12 +86,12 @@ def write_city(folder: Path, users: int = 1500, seed: int = 0, progress: bool = 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"demo city: {folder} is a file; name a folder to write into")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
-    town = Town(seed, users)
+    businesses, residents = business_count(users), resident_count(users)
     tasks: list[tuple[Callable[..., Lines], int, int]] = [
-        (business_lines, start, min(start + _CHUNK, town.businesses)) for start in range(0, town.businesses, _CHUNK)
+        (business_lines, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)
     ]
-    reviews = ((user_lines, start, min(start + _CHUNK, town.users)) for start in range(0, town.users, _CHUNK))
-    total = town.businesses + town.users
+    reviews = ((user_lines, start, min(start + _CHUNK, residents)) for start in range(0, residents, _CHUNK))
+    total = businesses + residents
     header = {"synthetic": True, "backend": "demo-city", "note": HEADER_NOTE}
     with _Files(folder) as files, tqdm(total=total, desc="demo city", unit="entity", disable=not progress) as bar:
         files.write({"caption": [json.dumps(header)]})
@@ -115,7 +117,9 @@ def business_lines(folder: str, users: int, seed: int, start: int, stop: int) ->
 
 
 def _photo(folder: Path, seed: int, business: Business, number: int, lines: Lines) -> None:
-    photo_id = make_id(seed, "photo", 3 if (business.index, number) == (TRUNCATED_PHOTOS[0], 0) else f"{business.index}-{number}")
+    photo_id = make_id(
+        seed, "photo", 3 if (business.index, number) == (TRUNCATED_PHOTOS[0], 0) else f"{business.index}-{number}"
+    )
     rng = stream(seed, "photo", f"{business.index}-{number}")
     truth = business.truth(rng)
     cues = {name: truth[name] for name, (_, rate) in EVIDENCE.items() if name in truth and rng.random() < rate}
@@ -144,7 +148,7 @@ def _label(shown: dict[str, str], rng: random.Random) -> str:
 
 def user_lines(folder: str, users: int, seed: int, start: int, stop: int) -> Lines:
     """Users `start` to `stop`: their reviews, the evidence in them, and who the writers are."""
-    town = _TOWNS.get((seed, users)) or _TOWNS.setdefault((seed, users), Town(seed, users))
+    town = _town(seed, users)
     lines: Lines = {key: [] for key in ("review", "user", "cue", "gold")}
     for index in range(start, stop):
         user = town.user(index)

@@ -21,15 +21,34 @@ SIZE_WEIGHTS = (0.6, 0.2, 0.2)
 QUALITY = (60, 92)
 _SCALE = 2
 
-_WALLS: tuple[Colour, ...] = ((222, 208, 190), (190, 205, 198), (205, 190, 200), (188, 198, 214), (214, 206, 160), (200, 176, 160), (178, 186, 170), (226, 222, 214))
-_PLAIN_TABLES: tuple[Colour, ...] = ((128, 142, 150), (150, 120, 130), (120, 140, 120), (140, 136, 160), (168, 160, 150))
+_WALLS: tuple[Colour, ...] = (
+    (222, 208, 190),
+    (190, 205, 198),
+    (205, 190, 200),
+    (188, 198, 214),
+    (214, 206, 160),
+    (200, 176, 160),
+    (178, 186, 170),
+    (226, 222, 214),
+)
+_PLAIN_TABLES: tuple[Colour, ...] = (
+    (128, 142, 150),
+    (150, 120, 130),
+    (120, 140, 120),
+    (140, 136, 160),
+    (168, 160, 150),
+)
 _WOODS: tuple[Colour, ...] = ((166, 116, 70), (146, 98, 58), (184, 136, 86), (128, 88, 56))
 _TRAYS: tuple[Colour, ...] = ((210, 80, 60), (60, 120, 180), (80, 150, 110), (230, 150, 50))
 
-# attribute value -> what may show it: name (the captions' key), painter, width/height, height as a fraction of the photo's
+# attribute value -> what may show it: name (for captions), painter, width/height, height in units of the shorter side
 _SERVICE: dict[str, tuple[tuple[str, Painter, float, float], ...]] = {
-    "True": (("boxes", tableware.clamshells, 1.15, 0.34), ("cartons", tableware.cartons, 1.2, 0.28),
-             ("sack", tableware.paper_sack, 0.8, 0.36), ("buffet", tableware.buffet_tray, 1.5, 0.28)),
+    "True": (
+        ("boxes", tableware.clamshells, 1.15, 0.34),
+        ("cartons", tableware.cartons, 1.2, 0.28),
+        ("sack", tableware.paper_sack, 0.8, 0.36),
+        ("buffet", tableware.buffet_tray, 1.5, 0.28),
+    ),
     "False": (("setting", tableware.place_setting, 1.7, 0.2), ("served", tableware.served_plate, 1.7, 0.21)),
 }
 _BUDGET: dict[str, tuple[tuple[Painter, float, float], ...]] = {
@@ -40,7 +59,12 @@ _DISCOUNT: dict[str, tuple[tuple[str, Painter], ...]] = {
     "True": (("happy hour", tableware.happy_hour_sign), ("two for one", tableware.two_for_one_sign)),
     "False": (("menu", tableware.chalk_menu),),
 }
-_NEUTRAL = ((tableware.vase, 0.6, 0.26), (tableware.shakers, 0.9, 0.13), (tableware.bottle, 0.4, 0.24), (tableware.cactus, 0.65, 0.24))
+_NEUTRAL = (
+    (tableware.vase, 0.6, 0.26),
+    (tableware.shakers, 0.9, 0.13),
+    (tableware.bottle, 0.4, 0.24),
+    (tableware.cactus, 0.65, 0.24),
+)
 
 
 def draw_photo(cues: Mapping[str, str], rng: random.Random) -> tuple[bytes, dict[str, str]]:
@@ -52,7 +76,7 @@ def draw_photo(cues: Mapping[str, str], rng: random.Random) -> tuple[bytes, dict
     width, height = rng.choices(SIZES, SIZE_WEIGHTS)[0]
     scene = _Scene(width * _SCALE, height * _SCALE, cues, rng)
     scene.paint()
-    image = scene.image.resize((width, height), Image.Resampling.LANCZOS)
+    image = scene.image.reduce(_SCALE)
     buffer = io.BytesIO()
     _camera(image, rng).save(buffer, "JPEG", quality=rng.randint(*QUALITY))
     return buffer.getvalue(), scene.shown
@@ -68,22 +92,24 @@ class _Scene:
         self.unit = min(width, height)  # objects keep their size when the photo is upright
         self.table = round(height * rng.uniform(0.60, 0.68))  # y of the table's far edge
         self.shown: dict[str, str] = {}
+        self.window = (0, 0, 0, 0)
         self.flames: list[tuple[int, int]] = []
+        self.lit: list[tuple[int, int, int, int]] = []  # boxes that shine by themselves: the window, a neon sign
 
     def paint(self) -> None:
         meal = self.cues.get("Preferred Meal")
-        window = self._wall(meal)
+        self._wall(meal)
         self._behind()
         self._table()
         self._things()
         if meal:
             self.shown["Preferred Meal"] = meal
-            self._light(meal, window)
+            self._light(meal)
         if self.rng.random() < 0.16:
             self._passer_by()
 
-    def _wall(self, meal: str | None) -> tuple[int, int, int, int] | None:
-        """Wall paper, then the window, the board and a picture in columns of random order; returns the window's box."""
+    def _wall(self, meal: str | None) -> None:
+        """Wall paper, then the window, the board and a picture in columns of random order."""
         rng = self.rng
         wall = self.image.getpixel((0, 0))
         assert isinstance(wall, tuple)
@@ -92,29 +118,41 @@ class _Scene:
             step = rng.randint(self.width // 18, self.width // 9)
             for x in range(0, self.width, 2 * step):
                 self.draw.rectangle((x, 0, x + step, self.height), fill=shade(tint, 0.96))
-        self.draw.rectangle((0, self.table - self.height // 7, self.width, self.height), fill=shade(tint, rng.uniform(0.72, 0.86)))
-        pieces = [name for name, wanted in (("window", meal), ("board", self.cues.get("Discount Preference"))) if wanted]
+        self.draw.rectangle(
+            (0, self.table - self.height // 7, self.width, self.height), fill=shade(tint, rng.uniform(0.72, 0.86))
+        )
+        pieces = [
+            name for name, wanted in (("window", meal), ("board", self.cues.get("Discount Preference"))) if wanted
+        ]
         while len(pieces) < 2 or (len(pieces) < 3 and rng.random() < 0.35):
             pieces.append(rng.choice(("picture", "clock", "nothing")))
         rng.shuffle(pieces)
         column = self.width / len(pieces)
-        window = None
+        free = round(self.width * rng.uniform(0.3, 0.7))  # where a chandelier hides no board
         for place, piece in enumerate(pieces):
             centre = round(column * (place + 0.5) + rng.uniform(-0.05, 0.05) * column)
             top = round(self.height * rng.uniform(0.04, 0.12))
+            free = free if piece == "board" else centre
             if piece == "window" and meal:
                 half = round(min(column * 0.44, self.unit * rng.uniform(0.27, 0.34)))
-                window = (centre - half, top, centre + half, top + round(self.height * rng.uniform(0.38, 0.46)))
+                self.window = window = (
+                    centre - half,
+                    top,
+                    centre + half,
+                    top + round(self.height * rng.uniform(0.38, 0.46)),
+                )
                 draw_window(self.image, window, meal, rng)
+                self.lit.append(window)
             elif piece == "board":
                 self._board(centre, top, column)
             elif piece == "picture":
-                self._put(tableware.picture, rng.uniform(0.8, 1.3), rng.uniform(0.18, 0.26), centre, top + self.unit // 4, 2)
+                self._put(
+                    tableware.picture, rng.uniform(0.8, 1.3), rng.uniform(0.18, 0.26), centre, top + self.unit // 4, 2
+                )
             elif piece == "clock":
                 self._put(tableware.clock, 1.0, rng.uniform(0.14, 0.2), centre, top + self.unit // 5, 0)
         if self.cues.get("Budget Range") == "High" and rng.random() < 0.6:
-            self._put(tableware.chandelier, 1.7, 0.2, round(self.width * rng.uniform(0.3, 0.7)), round(self.unit * 0.2), 0)
-        return window
+            self._put(tableware.chandelier, 1.7, 0.2, free, round(self.unit * 0.2), 0)
 
     def _board(self, centre: int, top: int, column: float) -> None:
         name, painter = self.rng.choice(_DISCOUNT[self.cues["Discount Preference"]])
@@ -123,6 +161,9 @@ class _Scene:
         height = width / ratio / self.unit
         self._put(painter, ratio, height, centre, top + round(height * self.unit), 3)
         self.shown["Discount Preference"] = name
+        if name != "menu":
+            half, tall = round(width / 2), round(height * self.unit)
+            self.lit.append((max(0, centre - half), top, min(self.width, centre + half), min(self.height, top + tall)))
 
     def _behind(self) -> None:
         """The trade's object, if it is one that stands on the floor."""
@@ -157,12 +198,18 @@ class _Scene:
             wood = rng.choice(_WOODS)
             self.draw.polygon(corners, fill=wood)
             for k in range(1, 7):
-                self.draw.line((inset + (width - 2 * inset) * k // 7, top, round(-inset + (width + 2 * inset) * k / 7), height), fill=shade(wood, 0.72), width=2)
+                self.draw.line(
+                    (inset + (width - 2 * inset) * k // 7, top, round(-inset + (width + 2 * inset) * k / 7), height),
+                    fill=shade(wood, 0.72),
+                    width=2,
+                )
             if rng.random() < 0.5:
                 x0, x1 = width * rng.uniform(0.05, 0.25), width * rng.uniform(0.75, 0.95)
                 y0, y1 = top + height * 0.1, height * rng.uniform(0.9, 0.98)
                 tray = rng.choice(_TRAYS)
-                self.draw.rounded_rectangle((x0, y0, x1, y1), height // 20, fill=tray, outline=shade(tray, 0.75), width=4)
+                self.draw.rounded_rectangle(
+                    (x0, y0, x1, y1), height // 20, fill=tray, outline=shade(tray, 0.75), width=4
+                )
         else:
             paint = rng.choice(_PLAIN_TABLES)
             self.draw.polygon(corners, fill=paint)
@@ -197,29 +244,32 @@ class _Scene:
                 self.flames.append((round(x + wide / 2), round(floor - size * self.unit * 0.8)))
             x += wide + slack / (len(things) + 1)
 
-    def _put(self, painter: Painter, ratio: float, size: float, x: int, bottom: int, tilt: float, shadow: bool = False) -> None:
+    def _put(
+        self, painter: Painter, ratio: float, size: float, x: int, bottom: int, tilt: float, shadow: bool = False
+    ) -> None:
         """Paint a thing `size` units high, its bottom centre at (x, bottom), turned by up to `tilt` degrees."""
         high, wide = round(size * self.unit), round(size * ratio * self.unit)
         pen = Pen(wide, high)
         painter(pen, self.rng)
         tile = pen.image
         if tilt:
-            tile = tile.rotate(self.rng.uniform(-tilt, tilt), Image.Resampling.BICUBIC, expand=True)
+            tile = tile.rotate(self.rng.uniform(-tilt, tilt), Image.Resampling.BILINEAR, expand=True)
         if shadow:
             dark = Image.new("L", (round(wide * 1.1), max(4, high // 5)))
             ImageDraw.Draw(dark).ellipse((2, 2, dark.width - 3, dark.height - 3), fill=70)
-            self.image.paste((30, 24, 20), (x - dark.width // 2, bottom - dark.height // 2), dark.filter(ImageFilter.BoxBlur(2)))
+            self.image.paste(
+                (30, 24, 20), (x - dark.width // 2, bottom - dark.height // 2), dark.filter(ImageFilter.BoxBlur(2))
+            )
         self.image.paste(tile, (x - tile.width // 2, bottom - tile.height), tile)
 
-    def _light(self, meal: str, window: tuple[int, int, int, int] | None) -> None:
+    def _light(self, meal: str) -> None:
         """The hour's light over the whole room; the window, and neon, keep their own."""
-        tint = WINDOW_TINT[meal]
-        kept = self.image.crop(window) if window else None
-        self.image = ImageChops.multiply(self.image, Image.new("RGB", self.image.size, tint))
-        if window and kept:
-            self.image.paste(Image.blend(self.image.crop(window), kept, 0.75), window[:2])
-            if meal != "Dinner":
-                light_shaft(self.image, window, meal)
+        kept = [self.image.crop(box) for box in self.lit]
+        self.image = ImageChops.multiply(self.image, Image.new("RGB", self.image.size, WINDOW_TINT[meal]))
+        for box, before in zip(self.lit, kept, strict=True):
+            self.image.paste(Image.blend(self.image.crop(box), before, 0.75), box[:2])
+        if meal != "Dinner":
+            light_shaft(self.image, self.window, meal)
         for flame in self.flames:
             glow(self.image, flame, round(self.unit * self.rng.uniform(0.4, 0.55)), (255, 170, 70))
 
@@ -239,5 +289,7 @@ def _camera(image: Image.Image, rng: random.Random) -> Image.Image:
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.75, 1.2))
     if rng.random() < 0.3:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
-    noise = np.random.default_rng(rng.getrandbits(64)).normal(0.0, rng.uniform(0.5, 6.0), (image.height, image.width, 1))
+    noise = np.random.default_rng(rng.getrandbits(64)).normal(
+        0.0, rng.uniform(0.5, 6.0), (image.height, image.width, 1)
+    )
     return Image.fromarray(np.clip(np.asarray(image) + noise, 0, 255).astype(np.uint8))

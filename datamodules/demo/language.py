@@ -21,7 +21,7 @@ from datamodules.demo.smalltalk import (
 )
 from datamodules.demo.trades import TRADE_DISTRACTORS, TRADE_TEMPLATES, TRADES
 
-WORDS = (25, 75)  # length of an ordinary review, in words
+WORDS = (18, 42)  # length of an ordinary review, in words
 LONG_WORDS = (310, 380)
 TYPO_RATE = 0.01  # per word
 DISTRACTOR_RATE = 0.10  # reviews with a mention that is not about the business
@@ -30,65 +30,79 @@ EMOJI_RATE, NEWLINE_RATE = 0.05, 0.10
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _POOLS: dict[str, tuple[str, ...]] = {**SLOTS, **CUE_SLOTS}
-_TRADE_NAMES = tuple(TRADES)
+_TRADE_NAMES, _TOPICS = tuple(TRADES), tuple(NEUTRAL)
+# When in a visit a cue is mentioned, on the scale of `smalltalk.NEUTRAL`.
+_STAGES = {
+    "Favorite Category": 1.0,
+    "Preferred Meal": 1.6,
+    "Discount Preference": 2.2,
+    "Service Preference": 2.7,
+    "Budget Range": 3.2,
+}
+Pools = Mapping[str, Sequence[str]]
 
 
-def write_review(
-    cues: Mapping[str, str], leak: Sequence[str], rng: random.Random, length: str = "usual"
-) -> str:
+def write_review(cues: Mapping[str, str], leak: Sequence[str], rng: random.Random, length: str = "usual") -> str:
     """Text of one review.
 
     Args:
         cues: attribute -> value to show; what is absent is not mentioned.
         leak: whole sentences about the writer to work in.
         rng: the review's own stream.
-        length: "usual" (25-75 words), "short" (under ten words; shows the stars only) or "long" (over 300).
+        length: "usual" (18-42 words), "short" (under ten words; shows the stars only) or "long" (over 300).
     """
+    dish, side = rng.sample(SLOTS["dish"], 2)
+    own = {"dish": (dish,), "side": (side,), "friend": (rng.choice(SLOTS["friend"]),)}  # the same throughout the review
     if length == "short":
-        return fill(rng.choice(SHORT[cues["Stars"]] if "Stars" in cues else SHORT_NEUTRAL), rng)
+        return fill(rng.choice(SHORT[cues["Stars"]] if "Stars" in cues else SHORT_NEUTRAL), rng, own)
     target = rng.randint(*(LONG_WORDS if length == "long" else WORDS))
-    body = [*(cue_sentence(name, value, rng) for name, value in cues.items() if name != "Stars"), *leak]
+    body = [(_STAGES[name], cue_sentence(name, value, rng, own)) for name, value in cues.items() if name != "Stars"]
+    body += [(rng.uniform(0.0, 2.5), sentence) for sentence in leak]
     if "Stars" in cues:
-        body += sentiment(cues["Stars"], rng)
+        body += [(rng.uniform(2.4, 4.2), sentence) for sentence in sentiment(cues["Stars"], rng, own)]
     if rng.random() < DISTRACTOR_RATE:
-        body.append(_distractor(rng))
-    head = [fill(rng.choice(OPENERS), rng)] if rng.random() < 0.7 else []
-    tail = [fill(rng.choice(CLOSERS), rng)] if rng.random() < 0.15 else []
-    words = sum(sentence.count(" ") + 1 for sentence in (*head, *body, *tail))
-    while words < target - 4 or words < WORDS[0]:
-        sentence = fill(rng.choice(NEUTRAL), rng)
-        if sentence not in body or length == "long":
-            body.append(sentence)
-            words += sentence.count(" ") + 1
-    rng.shuffle(body)
-    return _join([*head, *body, *tail], rng)
+        body.append((rng.uniform(0.0, 4.0), _distractor(rng, own)))
+    head = [fill(rng.choice(OPENERS), rng, own)] if rng.random() < 0.7 else []
+    tail = [fill(rng.choice(CLOSERS), rng, own)] if rng.random() < 0.15 else []
+    words = sum(sentence.count(" ") + 1 for sentence in (*head, *tail, *(sentence for _, sentence in body)))
+    topics: list[str] = []
+    while words < max(target - 4, WORDS[0]):
+        topics = topics or rng.sample(_TOPICS, len(_TOPICS))  # a long review goes round the topics more than once
+        stage, sentences = NEUTRAL[topics.pop()]
+        sentence = fill(rng.choice(sentences), rng, own)
+        body.append((stage, sentence))
+        words += sentence.count(" ") + 1
+    told = sorted(body, key=lambda item: item[0] + rng.uniform(0.0, 0.8))
+    return _join([*head, *(sentence for _, sentence in told), *tail], rng)
 
 
-def cue_sentence(name: str, value: str, rng: random.Random) -> str:
+def cue_sentence(name: str, value: str, rng: random.Random, own: Pools) -> str:
     """One sentence that shows `value` of attribute `name` (any but Stars)."""
     if name != "Favorite Category":
-        return fill(rng.choice(CUES[name][value]), rng)
+        return fill(rng.choice(CUES[name][value]), rng, own)
     trade = TRADES[value]
     if rng.random() < 0.4:
-        return fill(rng.choice(trade.lines), rng)
-    return fill(rng.choice(TRADE_TEMPLATES), rng, doing=trade.doing, thing=trade.thing, staff=trade.staff)
+        return fill(rng.choice(trade.lines), rng, own)
+    return fill(
+        rng.choice(TRADE_TEMPLATES), rng, {**own, "doing": trade.doing, "thing": trade.thing, "staff": trade.staff}
+    )
 
 
-def sentiment(stars: str, rng: random.Random) -> list[str]:
+def sentiment(stars: str, rng: random.Random, own: Pools) -> list[str]:
     """One to three sentences of the given level; now and then in words that a neighbouring level would use too."""
     sentences = []
     shared = [key for key in VERDICTS if len(key) == 2 and stars in key]
     for _ in range(rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0]):
         level = rng.choice(shared) if rng.random() < AMBIGUOUS_RATE else stars
         if rng.random() < 0.5:
-            sentences.append(fill(rng.choice(VERDICTS[level]), rng))
+            sentences.append(fill(rng.choice(VERDICTS[level]), rng, own))
         else:
-            sentences.append(fill(rng.choice(ASPECT_TEMPLATES), rng, adjective=ADJECTIVES[level]))
+            sentences.append(fill(rng.choice(ASPECT_TEMPLATES), rng, {**own, "adjective": ADJECTIVES[level]}))
     return sentences
 
 
-def fill(template: str, rng: random.Random, **own: Sequence[str]) -> str:
-    """Replace each {slot} by a random entry of its pool, entries' own slots included; {slot_cap} is capitalised."""
+def fill(template: str, rng: random.Random, own: Pools) -> str:
+    """Replace each {slot} by a random entry of its pool (`own` first), slots in it included; {slot_cap} is capitalised."""
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]
@@ -96,17 +110,17 @@ def fill(template: str, rng: random.Random, **own: Sequence[str]) -> str:
         name = name.removesuffix("_cap")
         text = rng.choice(own[name] if name in own else _POOLS[name])
         if "{" in text:
-            text = fill(text, rng)
+            text = fill(text, rng, own)
         return text[0].upper() + text[1:] if capital else text
 
     return _SLOT.sub(replace, template) if "{" in template else template
 
 
-def _distractor(rng: random.Random) -> str:
+def _distractor(rng: random.Random, own: Pools) -> str:
     if rng.random() < 0.4:
         trade = TRADES[rng.choice(_TRADE_NAMES)]
-        return fill(rng.choice(TRADE_DISTRACTORS), rng, doing=trade.doing)
-    return fill(rng.choice(DISTRACTORS), rng)
+        return fill(rng.choice(TRADE_DISTRACTORS), rng, {**own, "doing": trade.doing})
+    return fill(rng.choice(DISTRACTORS), rng, own)
 
 
 def _join(sentences: list[str], rng: random.Random) -> str:

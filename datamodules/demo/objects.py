@@ -9,7 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
 
-BRIGHT: tuple[Colour, ...] = ((214, 62, 62), (52, 112, 196), (60, 152, 92), (236, 170, 50), (140, 80, 170), (230, 110, 150), (40, 160, 170))
+BRIGHT: tuple[Colour, ...] = (
+    (214, 62, 62),
+    (52, 112, 196),
+    (60, 152, 92),
+    (236, 170, 50),
+    (140, 80, 170),
+    (230, 110, 150),
+    (40, 160, 170),
+)
 CRAFT: tuple[Colour, ...] = ((196, 152, 100), (210, 170, 120), (180, 138, 90))
 STEEL: tuple[Colour, ...] = ((178, 184, 192), (196, 200, 206), (160, 168, 178))
 
@@ -34,8 +42,17 @@ class Pen:
     def oval(self, *box: float, fill: Colour | None = None, line: Colour | None = None, width: float = 0.03) -> None:
         self.draw.ellipse(self.xy(box), fill=fill, outline=line, width=self._pixels(width) if line else 0)
 
-    def box(self, *box: float, fill: Colour | None = None, line: Colour | None = None, width: float = 0.03, radius: float = 0.0) -> None:
-        self.draw.rounded_rectangle(self.xy(box), radius * self.width, fill=fill, outline=line, width=self._pixels(width) if line else 0)
+    def box(
+        self,
+        *box: float,
+        fill: Colour | None = None,
+        line: Colour | None = None,
+        width: float = 0.03,
+        radius: float = 0.0,
+    ) -> None:
+        self.draw.rounded_rectangle(
+            self.xy(box), radius * self.width, fill=fill, outline=line, width=self._pixels(width) if line else 0
+        )
 
     def poly(self, *points: float, fill: Colour) -> None:
         self.draw.polygon(self.xy(points), fill=fill)
@@ -119,7 +136,9 @@ def shopping_bags(pen: Pen, rng: random.Random) -> None:
     back, front = rng.sample(BRIGHT, 2)
     for x0, x1, y0, paint in ((0.36, 0.98, 0.22, back), (0.02, 0.58, 0.36, front)):
         middle = (x0 + x1) / 2
-        pen.arc(middle - 0.14, y0 - 0.2, middle + 0.14, y0 + 0.2, start=180, end=360, fill=shade(paint, 0.6), width=0.03)
+        pen.arc(
+            middle - 0.14, y0 - 0.2, middle + 0.14, y0 + 0.2, start=180, end=360, fill=shade(paint, 0.6), width=0.03
+        )
         pen.poly(x0, y0, x1, y0, x1 - 0.03, 1.0, x0 + 0.03, 1.0, fill=paint)
         pen.poly(x1 - 0.13, y0, x1, y0, x1 - 0.03, 1.0, x1 - 0.1, 1.0, fill=shade(paint, 0.78))
         pen.box(x0 + 0.14, y0 + 0.26, x1 - 0.2, y0 + 0.42, fill=(250, 248, 240), radius=0.02)
@@ -238,7 +257,10 @@ def hammer(pen: Pen, rng: random.Random) -> None:
 
 
 def house(pen: Pen, rng: random.Random) -> None:
-    wall, roof = rng.choice(((244, 230, 200), (214, 226, 236), (240, 214, 190))), rng.choice((BRIGHT[0], (120, 76, 56), BRIGHT[1]))
+    wall, roof = (
+        rng.choice(((244, 230, 200), (214, 226, 236), (240, 214, 190))),
+        rng.choice((BRIGHT[0], (120, 76, 56), BRIGHT[1])),
+    )
     pen.box(0.7, 0.06, 0.82, 0.4, fill=(150, 84, 66))
     pen.box(0.12, 0.4, 0.88, 1.0, fill=wall, line=shade(wall, 0.75), width=0.015)
     pen.poly(0.0, 0.46, 0.5, 0.02, 1.0, 0.46, fill=roof)
@@ -247,7 +269,7 @@ def house(pen: Pen, rng: random.Random) -> None:
     pen.box(0.68, 0.54, 0.82, 0.74, fill=(150, 200, 230), line=(250, 250, 250), width=0.025)
 
 
-# category -> (painter, width/height, size as a fraction of the photo's height, stands on the floor behind the table)
+# category -> (painter, width/height, height in units of the shorter side, stands on the floor behind the table)
 CATEGORY_OBJECTS: dict[str, tuple[tuple[Painter, float, float, bool], ...]] = {
     "Automotive": ((car, 2.1, 0.36, True),),
     "Shopping": ((shopping_bags, 1.0, 0.36, False),),

@@ -10,8 +10,32 @@ from datamodules.demo.town import FILLER_CATEGORIES, MEALS, Business, User, make
 NULL_ATTRIBUTES, NULL_CATEGORIES, UNKNOWN_VALUE = 0.04, 0.004, 0.05
 RARE_KEY = "RestaurantsCounterService"  # one late business has it: an engine that guesses a schema early loses it
 
-_SURNAMES = ("Alder", "Baxter", "Calloway", "Dunmore", "Eastwick", "Fennimore", "Garrow", "Hartley", "Ingram", "Jessup", "Kettering", "Lomax",
-             "Marlowe", "Norcross", "Oakes", "Pennington", "Quill", "Rowntree", "Sutter", "Thackeray", "Underhill", "Vance", "Whitlock", "Yardley")
+_SURNAMES = (
+    "Alder",
+    "Baxter",
+    "Calloway",
+    "Dunmore",
+    "Eastwick",
+    "Fennimore",
+    "Garrow",
+    "Hartley",
+    "Ingram",
+    "Jessup",
+    "Kettering",
+    "Lomax",
+    "Marlowe",
+    "Norcross",
+    "Oakes",
+    "Pennington",
+    "Quill",
+    "Rowntree",
+    "Sutter",
+    "Thackeray",
+    "Underhill",
+    "Vance",
+    "Whitlock",
+    "Yardley",
+)
 _NOUNS = {
     "Automotive": ("Garage", "Motors", "Tyre House"),
     "Shopping": ("Emporium", "Outfitters", "Department Store"),
@@ -25,10 +49,43 @@ _NOUNS = {
     "Home Services": ("Plumbing", "Roofing", "Hardware"),
 }
 _TAILS = ("& Kitchen", "& Counter", "& Diner", "& Canteen", "& Table")
-_STREETS = ("Mill Lane", "Bridge Street", "Orchard Road", "Weir Street", "Station Road", "Chapel Row", "Market Square", "Quarry Hill")
+_STREETS = (
+    "Mill Lane",
+    "Bridge Street",
+    "Orchard Road",
+    "Weir Street",
+    "Station Road",
+    "Chapel Row",
+    "Market Square",
+    "Quarry Hill",
+)
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_FIRST_NAMES = ("Ada", "Ben", "Cleo", "Dara", "Eli", "Fay", "Gus", "Hana", "Ira", "June", "Kit", "Lou", "Mina", "Ned", "Oona", "Pia", "Quin", "Rae",
-                "Sam", "Tove", "Uma", "Vic", "Wren", "Yan")
+_FIRST_NAMES = (
+    "Ada",
+    "Ben",
+    "Cleo",
+    "Dara",
+    "Eli",
+    "Fay",
+    "Gus",
+    "Hana",
+    "Ira",
+    "June",
+    "Kit",
+    "Lou",
+    "Mina",
+    "Ned",
+    "Oona",
+    "Pia",
+    "Quin",
+    "Rae",
+    "Sam",
+    "Tove",
+    "Uma",
+    "Vic",
+    "Wren",
+    "Yan",
+)
 
 
 def business_row(seed: int, business: Business, last: int) -> dict[str, Any]:
@@ -62,7 +119,9 @@ def business_row(seed: int, business: Business, last: int) -> dict[str, Any]:
     }
 
 
-def review_row(review_id: str, user: User, business_id: str, stars: int, text: str, rng: random.Random) -> dict[str, Any]:
+def review_row(
+    review_id: str, user: User, business_id: str, stars: int, text: str, rng: random.Random
+) -> dict[str, Any]:
     """The review.json row; stars are a float and the votes mostly zero, as in Yelp's file."""
     date = f"{rng.randint(2015, 2023)}-{rng.randint(1, 12):02d}-{rng.randint(1, 28):02d}"
     clock = f"{rng.randint(0, 23):02d}:{rng.randint(0, 59):02d}:{rng.randint(0, 59):02d}"
@@ -117,12 +176,18 @@ def _literal(rng: random.Random, text: str) -> str:
 
 def _attributes(business: Business, rng: random.Random) -> dict[str, str]:
     """Attribute key -> Python literal; each of those the labels need is known for about 95 % of businesses."""
-    meals = {"dessert": rng.random() < 0.1, "latenight": rng.random() < 0.1, **{name.lower(): name in business.meals for name in MEALS}}
+    meals = {
+        "dessert": rng.random() < 0.1,
+        "latenight": rng.random() < 0.1,
+        **{name.lower(): name in business.meals for name in MEALS},
+    }
     mark = "u" if rng.random() < 0.3 else ""
     flags = [f"{mark}'{name}': {flag if flag or rng.random() < 0.8 else None}" for name, flag in meals.items()]
     rng.shuffle(flags)
     parking = ", ".join(f"'{name}': {rng.random() < 0.4}" for name in ("garage", "street", "validated", "lot", "valet"))
-    ambience = ", ".join(f"{mark}'{name}': {rng.choice((True, False, None))}" for name in ("casual", "romantic", "trendy", "touristy"))
+    ambience = ", ".join(
+        f"{mark}'{name}': {rng.choice((True, False, None))}" for name in ("casual", "romantic", "trendy", "touristy")
+    )
     values = {
         "GoodForMeal": "{" + ", ".join(flags) + "}",
         "RestaurantsPriceRange2": str(business.price),

@@ -16,7 +16,7 @@ WINDOW_TINT: dict[str, Colour] = {
     "Breakfast": (255, 214, 186),
     "Brunch": (255, 246, 208),
     "Lunch": (240, 250, 255),
-    "Dinner": (104, 100, 142),
+    "Dinner": (122, 114, 152),
 }
 _SKIES: dict[str, tuple[Colour, Colour]] = {  # top, bottom
     "Breakfast": ((236, 150, 140), (255, 206, 128)),
@@ -60,14 +60,19 @@ def light_shaft(image: Image.Image, box: Box, meal: str) -> None:
     mask = Image.new("L", image.size)
     lean = (image.width // 2 - (box[0] + box[2]) // 2) // 2
     ImageDraw.Draw(mask).polygon(
-        ((box[0], box[3]), (box[2], box[3]), (box[2] + lean + 40, image.height), (box[0] + lean - 10, image.height)), fill=strength
+        ((box[0], box[3]), (box[2], box[3]), (box[2] + lean + 40, image.height), (box[0] + lean - 10, image.height)),
+        fill=strength,
     )
     image.paste(colour, (0, 0), mask.filter(ImageFilter.BoxBlur(6)))
 
 
 def glow(image: Image.Image, centre: tuple[int, int], radius: int, colour: Colour) -> None:
     """Add a soft round light to `image` in place."""
-    halo = Image.radial_gradient("L").resize((2 * radius, 2 * radius)).point(lambda v: max(0, 200 - int(v * 1.1)))
+    halo = (
+        Image.radial_gradient("L")
+        .resize((2 * radius, 2 * radius), Image.Resampling.BILINEAR)
+        .point(lambda v: max(0, 200 - int(v * 1.1)))
+    )
     lamp = Image.merge("RGB", [halo.point(lambda v, c=channel: v * c // 255) for channel in colour])
     layer = Image.new("RGB", image.size)
     layer.paste(lamp, (centre[0] - radius, centre[1] - radius))
@@ -108,7 +113,10 @@ def _noon(sky: Image.Image, draw: ImageDraw.ImageDraw, rng: random.Random) -> No
     if rng.random() < 0.7:
         for left in (0.02, 0.36, 0.66):
             tall = rng.uniform(0.62, 0.8) * height
-            draw.rectangle((left * width, tall, (left + 0.28) * width, height), fill=rng.choice(((220, 214, 206), (196, 206, 214), (214, 190, 170))))
+            draw.rectangle(
+                (left * width, tall, (left + 0.28) * width, height),
+                fill=rng.choice(((220, 214, 206), (196, 206, 214), (214, 190, 170))),
+            )
 
 
 def _night(sky: Image.Image, draw: ImageDraw.ImageDraw, rng: random.Random) -> None:
@@ -120,7 +128,10 @@ def _night(sky: Image.Image, draw: ImageDraw.ImageDraw, rng: random.Random) -> N
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=(246, 240, 200))
     if rng.random() < 0.6:
         shift = radius * 0.6
-        draw.ellipse((x - radius + shift, y - radius - shift * 0.3, x + radius + shift, y + radius - shift * 0.3), fill=(16, 20, 54))
+        draw.ellipse(
+            (x - radius + shift, y - radius - shift * 0.3, x + radius + shift, y + radius - shift * 0.3),
+            fill=(16, 20, 54),
+        )
     for left in (0.0, 0.3, 0.62):
         tall = rng.uniform(0.62, 0.82) * height
         draw.rectangle((left * width, tall, (left + 0.3) * width, height), fill=(8, 10, 26))
@@ -133,8 +144,19 @@ def _sill_plants(pen: ImageDraw.ImageDraw, box: Box, rng: random.Random) -> None
         x, y, size = box[0] + share * width, box[3], width * 0.1
         for dx, dy in ((-0.9, -2.0), (0.0, -2.8), (0.9, -2.0)):
             pen.line((x, y - size, x + dx * size, y + dy * size), fill=(70, 130, 70), width=max(2, width // 40))
-            pen.ellipse((x + dx * size - size * 0.5, y + dy * size - size * 0.4, x + dx * size + size * 0.5, y + dy * size + size * 0.5), fill=(96, 164, 84))
-        pen.polygon(((x - size, y - size), (x + size, y - size), (x + size * 0.7, y + 2), (x - size * 0.7, y + 2)), fill=(196, 112, 76))
+            pen.ellipse(
+                (
+                    x + dx * size - size * 0.5,
+                    y + dy * size - size * 0.4,
+                    x + dx * size + size * 0.5,
+                    y + dy * size + size * 0.5,
+                ),
+                fill=(96, 164, 84),
+            )
+        pen.polygon(
+            ((x - size, y - size), (x + size, y - size), (x + size * 0.7, y + 2), (x - size * 0.7, y + 2)),
+            fill=(196, 112, 76),
+        )
 
 
 _SCENERY = {"Breakfast": _sunrise, "Brunch": _late_morning, "Lunch": _noon, "Dinner": _night}

@@ -18,8 +18,28 @@ def clamshells(pen: Pen, rng: random.Random) -> None:
     for level in range(count):
         y = 1.0 - (level + 1) * height
         dx = rng.uniform(-0.04, 0.04)
-        pen.poly(0.1 + dx, y + height * 0.4, 0.9 + dx, y + height * 0.4, 0.84 + dx, y + height, 0.16 + dx, y + height, fill=shade(paint, 0.9))
-        pen.poly(0.18 + dx, y + height * 0.05, 0.82 + dx, y + height * 0.05, 0.9 + dx, y + height * 0.42, 0.1 + dx, y + height * 0.42, fill=paint)
+        pen.poly(
+            0.1 + dx,
+            y + height * 0.4,
+            0.9 + dx,
+            y + height * 0.4,
+            0.84 + dx,
+            y + height,
+            0.16 + dx,
+            y + height,
+            fill=shade(paint, 0.9),
+        )
+        pen.poly(
+            0.18 + dx,
+            y + height * 0.05,
+            0.82 + dx,
+            y + height * 0.05,
+            0.9 + dx,
+            y + height * 0.42,
+            0.1 + dx,
+            y + height * 0.42,
+            fill=paint,
+        )
         pen.line(0.08 + dx, y + height * 0.42, 0.92 + dx, y + height * 0.42, fill=shade(paint, 0.66), width=0.02)
 
 
@@ -29,7 +49,19 @@ def cartons(pen: Pen, rng: random.Random) -> None:
     for x, y in ((0.52, 0.12), (0.0, 0.24)):
         pen.arc(x + 0.06, y - 0.12, x + 0.42, y + 0.36, start=180, end=360, fill=(120, 120, 126), width=0.02)
         pen.poly(x, y + 0.1, x + 0.48, y + 0.1, x + 0.4, 1.0, x + 0.08, 1.0, fill=(250, 248, 242))
-        pen.poly(x, y + 0.1, x + 0.24, y + 0.28, x + 0.48, y + 0.1, x + 0.38, y + 0.02, x + 0.1, y + 0.02, fill=(226, 222, 212))
+        pen.poly(
+            x,
+            y + 0.1,
+            x + 0.24,
+            y + 0.28,
+            x + 0.48,
+            y + 0.1,
+            x + 0.38,
+            y + 0.02,
+            x + 0.1,
+            y + 0.02,
+            fill=(226, 222, 212),
+        )
         pen.oval(x + 0.14, 0.52, x + 0.34, 0.76, fill=accent)
 
 
@@ -107,7 +139,8 @@ def price_tag(pen: Pen, rng: random.Random) -> None:
     """A tent card with a dollar sign."""
     paint = rng.choice(((252, 226, 70), (255, 250, 240), (250, 200, 90)))
     pen.poly(0.06, 0.96, 0.16, 0.08, 0.84, 0.08, 0.94, 0.96, fill=paint)
-    pen.text(0.5, 0.56, rng.choice(("$", "$5", "99c", "$3")), 0.58, (190, 30, 30))
+    price = rng.choice(("$", "$", "$5", "$3", "99c"))
+    pen.text(0.5, 0.56, price, 0.62 if len(price) < 3 else 0.42, (190, 30, 30))
 
 
 # Things that mean nothing
@@ -115,7 +148,9 @@ def vase(pen: Pen, rng: random.Random) -> None:
     glaze = rng.choice(((120, 150, 170), (170, 140, 160), (150, 160, 130)))
     for x, y in ((0.3, 0.18), (0.52, 0.08), (0.72, 0.2)):
         pen.line(0.5, 0.6, x, y, fill=(80, 130, 70), width=0.04)
-        pen.oval(x - 0.13, y - 0.08, x + 0.13, y + 0.12, fill=rng.choice(((240, 220, 230), (250, 230, 150), (200, 180, 230))))
+        pen.oval(
+            x - 0.13, y - 0.08, x + 0.13, y + 0.12, fill=rng.choice(((240, 220, 230), (250, 230, 150), (200, 180, 230)))
+        )
     pen.poly(0.36, 0.46, 0.64, 0.46, 0.76, 0.8, 0.62, 1.0, 0.38, 1.0, 0.24, 0.8, fill=glaze)
 
 
@@ -138,7 +173,17 @@ def cactus(pen: Pen, rng: random.Random) -> None:
     pen.box(0.36, 0.08, 0.64, 0.7, fill=green, radius=0.14)
     pen.line(0.4, 0.5, 0.16, 0.46, 0.16, 0.26, fill=green, width=0.14)
     pen.line(0.6, 0.42, 0.84, 0.38, 0.84, 0.2, fill=green, width=0.14)
-    pen.poly(0.22, 0.66, 0.78, 0.66, 0.68, 1.0, 0.32, 1.0, fill=rng.choice(((190, 110, 80), (200, 190, 180), (120, 130, 150))))
+    pen.poly(
+        0.22,
+        0.66,
+        0.78,
+        0.66,
+        0.68,
+        1.0,
+        0.32,
+        1.0,
+        fill=rng.choice(((190, 110, 80), (200, 190, 180), (120, 130, 150))),
+    )
 
 
 def candle(pen: Pen, rng: random.Random) -> None:
@@ -185,7 +230,13 @@ def picture(pen: Pen, rng: random.Random) -> None:
     pen.box(0.1, 0.1, 0.9, 0.9, fill=(236, 230, 216))
     for _ in range(3):
         x, y, r = rng.uniform(0.3, 0.7), rng.uniform(0.3, 0.7), rng.uniform(0.08, 0.18)
-        pen.oval(x - r, y - r, x + r, y + r, fill=rng.choice(((170, 150, 140), (130, 150, 150), (190, 170, 120), (150, 130, 150))))
+        pen.oval(
+            x - r,
+            y - r,
+            x + r,
+            y + r,
+            fill=rng.choice(((170, 150, 140), (130, 150, 150), (190, 170, 120), (150, 130, 150))),
+        )
 
 
 def clock(pen: Pen, rng: random.Random) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class Town:
     def __init__(self, seed: int, users: int) -> None:
         self.seed = seed
         self.regular = users
-        self.users = users + max(4, round(0.08 * users))  # occasional users come after the regular ones
+        self.users = resident_count(users)
         self.businesses = business_count(users)
         shape = self.businesses
         self._category = np.zeros((shape, len(CATEGORIES)), dtype=bool)
@@ -171,4 +172,9 @@ class Town:
 
 def business_count(users: int) -> int:
     """0.6 a user in a small town, growing more slowly in a large one (900 for 1,500 users, 314,000 for a million)."""
-    return max(60, min(round(0.6 * users), round(1.25 * users**0.9)))
+    return max(60, round(min(0.6 * users, 1.25 * math.pow(users, 0.9))))
+
+
+def resident_count(users: int) -> int:
+    """Regular users, then 8 % occasional ones."""
+    return users + max(4, round(0.08 * users))

@@ -38,12 +38,24 @@ def business(business_id: str, attributes: dict[str, Any] | None, categories: st
     }
 
 
-def review(review_id: str, user_id: str, business_id: str, stars: float, text: str = TEXT, date: str = "2020-01-02 03:04:05") -> dict[str, Any]:
-    return {"review_id": review_id, "user_id": user_id, "business_id": business_id, "stars": stars, "text": text, "date": date, "useful": 0}
+def review(
+    review_id: str, user_id: str, business_id: str, stars: float, text: str = TEXT, date: str = "2020-01-02 03:04:05"
+) -> dict[str, Any]:
+    return {
+        "review_id": review_id,
+        "user_id": user_id,
+        "business_id": business_id,
+        "stars": stars,
+        "text": text,
+        "date": date,
+        "useful": 0,
+    }
 
 
 def write_lines(path: Path, rows: list[Any]) -> None:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 BUSINESSES = [
@@ -60,16 +72,28 @@ BUSINESSES = [
     ),
     business(
         "cafe",
-        {"GoodForMeal": "{'breakfast': True, 'lunch': True}", "RestaurantsPriceRange2": "'2'", "HappyHour": "False", "Caters": "True", "WiFi": "'no'"},
+        {
+            "GoodForMeal": "{'breakfast': True, 'lunch': True}",
+            "RestaurantsPriceRange2": "'2'",
+            "HappyHour": "False",
+            "Caters": "True",
+            "WiFi": "'no'",
+        },
         "Coffee & Tea, Food",
     ),
-    business("garage", {"RestaurantsPriceRange2": "4", "HappyHour": "None", "GoodForMeal": "{'lunch': False}", "Caters": "oops("}, "automotive"),
+    business(
+        "garage",
+        {"RestaurantsPriceRange2": "4", "HappyHour": "None", "GoodForMeal": "{'lunch': False}", "Caters": "oops("},
+        "automotive",
+    ),
     business("nothing", None, None),
 ]
 VISITS = ["-pizza", "-pizza", "cafe", "cafe", "garage"]
 
 
-def city(folder: Path, users: int = 6, prefix: str = "yelp_academic_dataset_", photos: dict[str, bytes] | None = None) -> Path:
+def city(
+    folder: Path, users: int = 6, prefix: str = "yelp_academic_dataset_", photos: dict[str, bytes] | None = None
+) -> Path:
     """``users`` users u0, u1, ... with five reviews each: stars 3, 4, 3, 4, and 4 (odd users) or 5 (even users) for the garage."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "photos").mkdir(exist_ok=True)
@@ -81,8 +105,13 @@ def city(folder: Path, users: int = 6, prefix: str = "yelp_academic_dataset_", p
     write_lines(folder / f"{prefix}business.json", BUSINESSES)
     write_lines(folder / f"{prefix}review.json", reviews)
     write_lines(folder / f"{prefix}user.json", [{"user_id": f"u{u}"} for u in range(users)])
-    photos = {"-p1": jpeg((200, 60, 40)), "p2": jpeg((90, 60, 40)), "p3": jpeg((10, 60, 200))} if photos is None else photos
-    rows = [{"photo_id": name, "business_id": VISITS[2 * i % 5], "caption": "", "label": "food"} for i, name in enumerate(photos)]
+    photos = (
+        {"-p1": jpeg((200, 60, 40)), "p2": jpeg((90, 60, 40)), "p3": jpeg((10, 60, 200))} if photos is None else photos
+    )
+    rows = [
+        {"photo_id": name, "business_id": VISITS[2 * i % 5], "caption": "", "label": "food"}
+        for i, name in enumerate(photos)
+    ]
     write_lines(folder / "photos.json", rows)
     for name, content in photos.items():
         (folder / "photos" / f"{name}.jpg").write_bytes(content)

@@ -1,0 +1,279 @@
+"""Metrics against scikit-learn, against slow direct bootstraps, and against figures worked by hand."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, f1_score
+
+from mmprofile.errors import UserError
+from mmprofile.metrics import (
+    bootstrap,
+    calibration,
+    count,
+    paired_bootstrap,
+    resample_weights,
+    score,
+)
+from mmprofile.profile import Attribute, Profile, Schema
+
+STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
+MEAL = Attribute("Meal", ("Lunch", "Dinner"), unknown=True)
+LIKES = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), kind="set", size=2)
+SCHEMA = Schema("toy", [STARS, LIKES, MEAL])
+ONE = Schema("one", [STARS])
+
+
+def profiles(rng: np.random.Generator, users: int, wrong: float = 0.0) -> list[Profile]:
+    """Random profiles; a share ``wrong`` of the values is missing, out of the schema, or of a wrong number."""
+    result: list[Profile] = []
+    for _ in range(users):
+        profile: Profile = {}
+        for attribute in SCHEMA.attributes:
+            values = tuple(
+                rng.choice(attribute.values[:-1] or attribute.values, attribute.size, replace=False).tolist()
+            )
+            bad = [(), ("bogus",), (*values, "bogus"), values[:-1], attribute.values]
+            profile[attribute.name] = bad[rng.integers(len(bad))] if rng.random() < wrong else values
+        result.append(profile)
+    return result
+
+
+def stars(*values: str) -> list[Profile]:
+    return [{"Stars": (value,) if value else ()} for value in values]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_single_value_matches_sklearn_with_invalid_and_absent_classes(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gold, predicted = profiles(rng, 40), profiles(rng, 40, wrong=0.3)
+    one = score(SCHEMA, gold, predicted, resamples=0).per_attribute["Stars"]
+    truth = [profile["Stars"][0] for profile in gold]
+    guess = [p["Stars"][0] if len(p["Stars"]) == 1 and p["Stars"][0] in STARS.values else "bad" for p in predicted]
+    present = sorted(set(truth))
+    options = {"average": "macro", "zero_division": 0}
+    assert one.macro_f1 == pytest.approx(100 * f1_score(truth, guess, labels=present, **options))
+    assert one.macro_f1_all == pytest.approx(100 * f1_score(truth, guess, labels=STARS.values, **options))
+    per_class = f1_score(truth, guess, labels=STARS.values, average=None, zero_division=0)
+    assert list(one.f1.values()) == pytest.approx(list(100 * per_class))
+    assert one.accuracy == pytest.approx(100 * accuracy_score(truth, guess))
+    assert one.support == {label: truth.count(label) for label in STARS.values}
+    assert one.invalid == guess.count("bad")
+    assert one.exact_set_accuracy is None
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_set_matches_multilabel_sklearn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gold, predicted = profiles(rng, 40), profiles(rng, 40, wrong=0.3)
+    one = score(SCHEMA, gold, predicted, resamples=0).per_attribute["Likes"]
+    truth = np.array([[label in profile["Likes"] for label in LIKES.values] for profile in gold])
+    guess = np.array([[label in profile["Likes"] for label in LIKES.values] for profile in predicted])
+    present = np.flatnonzero(truth.any(axis=0))
+    assert one.macro_f1 == pytest.approx(100 * f1_score(truth, guess, labels=present, average="macro", zero_division=0))
+    assert one.macro_f1_all == pytest.approx(100 * f1_score(truth, guess, average="macro", zero_division=0))
+    exact = [set(a["Likes"]) == set(b["Likes"]) for a, b in zip(gold, predicted, strict=True)]
+    assert one.exact_set_accuracy == one.accuracy == pytest.approx(100 * np.mean(exact))
+
+
+def test_hand_worked_figures() -> None:
+    # 4: tp 1, fp 1, fn 1 -> 50; 3: tp 1 -> 100; 2: one missed -> 0; 5: predicted once, never in gold.
+    result = score(ONE, stars("4", "4", "3", "2"), stars("4", "5", "3", "4"), [[], ["x"], [], []], resamples=0)
+    one = result.per_attribute["Stars"]
+    assert result.macro_f1 == one.macro_f1 == pytest.approx(50.0)
+    assert result.macro_f1_all == one.macro_f1_all == pytest.approx(30.0)
+    assert one.predicted_absent == 1
+    assert one.support == {"1": 0, "2": 1, "3": 1, "4": 2, "5": 0}
+    assert one.accuracy == 50.0
+    assert result.parse_fault_rate == 0.25
+    assert result.n_users == 4
+    assert result.interval is None
+
+
+def test_missing_and_invalid_are_wrong_and_never_dropped() -> None:
+    gold = stars("4", "4", "3")
+    for bad in ({}, {"Stars": ()}, {"Stars": ("9",)}, {"Stars": ("4", "3")}):
+        one = score(ONE, gold, [bad, *stars("4", "3")], resamples=0).per_attribute["Stars"]
+        assert one.macro_f1 == pytest.approx((200 / 3 + 100) / 2)
+        assert one.invalid == 1
+        assert one.accuracy == pytest.approx(200 / 3)
+
+
+def test_unknown_gold_is_not_scored_but_counted() -> None:
+    schema = Schema("meal", [STARS, MEAL])
+    gold: list[Profile] = [{"Stars": ("4",), "Meal": ()}, {"Stars": ("3",), "Meal": ("Lunch",)}]
+    predicted: list[Profile] = [{"Stars": ("4",), "Meal": ("Dinner",)}, {"Stars": ("3",), "Meal": ("Lunch",)}]
+    meal = score(schema, gold, predicted, resamples=0).per_attribute["Meal"]
+    assert (meal.macro_f1, meal.not_scored, meal.predicted_absent) == (100.0, 1, 0)
+    predicted[1]["Meal"] = ()
+    assert score(schema, gold, predicted, resamples=0).per_attribute["Meal"].macro_f1 == 0.0
+
+
+def test_attribute_without_gold_is_left_out_of_the_mean_and_null_in_json() -> None:
+    schema = Schema("meal", [STARS, MEAL])
+    gold: list[Profile] = [{"Stars": ("4",)}, {"Stars": ("3",)}]
+    result = score(schema, gold, [{"Stars": ("4",)}, {"Stars": ("3",)}], resamples=20)
+    assert result.macro_f1 == 100.0
+    assert math.isnan(result.per_attribute["Meal"].macro_f1)
+    written = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert written["per_attribute"]["Meal"]["macro_f1"] is None
+    assert written["per_attribute"]["Meal"]["interval"] == [None, None]
+    assert written["per_attribute"]["Stars"]["interval"] == [100.0, 100.0]
+
+
+def test_ordered_attribute_counts_as_multilabel_but_is_exact_in_order() -> None:
+    schema = Schema("ranked", [Attribute("Rank", ("a", "b", "c"), kind="ordered", size=2)])
+    gold: list[Profile] = [{"Rank": ("a", "b")}, {"Rank": ("b", "c")}]
+    one = score(schema, gold, [{"Rank": ("b", "a")}, {"Rank": ("b", "c")}], resamples=0).per_attribute["Rank"]
+    assert (one.macro_f1, one.exact_set_accuracy) == (100.0, 50.0)
+
+
+def test_to_dict_layout() -> None:
+    rng = np.random.default_rng(0)
+    written = score(SCHEMA, profiles(rng, 9), profiles(rng, 9), resamples=10).to_dict()
+    keys = {"macro_f1", "macro_f1_all", "interval", "per_attribute", "parse_fault_rate", "n_users"}
+    assert set(written) == keys
+    assert list(written["per_attribute"]) == ["Stars", "Likes", "Meal"]
+    low, high = written["per_attribute"]["Likes"]["interval"]
+    assert 0 <= low <= high <= 100
+
+
+def test_bad_input_says_what_is_wrong() -> None:
+    with pytest.raises(UserError, match="nothing to score"):
+        score(ONE, [], [])
+    with pytest.raises(UserError, match=r"gold profile 1: Stars has '6'.*schema 'one'"):
+        score(ONE, stars("4", "6"), stars("4", "4"))
+    with pytest.raises(ValueError, match="1 predicted profiles for 2"):
+        score(ONE, stars("4", "4"), stars("4"))
+    with pytest.raises(ValueError, match="3 fault entries"):
+        score(ONE, stars("4"), stars("4"), [False] * 3)
+
+
+def test_bootstrap_equals_scoring_each_resample_directly() -> None:
+    rng = np.random.default_rng(3)
+    gold, predicted = profiles(rng, 12), profiles(rng, 12, wrong=0.2)
+    gold[0]["Meal"] = ()
+    draws = bootstrap(count(SCHEMA, gold, predicted), 30, seed=7)
+    indices = np.random.default_rng(7).integers(0, 12, size=(30, 12))
+    for row, index in zip(draws, indices, strict=True):
+        direct = score(SCHEMA, [gold[i] for i in index], [predicted[i] for i in index], resamples=0)
+        assert row.tolist() == pytest.approx([one.macro_f1 for one in direct.per_attribute.values()])
+    result = score(SCHEMA, gold, predicted, resamples=30, seed=7)
+    assert result.interval == pytest.approx(tuple(np.percentile(draws.mean(axis=1), [2.5, 97.5])))
+    for place, one in enumerate(result.per_attribute.values()):
+        assert one.interval == pytest.approx(tuple(np.percentile(draws[:, place], [2.5, 97.5])))
+
+
+def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = np.concatenate(list(resample_weights(7, 20, seed=1)))
+    monkeypatch.setattr("mmprofile.metrics._CHUNK", 21)
+    blocks = list(resample_weights(7, 20, seed=1))
+    assert len(blocks) == 7
+    assert np.array_equal(np.concatenate(blocks), whole)
+    assert (whole.sum(axis=1) == 7).all()
+
+
+def test_paired_bootstrap_of_identical_systems_and_of_a_clearly_better_one() -> None:
+    rng = np.random.default_rng(0)
+    gold = profiles(rng, 60)
+    random = profiles(rng, 60)
+    assert paired_bootstrap(SCHEMA, gold, random, random, resamples=200) == (0.0, (0.0, 0.0), 1.0)
+    better = paired_bootstrap(SCHEMA, gold, gold, random, resamples=499)
+    assert better.delta == pytest.approx(100 - score(SCHEMA, gold, random, resamples=0).macro_f1)
+    assert better.interval[0] > 0
+    assert better.p == pytest.approx(1 / 500)
+    worse = paired_bootstrap(SCHEMA, gold, random, gold, resamples=499)
+    assert worse.delta == -better.delta
+    assert worse.p == better.p
+
+
+def test_paired_bootstrap_equals_a_direct_one_over_users_and_seeds() -> None:
+    rng = np.random.default_rng(1)
+    gold = profiles(rng, 15)
+    a, b = [profiles(rng, 15) for _ in range(3)], [profiles(rng, 15) for _ in range(2)]
+
+    def difference(index: np.ndarray) -> float:
+        mean = [
+            np.mean(
+                [score(SCHEMA, [gold[i] for i in index], [r[i] for i in index], resamples=0).macro_f1 for r in runs]
+            )
+            for runs in (a, b)
+        ]
+        return float(mean[0] - mean[1])
+
+    result = paired_bootstrap(SCHEMA, gold, a, b, resamples=25, seed=5)
+    delta = difference(np.arange(15))
+    draws = np.array([difference(index) for index in np.random.default_rng(5).integers(0, 15, size=(25, 15))])
+    assert result.delta == pytest.approx(delta)
+    assert result.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
+    assert result.p == pytest.approx((np.sum(np.abs(draws - delta) >= abs(delta)) + 1) / 26)
+
+
+def test_paired_bootstrap_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="no predictions"):
+        paired_bootstrap(ONE, stars("4"), [], stars("4"))
+    with pytest.raises(ValueError, match="at least 1"):
+        paired_bootstrap(ONE, stars("4"), stars("4"), stars("4"), resamples=0)
+
+
+def test_paired_p_values_are_uniform_enough_where_systems_are_equally_good() -> None:
+    rng = np.random.default_rng(0)
+    small = 0
+    for trial in range(60):
+        gold, a, b = (profiles(rng, 50) for _ in range(3))
+        small += paired_bootstrap(SCHEMA, gold, a, b, resamples=200, seed=trial).p < 0.1
+    assert small <= 13  # a binomial(60, 0.1) exceeds 13 once in 2,000 runs
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(STARS.values), min_size=1, max_size=20), st.randoms(use_true_random=False))
+def test_perfect_is_100_and_order_of_users_is_irrelevant(values: list[str], random: object) -> None:
+    gold = stars(*values)
+    assert score(ONE, gold, gold, resamples=5).macro_f1 == 100.0
+    predicted = stars(*(random.choice(STARS.values) for _ in values))  # type: ignore[attr-defined]
+    order = list(range(len(values)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    shuffled = score(ONE, [gold[i] for i in order], [predicted[i] for i in order], resamples=0)
+    result = score(ONE, gold, predicted, resamples=0)
+    assert shuffled == result
+    assert 0 <= result.macro_f1_all <= result.macro_f1 <= 100
+    missed = score(ONE, gold, stars(*[""] * len(values)), resamples=0)
+    assert missed.macro_f1 == 0.0
+    assert missed.per_attribute["Stars"].invalid == len(values)
+
+
+def test_ece_brier_and_aurc_by_hand() -> None:
+    # Bins (12/15, 13/15]: 0.85 and 0.82, one of two right; (7/15, 8/15]: 0.5, right.
+    result = calibration([0.85, 0.5, 0.82], [True, True, False])
+    assert result.ece == pytest.approx((abs(0.85 + 0.82 - 1) + 0.5) / 3)
+    assert result.brier == pytest.approx((0.15**2 + 0.5**2 + 0.82**2) / 3)
+    assert result.risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3])
+    assert result.coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
+    assert result.aurc == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_calibration_ties_share_their_errors_and_edges_fall_into_bins() -> None:
+    tied = calibration([0.7, 0.7, 0.7, 0.7], [True, False, False, True])
+    assert tied.risk.tolist() == pytest.approx([0.5] * 4)
+    edges = calibration([0.0, 1.0], [False, True])
+    assert (edges.ece, edges.brier, edges.aurc) == (0.0, 0.0, pytest.approx(0.25))
+
+
+@pytest.mark.parametrize(("sure", "right"), [([], []), ([0.5], [True, False]), ([1.1], [True]), ([math.nan], [True])])
+def test_calibration_refuses_nonsense(sure: list[float], right: list[bool]) -> None:
+    with pytest.raises(ValueError):
+        calibration(sure, right)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
+def test_calibration_bounds_and_order(pairs: list[tuple[float, bool]]) -> None:
+    one = calibration([p for p, _ in pairs], [r for _, r in pairs])
+    back = calibration([p for p, _ in pairs][::-1], [r for _, r in pairs][::-1])
+    assert one.risk.tolist() == pytest.approx(back.risk.tolist())
+    assert 0 <= one.ece <= 1
+    assert one.ece == pytest.approx(back.ece)
+    assert one.risk[-1] == pytest.approx(np.mean([not r for _, r in pairs]))

@@ -1,0 +1,186 @@
+"""The report's text, table and figures, from a metrics mapping as written to metrics.json."""
+
+import copy
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmprofile.metrics import score
+from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.report import print_scores, rows, score_figure, write_report
+
+SCHEMA = Schema(
+    "toy",
+    [
+        Attribute("Stars", ("1", "2", "3")),
+        Attribute("Favorite Category", ("Pizza", "Coffee & Tea", "Cars"), kind="set", size=2),
+    ],
+)
+
+
+def users(number: int, seed: int) -> list[Profile]:
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            a.name: a.canonical(rng.choice(a.values[: a.size + 1], a.size, replace=False).tolist())
+            for a in SCHEMA.attributes
+        }
+        for _ in range(number)
+    ]
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    gold = users(20, 0)
+    half = gold[:10] + users(10, 1)
+    test = score(SCHEMA, gold, half, [["x"]] + [[]] * 19, resamples=50).to_dict()
+    test["unpaired"] = score(SCHEMA, gold, users(20, 3), resamples=0).to_dict()
+    baselines = {
+        "majority": score(SCHEMA, gold, users(20, 2), resamples=50).to_dict(),
+        "tfidf_lr": {"macro_f1": 41.256, "per_attribute": {"Stars": {"macro_f1": 40.0}}},
+        "ceiling": score(SCHEMA, gold, gold, resamples=50).to_dict(),
+    }
+    return {
+        "test": test,
+        "baselines": baselines,
+        "seconds": {"prepare": 41.04, "train": 200.0, "evaluate": 9.5},
+        "peak_rss_mb": 2048.0,
+        "config": {"name": "both", "paradigm": "both", "model": "tiny", "seed": 0, "data": "demo"},
+        "n_parameters": 2_900_000,
+    }
+
+
+HISTORY = [
+    {"epoch": 0, "train/loss": 3.0, "validation/macro_f1": 20.0, "lr": 1e-4},
+    {"epoch": 1, "train/loss": 2.0, "validation/macro_f1": None},
+    {"epoch": 2, "train/loss": 1.5, "validation/macro_f1": 40.0},
+]
+
+
+def cells(text: str, label: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(f"| {label} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_report_has_every_row_with_its_figures(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_report(tmp_path, metrics, HISTORY)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert text.startswith("# both\n")
+    order = [
+        text.index(f"| {label} |") for label in ("majority class", "TF-IDF + LR", "this run", "this run, unpaired")
+    ]
+    assert order == sorted(order)
+    assert cells(text, "system") == [
+        "system", "Stars", "Favorite Category", "mean", "95 % interval", "parse faults"
+    ]  # fmt: skip
+    test = metrics["test"]
+    low, high = test["interval"]
+    assert cells(text, "this run") == [
+        "this run",
+        f"**{test['per_attribute']['Stars']['macro_f1']:.2f}**",
+        f"**{test['per_attribute']['Favorite Category']['macro_f1']:.2f}**",
+        f"**{test['macro_f1']:.2f}**",
+        f"**{low:.2f} to {high:.2f}**",
+        "**5.0 %**",
+    ]
+    assert cells(text, "TF-IDF + LR") == ["TF-IDF + LR", "40.00", "-", "41.26", "-", "-"]
+    assert cells(text, "ceiling (true cues)")[1:] == ["100.00", "100.00", "100.00", "100.00 to 100.00", "0.0 %"]
+    assert "paradigm both, model tiny, data demo, seed 0, 20 test users, 2.9 M parameters" in text
+    assert "prepare 41.0 s, train 200.0 s, evaluate 9.5 s, peak memory 2.00 GB" in text
+    assert f"{test['macro_f1']:.1f} % of the ceiling" in text
+    assert f"{test['macro_f1'] - test['unpaired']['macro_f1']:+.2f} points" in text
+    assert "(report.png)" in text
+    assert "(learning_curve.png)" in text
+    support = test["per_attribute"]["Stars"]["support"]
+    assert f"({support['1']})" in text
+    assert "3 - (0)" in text  # no user has it in gold: no F1
+
+
+def test_figures_are_real_pictures(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    write_report(tmp_path, metrics, HISTORY)
+    for name in ("report.png", "learning_curve.png"):
+        with Image.open(tmp_path / name) as picture:
+            picture.load()
+            assert picture.width >= 600
+            assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 5
+
+
+def test_bars_stand_at_the_scores_and_intervals_at_their_bounds(metrics: dict[str, Any]) -> None:
+    systems = rows(metrics)
+    axes = score_figure(systems, ["Stars", "Favorite Category"]).axes[0]
+    heights = {
+        bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if bars.get_label()[0] != "_"
+    }
+    test = metrics["test"]
+    expected = [test["per_attribute"][n]["macro_f1"] for n in ("Stars", "Favorite Category")] + [test["macro_f1"]]
+    assert heights["this run"] == pytest.approx(expected)
+    assert heights["TF-IDF + LR"] == pytest.approx([40.0, 41.256])
+    tops = {round(float(line.get_ydata()[0]), 6) for line in axes.lines if len(line.get_ydata()) == 1}
+    assert round(test["interval"][1], 6) in tops
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["Stars", "Favorite\nCategory", "mean"]
+
+
+def test_absent_parts_are_left_out(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    bare = {"test": copy.deepcopy(metrics["test"])}
+    del bare["test"]["unpaired"]
+    bare["test"]["interval"] = [None, None]
+    for history in (None, [], [{"epoch": 0, "lr": 1.0}]):
+        write_report(tmp_path, bare, history)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "ceiling (true cues)" not in text
+    assert "| this run, unpaired |" not in text
+    assert cells(text, "this run")[4] == "**-**"
+    assert not (tmp_path / "learning_curve.png").exists()
+    assert "Learning curve" not in text
+    out = io.StringIO()
+    print_scores(bare, file=out)
+    assert "this run" in out.getvalue()
+
+
+def test_same_metrics_same_bytes(tmp_path: Path, metrics: dict[str, Any]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_report(tmp_path / name, metrics, HISTORY)
+    for name in ("report.md", "report.png", "learning_curve.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_terminal_table_is_narrow_aligned_and_complete(
+    metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")  # a pipe has no width: the table is not squeezed into one
+    out = io.StringIO()
+    print_scores(metrics, file=out)
+    text = out.getvalue()
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "\x1b" not in text
+    header = next(line for line in lines if "majority" in line)
+    assert header.split() == [
+        "attribute",
+        "majority",
+        "TF-IDF+LR",
+        "this",
+        "run",
+        "95",
+        "%",
+        "interval",
+        "unpaired",
+        "ceiling",
+    ]
+    test = metrics["test"]
+    mean = next(line for line in lines if line.strip().startswith("mean"))
+    low, high = test["interval"]
+    figures = [metrics["baselines"]["majority"]["macro_f1"], 41.256, test["macro_f1"], low, high]
+    figures += [test["unpaired"]["macro_f1"], 100.0]
+    assert [word for word in mean.split()[1:] if word != "to"] == [f"{figure:.2f}" for figure in figures]
+    category = next(line for line in lines if "Favorite Category" in line)
+    assert category.rstrip().endswith("100.00")
+    assert category.index("100.00") == mean.index("100.00")  # columns line up
+    faults = next(line for line in lines if "parse faults" in line)
+    assert "5.0 %" in faults
+    assert "20 test users" in text
