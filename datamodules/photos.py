@@ -180,7 +180,8 @@ def process_all(
             if options.policy == "error":
                 raise UserError(_complaint(name, photo.reason))
             counts[photo.reason] += 1
-    missing = wanted - seen
+        missing = wanted - seen
+        bar.update(len(missing))
     if missing and options.policy == "error":
         raise UserError(_complaint(f"{min(missing)}.jpg", "missing"))
     counts["missing"] += len(missing)

@@ -219,8 +219,8 @@ class _Preparation:
         if isinstance(source, DemoSource):
             write_city = importlib.import_module("datamodules.demo").write_city
             raw_folder.mkdir()
-            with show.step(f"building the demo city of {source.users:,} users"):
-                write_city(raw_folder, users=source.users, seed=source.seed, progress=show.shown)
+            show.say(f"prepare: building the demo city of {source.users:,} users ...")
+            write_city(raw_folder, users=source.users, seed=source.seed, progress=show.shown)
             raw = RawYelp([raw_folder])
         assert raw is not None
         engine = Engine(work)
@@ -244,9 +244,8 @@ class _Preparation:
         finally:
             engine.close()
         photo_counts["stored"] = totals.pop("photos")
-        copied = copy_sidecars(
-            raw_folder, result, {user: hashed_id(self.key, user) for user in itertools.chain(*splits.values())}
-        )
+        names = {user: hashed_id(self.key, user) for user in itertools.chain(*splits.values())}
+        copied = copy_sidecars(raw_folder, result, names)
         with show.step("hashing the source files"):
             sources = [file.describe() for file in raw.sources]
         manifest = self._manifest(sources, tables, photo_counts, label_notes, splits, totals) | copied

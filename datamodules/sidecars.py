@@ -28,10 +28,10 @@ def copy_sidecars(raw: Path, result: Path, users: dict[str, str]) -> dict[str, A
         counts["captions"] = _captions(raw / "captions.jsonl", result, sha256)
     if (raw / "cues.jsonl").is_file():
         reviews = {
-            review["review_id"].as_py()
+            review_id
             for split in datasets.load_from_disk(str(result)).values()
             for chunk in split.data.column("reviews").chunks
-            for review in chunk.flatten()
+            for review_id in chunk.flatten().field("review_id").to_pylist()
         }
         counts["cues"] = _cues(raw / "cues.jsonl", result, {"review": reviews, "photo": set(sha256)})
     if (raw / "gold_text_only.jsonl").is_file():

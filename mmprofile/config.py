@@ -175,6 +175,15 @@ class PredictConfig:
     batch_size: int = 16
 
 
+# Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
+HYDRA_QUIET = [
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+]
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
     "prepare": PrepareConfig,
@@ -298,6 +307,7 @@ def entry_point(name: str, run: Callable[[Any], None]) -> None:
     def job(cfg: DictConfig) -> None:
         guarded(lambda: run(typed(name, cfg)))
 
+    sys.argv += HYDRA_QUIET
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
 
 

@@ -7,19 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 
 from datamodules.demo.cuewords import CUE_SLOTS, CUES, DISTRACTORS
-from datamodules.demo.smalltalk import (
-    ADJECTIVES,
-    ASPECT_TEMPLATES,
-    CLOSERS,
-    EMOJI,
-    NEUTRAL,
-    OPENERS,
-    SHORT,
-    SHORT_NEUTRAL,
-    SLOTS,
-    VERDICTS,
-)
+from datamodules.demo.smalltalk import CLOSERS, EMOJI, LINKS, NEUTRAL, OPENERS, SLOTS
 from datamodules.demo.trades import TRADE_DISTRACTORS, TRADE_TEMPLATES, TRADES
+from datamodules.demo.verdicts import ADJECTIVES, ASPECT_TEMPLATES, SHORT, SHORT_NEUTRAL, VERDICTS
 
 WORDS = (18, 42)  # length of an ordinary review, in words
 LONG_WORDS = (310, 380)
@@ -27,9 +17,11 @@ TYPO_RATE = 0.01  # per word
 DISTRACTOR_RATE = 0.10  # reviews with a mention that is not about the business
 AMBIGUOUS_RATE = 0.15  # sentiment sentences shared with a neighbouring level
 EMOJI_RATE, NEWLINE_RATE = 0.05, 0.10
+LINK_RATE = 0.12  # sentences that begin with "Also," and the like
 
 _SLOT = re.compile(r"\{(\w+)\}")
 _POOLS: dict[str, tuple[str, ...]] = {**SLOTS, **CUE_SLOTS}
+_LINKABLE = ("The ", "There ", "They ", "We ", "It ", "My ", "You ", "Our ", "A ")
 _TRADE_NAMES, _TOPICS = tuple(TRADES), tuple(NEUTRAL)
 # When in a visit a cue is mentioned, on the scale of `smalltalk.NEUTRAL`.
 _STAGES = {
@@ -49,7 +41,7 @@ def write_review(cues: Mapping[str, str], leak: Sequence[str], rng: random.Rando
         cues: attribute -> value to show; what is absent is not mentioned.
         leak: whole sentences about the writer to work in.
         rng: the review's own stream.
-        length: "usual" (18-42 words), "short" (under ten words; shows the stars only) or "long" (over 300).
+        length: "usual" (about `WORDS`), "short" (under ten words, shows the stars only) or "long" (over 300).
     """
     dish, side = rng.sample(SLOTS["dish"], 2)
     own = {"dish": (dish,), "side": (side,), "friend": (rng.choice(SLOTS["friend"]),)}  # the same throughout the review
@@ -90,19 +82,18 @@ def cue_sentence(name: str, value: str, rng: random.Random, own: Pools) -> str:
 
 def sentiment(stars: str, rng: random.Random, own: Pools) -> list[str]:
     """One to three sentences of the given level; now and then in words that a neighbouring level would use too."""
-    sentences = []
+    count = rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0]
     shared = [key for key in VERDICTS if len(key) == 2 and stars in key]
-    for _ in range(rng.choices((1, 2, 3), (0.35, 0.45, 0.2))[0]):
+    sentences = []
+    for template in rng.sample(ASPECT_TEMPLATES, count):
         level = rng.choice(shared) if rng.random() < AMBIGUOUS_RATE else stars
-        if rng.random() < 0.5:
-            sentences.append(fill(rng.choice(VERDICTS[level]), rng, own))
-        else:
-            sentences.append(fill(rng.choice(ASPECT_TEMPLATES), rng, {**own, "adjective": ADJECTIVES[level]}))
+        template = template if rng.random() < 0.5 else rng.choice(VERDICTS[level])
+        sentences.append(fill(template, rng, {**own, "adjective": ADJECTIVES[level]}))
     return sentences
 
 
 def fill(template: str, rng: random.Random, own: Pools) -> str:
-    """Replace each {slot} by a random entry of its pool (`own` first), slots in it included; {slot_cap} is capitalised."""
+    """Replace each {slot} by a random entry of its pool (`own` first), its slots too; {slot_cap} is capitalised."""
 
     def replace(match: re.Match[str]) -> str:
         name = match[1]
@@ -128,6 +119,9 @@ def _join(sentences: list[str], rng: random.Random) -> str:
     if rng.random() < EMOJI_RATE:
         spot = rng.randrange(len(sentences))
         sentences[spot] = f"{sentences[spot]} {rng.choice(EMOJI)}"
+    for index in range(1, len(sentences)):
+        if rng.random() < LINK_RATE and sentences[index].startswith(_LINKABLE):
+            sentences[index] = f"{rng.choice(LINKS)} {sentences[index][0].lower()}{sentences[index][1:]}"
     gap = rng.choice(("\n", "\n\n")) if rng.random() < NEWLINE_RATE else " "
     cut = rng.randrange(len(sentences)) + 1
     text = gap.join(part for part in (" ".join(sentences[:cut]), " ".join(sentences[cut:])) if part)

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -94,6 +95,7 @@ class User:
     reviews: int
 
 
+@lru_cache(maxsize=4096)  # users visit the same ones over and over
 def make_business(seed: int, index: int) -> Business:
     """Business number `index` of the town with this seed."""
     rng = stream(seed, "business", index)

@@ -28,7 +28,7 @@ TRADE_TEMPLATES = (
     "Even {staff} eats here, and I can see why.",
     "We got talking to {staff} over the {dish}.",
     "Our table stood between the door and {thing}.",
-    "My {friend} was {doing} while I ordered the {dish}.",
+    "I was {doing} while my {friend} ordered the {dish}.",
     "After {doing} there was still time for the {dish}.",
     "The idea came from {staff}, who wanted more than a waiting room.",
     "Where else can you combine {doing} with the {dish}?",
@@ -38,9 +38,9 @@ TRADE_TEMPLATES = (
 )
 # The same words, about somewhere or somebody else: what keyword matching falls for.
 TRADE_DISTRACTORS = (
-    "My {relative} could not come, still {doing}.",
-    "We had been {doing} across town earlier.",
-    "My {relative} would not stop talking about {doing} last week.",
+    "I put off {doing} until next week.",
+    "I had been {doing} across town earlier.",
+    "I told my {relative} about {doing} last week, somewhere else.",
     "I nearly forgot I should have been {doing} that day.",
 )
 

@@ -36,7 +36,9 @@ def labels(
     train: list[str] | None = None,
 ) -> dict[str, Profile]:
     """Profiles of the users in ``visits`` (user, business, stars); ``businesses``: id -> value of the one column."""
-    reviews = engine.table("reviews", pa.table(dict(zip(("user_id", "business_id", "stars"), zip(*visits, strict=True), strict=True))))
+    reviews = engine.table(
+        "reviews", pa.table(dict(zip(("user_id", "business_id", "stars"), zip(*visits, strict=True), strict=True)))
+    )
     keys = check_rules(schema)
     columns: dict[str, Any] = {"business_id": list(businesses)}
     kinds = {"list": pa.list_(pa.string()), "flag": pa.bool_(), "number": pa.float64()}
@@ -76,7 +78,13 @@ def top_two(**options: Any) -> Schema:
 
 
 def test_two_most_visited_categories(engine: Engine) -> None:
-    businesses = {"p": ["pizza", "Italian"], "c": ["Coffee & Tea"], "s": ["SHOPPING", "Pizza"], "x": ["Coffee"], "none": None}
+    businesses = {
+        "p": ["pizza", "Italian"],
+        "c": ["Coffee & Tea"],
+        "s": ["SHOPPING", "Pizza"],
+        "x": ["Coffee"],
+        "none": None,
+    }
     visits = [("ties", "s", 1.0), ("ties", "c", 1.0), ("ties", "none", 1.0)]  # Pizza 1, Shopping 1, Coffee & Tea 1
     visits += [("shopper", "s", 1.0), ("shopper", "s", 1.0), ("shopper", "c", 1.0)]  # Pizza 2, Shopping 2
     visits += [("repeat", "c", 1.0), ("repeat", "c", 1.0), ("repeat", "p", 1.0), ("repeat", "x", 1.0)]
@@ -106,9 +114,17 @@ def test_meal_with_most_true_flags(engine: Engine) -> None:
 
 
 def test_share_of_true_among_known(engine: Engine) -> None:
-    schema = one("Discount", ["True", "False"], {"source": "business.HappyHour", "aggregation": "share_true", "threshold": 0.5})
+    schema = one(
+        "Discount", ["True", "False"], {"source": "business.HappyHour", "aggregation": "share_true", "threshold": 0.5}
+    )
     businesses = {"yes": True, "no": False, "?": None}
-    visits = [("half", "yes", 1.0), ("half", "no", 1.0), ("half", "?", 1.0), ("third", "yes", 1.0), ("nobody", "?", 1.0)]
+    visits = [
+        ("half", "yes", 1.0),
+        ("half", "no", 1.0),
+        ("half", "?", 1.0),
+        ("third", "yes", 1.0),
+        ("nobody", "?", 1.0),
+    ]
     visits += [("third", "no", 1.0), ("third", "no", 1.0)]
     found = labels(engine, schema, visits, businesses)
     assert [found[user]["Discount"] for user in ("half", "third", "nobody")] == [("True",), ("False",), ()]
@@ -123,7 +139,9 @@ def test_budget_cut_is_the_median_of_training_users_only(engine: Engine) -> None
     prices = {"one": 1.0, "two": 2.0, "four": 4.0, "?": None}
     visits = [("a", "one", 1.0), ("b", "two", 1.0), ("c", "two", 1.0), ("c", "four", 1.0), ("d", "?", 1.0)]
     visits += [("rich", "four", 1.0), ("richer", "four", 1.0)]
-    found = labels(engine, budget("train_median"), visits, prices, train=["a", "b", "c", "d"])  # means 1, 2, 3: median 2
+    found = labels(
+        engine, budget("train_median"), visits, prices, train=["a", "b", "c", "d"]
+    )  # means 1, 2, 3: median 2
     assert {user: profile["Budget"] for user, profile in found.items()} == {
         "a": ("Low",),
         "b": ("Low",),  # not above
@@ -142,7 +160,9 @@ def test_budget_cut_as_a_number(engine: Engine) -> None:
 def test_any_business_attribute_may_be_named(engine: Engine, tmp_path: Path) -> None:
     rule = {"source": "business.WiFi", "aggregation": "argmax_flags"}
     path = tmp_path / "business.json"
-    path.write_text('{"business_id": "a", "attributes": {"WiFi": "u\'free\'"}}\n{"business_id": "b", "attributes": {"WiFi": "\'no\'"}}\n')
+    path.write_text(
+        '{"business_id": "a", "attributes": {"WiFi": "u\'free\'"}}\n{"business_id": "b", "attributes": {"WiFi": "\'no\'"}}\n'
+    )
     schema = one("WiFi", ["Free", "No"], rule)
     table = read_businesses(path, check_rules(schema), {})
     visits = pa.table({"user_id": ["u", "u", "u"], "business_id": ["b", "a", "b"], "stars": [1.0, 1.0, 1.0]})
@@ -162,8 +182,14 @@ def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> No
 @pytest.mark.parametrize(
     ("rule", "said"),
     [
-        ({"source": "review.stars", "aggregation": "mean_rounded"}, "mean_rounded.*known: mean_round_half_up.*did you mean"),
-        ({"source": "reviews.stars", "aggregation": "mean_round_half_up"}, "known sources: business.<key>, review.stars"),
+        (
+            {"source": "review.stars", "aggregation": "mean_rounded"},
+            "mean_rounded.*known: mean_round_half_up.*did you mean",
+        ),
+        (
+            {"source": "reviews.stars", "aggregation": "mean_round_half_up"},
+            "known sources: business.<key>, review.stars",
+        ),
         ({"source": "review.stars", "aggregation": "share_true", "threshold": 0.5}, "does not go with share_true"),
         ({"source": "business.X", "aggregation": "share_true"}, "needs a threshold"),
         ({"source": "business.X", "aggregation": "mean_above", "threshold": "median"}, "a number or train_median"),

@@ -110,7 +110,9 @@ def test_truncated_photo_is_found_out_although_verify_passes_it() -> None:
     assert process(png[: len(png) // 2], OPTIONS).reason == "truncated"
 
 
-@pytest.mark.parametrize("content", [b"<html>not found</html>", b"\xff\xd8\xff", b"GIF89a", bytes(1000), b"%!PS-Adobe-3.0 EPSF"])
+@pytest.mark.parametrize(
+    "content", [b"<html>not found</html>", b"\xff\xd8\xff", b"GIF89a", bytes(1000), b"%!PS-Adobe-3.0 EPSF"]
+)
 def test_what_is_no_photo_is_not_usable(content: bytes) -> None:
     assert process(content, OPTIONS).reason in ("unreadable", "truncated")
 
@@ -142,7 +144,15 @@ def test_counts_by_reason_and_store(tmp_path: Path) -> None:
     with PhotoStore(tmp_path / "store") as store:
         counts = process_all(items, wanted, store, OPTIONS, QUIET)
         assert store.read("a") == store.read("n39") == process(good, OPTIONS).jpeg
-    assert counts == {"wanted": 44, "usable": 41, "missing": 1, "empty": 1, "truncated": 0, "too_large": 0, "unreadable": 1}
+    assert counts == {
+        "wanted": 44,
+        "usable": 41,
+        "missing": 1,
+        "empty": 1,
+        "truncated": 0,
+        "too_large": 0,
+        "unreadable": 1,
+    }
 
 
 def test_policy_error_names_the_photo(tmp_path: Path) -> None:

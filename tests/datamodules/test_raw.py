@@ -66,7 +66,9 @@ def test_all_forms_give_the_same_files_and_photos(tmp_path: Path) -> None:
 def test_missing_files_are_listed(tmp_path: Path) -> None:
     folder = city(tmp_path / "raw")
     (folder / "yelp_academic_dataset_review.json").unlink()
-    with pytest.raises(UserError, match=r"looked for yelp_academic_dataset_review\.json or review\.json: check") as caught:
+    with pytest.raises(
+        UserError, match=r"looked for yelp_academic_dataset_review\.json or review\.json: check"
+    ) as caught:
         RawYelp([folder]).json_files(tmp_path)
     assert str(folder) in str(caught.value)
     empty = tmp_path / "empty"
@@ -103,7 +105,10 @@ def test_truncated_archives_are_named(tmp_path: Path, form: str) -> None:
 
 def test_damaged_member_of_a_zip_is_named(tmp_path: Path) -> None:
     folder = city(tmp_path / "raw")
-    target = as_zip(tmp_path / "all.zip", {path.name: path for path in folder.glob("*.json")} | {"photos/p2.jpg": folder / "photos" / "p2.jpg"})
+    target = as_zip(
+        tmp_path / "all.zip",
+        {path.name: path for path in folder.glob("*.json")} | {"photos/p2.jpg": folder / "photos" / "p2.jpg"},
+    )
     data = bytearray(target.read_bytes())
     data[data.index(b'{"review_id"') + 30] ^= 0xFF
     target.write_bytes(bytes(data))

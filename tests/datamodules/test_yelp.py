@@ -65,7 +65,15 @@ def test_attribute_literals(text: Any, value: Any) -> None:
 
 def test_values_as_flags_numbers_and_lists() -> None:
     assert [as_flag(value) for value in (True, False, None, "True", 1)] == [True, False, None, None, None]
-    assert [as_number(value) for value in (2, "3", 1.5, True, None, "cheap", float("nan"))] == [2, 3, 1.5, None, None, None, None]
+    assert [as_number(value) for value in (2, "3", 1.5, True, None, "cheap", float("nan"))] == [
+        2,
+        3,
+        1.5,
+        None,
+        None,
+        None,
+        None,
+    ]
     assert as_list({"lunch": True, "dinner": None, "brunch": False}) == ["lunch"]
     assert as_list({"lunch": False, "dinner": None}) is None  # no True flag says nothing
     assert as_list("free") == ["free"]
@@ -87,7 +95,9 @@ def test_rare_attribute_keys_are_not_lost(tmp_path: Path) -> None:
 
 def test_attribute_that_is_no_literal_is_counted_as_unknown(tmp_path: Path) -> None:
     attributes = [{"Caters": "oops("}, {"Caters": "u'maybe'"}, {"Caters": "False"}, {}]
-    write_lines(tmp_path / "business.json", [{"business_id": str(n), "attributes": each} for n, each in enumerate(attributes)])
+    write_lines(
+        tmp_path / "business.json", [{"business_id": str(n), "attributes": each} for n, each in enumerate(attributes)]
+    )
     notes: dict[str, Any] = {}
     table = read_businesses(tmp_path / "business.json", {"Caters": "flag"}, notes)
     assert table.column("Caters").to_pylist() == [None, None, False, None]
@@ -95,7 +105,14 @@ def test_attribute_that_is_no_literal_is_counted_as_unknown(tmp_path: Path) -> N
 
 
 def test_texts_with_line_breaks_emoji_and_great_length(engine: Engine, tmp_path: Path) -> None:
-    texts = ["first line\n\nsecond\tline \r\n end", "très bon 🍕 \u4e00\u4e01", "word " * 1000, "x" * 2_000_000, "nul \u0000 inside", ""]
+    texts = [
+        "first line\n\nsecond\tline \r\n end",
+        "très bon 🍕 \u4e00\u4e01",
+        "word " * 1000,
+        "x" * 2_000_000,
+        "nul \u0000 inside",
+        "",
+    ]
     rows = [review(f"-r{n}", "-u", "-b", 3.5, text) for n, text in enumerate(texts)]
     found = {row["review_id"]: row for row in engine.rows(read(engine, tmp_path, rows).reviews)}
     assert [found[f"-r{n}"]["text"] for n in range(len(texts))] == texts
@@ -137,7 +154,9 @@ def test_few_malformed_lines_are_counted(engine: Engine, tmp_path: Path, bad: st
 def test_over_one_percent_malformed_is_an_error_that_names_the_line(engine: Engine, tmp_path: Path) -> None:
     rows: list[Any] = [review(f"r{n}", "u", "b", 4.0) for n in range(97)]
     rows[40:40] = ["{broken", "{broken"]
-    with pytest.raises(UserError, match=r"review\.json: 2 of 99 lines are malformed, the first is line 41 \(not JSON\)"):
+    with pytest.raises(
+        UserError, match=r"review\.json: 2 of 99 lines are malformed, the first is line 41 \(not JSON\)"
+    ):
         read(engine, tmp_path, rows)
 
 

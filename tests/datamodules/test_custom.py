@@ -1,0 +1,206 @@
+"""A user's own reviews, photos and labels."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rawdata import TEXT, jpeg, write_lines, yelp_schema
+
+from datamodules.prepare import Prepared, open_prepared, prepare
+from mmprofile.errors import UserError
+from mmprofile.profile import Attribute, Schema
+
+OPEN = {"min_words": 1, "max_words": 300, "min_reviews": 1, "photo_reviews": 0}
+THIRDS = {"train": 1, "validation": 1, "test": 1}
+ROWS: list[dict[str, Any]] = [
+    {"user_id": "ann", "text": TEXT, "stars": 5, "date": "2021-05-05", "photos": ["a/1.jpg", "a/2.jpg"]},
+    {"user_id": "ann", "text": "short but fine", "stars": 4, "date": "2021-05-04", "photos": ["a/1.jpg"]},
+    {"user_id": "bob", "text": TEXT, "stars": 2.5, "review_id": "mine", "business_id": "cafe"},
+    {"user_id": "cem", "text": TEXT, "stars": 1, "photos": None},
+]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    (folder / "a").mkdir(parents=True)
+    for name in "12":
+        (folder / "a" / f"{name}.jpg").write_bytes(jpeg((int(name) * 90, 0, 0)))
+    write_lines(folder / "reviews.jsonl", ROWS)
+    return folder
+
+
+def run(folder: Path, schema: Schema | None = None, selection: dict[str, int] = OPEN, **source: Any) -> Prepared:
+    source = {"kind": "custom", "reviews": str(folder / "reviews.jsonl")} | source
+    return open_prepared(prepare(source, selection, THIRDS, schema=schema or yelp_schema(), progress=False))
+
+
+def users(prepared: Prepared) -> dict[str, dict[str, Any]]:
+    """Rows by the first review's stars, which tell the three users apart."""
+    return {str(row["reviews"][-1]["stars"]): row for split in prepared.datasets.values() for row in split}
+
+
+def test_reviews_with_photos_of_their_own(data: Path) -> None:
+    found = users(run(data))
+    ann, bob, cem = found["5.0"], found["2.5"], found["1.0"]
+    assert [len(each["photo_ids"]) for each in ann["reviews"]] == [1, 2]  # sorted by date
+    assert ann["reviews"][0]["photo_ids"][0] in ann["reviews"][1]["photo_ids"]
+    assert (bob["reviews"][0]["review_id"], bob["reviews"][0]["business_id"]) == ("mine", "cafe")
+    assert cem["reviews"][0]["photo_ids"] == []
+    # Only the stars' rule has something to go by; the rest stays unknown and drops nobody.
+    assert ann["profile"] == {name: ["5"] if name == "Stars" else [] for name in yelp_schema().names}
+    assert bob["profile"]["Stars"] == ["3"]
+
+
+def test_order_of_lines_does_not_matter(data: Path) -> None:
+    first = users(run(data))
+    write_lines(data / "reviews.jsonl", ROWS[::-1])
+    assert users(run(data)) == first
+
+
+def test_parquet_gives_the_same(data: Path) -> None:
+    first = users(run(data))
+    pq.write_table(pa.Table.from_pylist(ROWS, schema=pa.schema(
+        [("user_id", pa.string()), ("text", pa.string()), ("stars", pa.float32()), ("date", pa.string()),
+         ("photos", pa.list_(pa.string())), ("review_id", pa.string()), ("business_id", pa.string())]
+    )), data / "reviews.parquet")  # fmt: skip
+    assert users(run(data, reviews=str(data / "reviews.parquet"))) == first
+
+
+def test_only_user_and_text_are_needed(data: Path) -> None:
+    pq.write_table(
+        pa.table({"user_id": [1, 2, 3], "text": ["one", "two words", "three words here"]}), data / "few.parquet"
+    )
+    prepared = run(data, reviews=str(data / "few.parquet"))
+    rows = [row for split in prepared.datasets.values() for row in split]
+    assert sorted(row["reviews"][0]["text"] for row in rows) == ["one", "three words here", "two words"]
+    assert {each["stars"] for row in rows for each in row["reviews"]} == {None}
+    assert len(prepared.photos) == 0
+    assert all(values == [] for row in rows for values in row["profile"].values())  # unlabelled, and nobody dropped
+
+
+def test_photos_by_a_list_of_their_own(data: Path, tmp_path: Path) -> None:
+    rows = [
+        {"path": "2.jpg", "business_id": "cafe"},
+        {"path": "1.jpg", "review_id": "mine"},
+        {"path": "1.jpg", "review_id": "not there"},
+    ]
+    write_lines(data / "photos.jsonl", rows)
+    write_lines(data / "plain.jsonl", [{key: value for key, value in row.items() if key != "photos"} for row in ROWS])
+    prepared = run(
+        data, reviews=str(data / "plain.jsonl"), photos=str(data / "photos.jsonl"), photo_root=str(data / "a")
+    )
+    assert len(users(prepared)["2.5"]["reviews"][0]["photo_ids"]) == 2
+    assert len(prepared.photos) == 2
+
+
+def test_photos_are_looked_for_beside_the_reviews_or_under_photo_root(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not one photo is usable \(wanted 2, missing 2\): looked in .*photo_root"):
+        run(data, photo_root=str(tmp_path))
+    assert run(data, photo_root=str(data)).manifest["photos"]["usable"] == 2
+    (data / "a" / "2.jpg").unlink()
+    (data / "reviews.jsonl").touch()
+    prepared = run(data)
+    assert prepared.manifest["photos"]["missing"] == 1
+    assert [len(each["photo_ids"]) for each in users(prepared)["5.0"]["reviews"]] == [1, 1]
+
+
+LABELS: list[dict[str, Any]] = [
+    {"user_id": "ann", "Favorite Category": ["shopping", "Pizza"], "Discount Preference": True, "Stars": 2},
+    {"user_id": "bob", "Favorite Category": ["Pizza", "Automotive"], "Discount Preference": "false", "Stars": 3.0},
+    {"user_id": "cem", "Favorite Category": ["Pizza", "Shopping"], "Discount Preference": False, "Stars": "1"},
+    {"user_id": "nobody", "Favorite Category": None},
+]
+
+
+def test_labels_from_a_file_come_before_rules(data: Path) -> None:
+    write_lines(data / "labels.jsonl", LABELS)
+    prepared = run(data, labels=str(data / "labels.jsonl"))
+    ann = users(prepared)["5.0"]["profile"]
+    assert (ann["Favorite Category"], ann["Discount Preference"], ann["Stars"]) == (
+        ["Shopping", "Pizza"],
+        ["True"],
+        ["2"],
+    )
+    assert prepared.manifest["labels"]["from_file"] == ["Discount Preference", "Favorite Category", "Stars"]
+    assert prepared.manifest["labels"]["derived"] == []
+    columns = {name: [row.get(name) for row in LABELS[:3]] for name in ("user_id", "Favorite Category")}
+    pq.write_table(pa.table(columns), data / "labels.parquet")
+    again = users(run(data, labels=str(data / "labels.parquet")))["5.0"]["profile"]
+    assert (again["Favorite Category"], again["Stars"]) == (["Shopping", "Pizza"], ["5"])
+
+
+def test_text_only_attribute_gets_its_labels_from_the_file(data: Path) -> None:
+    schema = Schema("own", [Attribute("Age", ("young", "old"), text_only=True, unknown=True), yelp_schema()["Stars"]])
+    write_lines(data / "labels.jsonl", [{"user_id": "ann", "age": "OLD"}, {"user_id": "bob", "age": "Unknown"}])
+    found = users(run(data, schema, labels=str(data / "labels.jsonl")))
+    assert {stars: row["profile"]["Age"] for stars, row in found.items()} == {"5.0": ["old"], "2.5": [], "1.0": []}
+
+
+def test_users_without_a_required_label_are_dropped_and_counted(data: Path) -> None:
+    write_lines(data / "labels.jsonl", LABELS[:2])
+    with pytest.raises(UserError, match="asks for 3 users .*but 2 are left"):
+        run(data, labels=str(data / "labels.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"user_id": "bob", "Favourite Category": ["Pizza"]},
+            "row 2: 'Favourite Category' is no attribute.*did you mean Favorite Category",
+        ),
+        (
+            {"user_id": "bob", "Preferred Meal": "Diner"},
+            "row 2: 'Diner' is no value of Preferred Meal .did you mean Dinner",
+        ),
+        ({"user_id": "bob", "Favorite Category": "Pizza"}, "row 2: Favorite Category needs 2 different"),
+        ({"user_id": "ann"}, "row 2: user 'ann' has a row already"),
+        ({"Stars": 3}, "row 2: no user_id"),
+        ("[]", "row 2: not a JSON object"),
+    ],
+)
+def test_wrong_labels_are_named(data: Path, row: Any, said: str) -> None:
+    write_lines(data / "labels.jsonl", [{"user_id": "ann", "Stars": 3}, row])
+    with pytest.raises(UserError, match=said):
+        run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_wrong_files_are_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"source\.reviews: .*nowhere\.jsonl is not there"):
+        run(data, reviews=str(data / "nowhere.jsonl"))
+    (data / "reviews.csv").touch()
+    with pytest.raises(UserError, match=r"reviews\.csv should end in \.jsonl"):
+        run(data, reviews=str(data / "reviews.csv"))
+    with pytest.raises(UserError, match="photo_root: .* is not a folder"):
+        run(data, photo_root=str(data / "pictures"))
+    pq.write_table(pa.table({"user": ["u"], "text": ["t"]}), data / "wrong.parquet")
+    with pytest.raises(UserError, match="no column 'user_id'; it has: user, text"):
+        run(data, reviews=str(data / "wrong.parquet"))
+    (data / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        run(data, reviews=str(data / "broken.parquet"))
+    write_lines(data / "half.jsonl", [ROWS[0], {"user_id": "bob"}])
+    with pytest.raises(UserError, match=r"1 of 2 lines are malformed, the first is line 2 \(no text\)"):
+        run(data, reviews=str(data / "half.jsonl"))
+
+
+def test_thresholds_apply_to_own_data_too(data: Path) -> None:
+    with pytest.raises(UserError, match="no user is left after the step 'reviews with a photo row, 3 or more a user'"):
+        run(data, selection=OPEN | {"photo_reviews": 3})
+
+
+def test_empty_reviews_are_dropped_and_counted(data: Path) -> None:
+    with (data / "reviews.jsonl").open("a") as file:
+        file.write(json.dumps({"user_id": "dot", "text": " \n"}) + "\n")
+    steps = run(data).manifest["steps"]
+    assert [(row["reviews"], row["users"]) for row in steps[:2]] == [(5, 4), (4, 3)]
