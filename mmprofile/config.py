@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import hydra
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
@@ -202,7 +203,7 @@ def load_config(name: str, overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return typed(name, compose(config_name=name, overrides=overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(explain(error, name)) from error
     finally:
         GlobalHydra.instance().clear()

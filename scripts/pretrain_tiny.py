@@ -77,19 +77,20 @@ def read_cities(folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[
 
 
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer with T5's special tokens and sentinels; every word of the schema is learned with the rest."""
-    words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values] + ["review: photo: profile: stars: trade:"]
+    """A Unigram tokenizer with T5's special tokens and sentinels; the schema's words are made frequent, to stay whole."""
+    words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
+    words += ["Unknown review: photo: profile: stars: trade:", " ".join(str(number) for number in range(10))]
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation(), pre_tokenizers.Digits(True)]
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation()]
     )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
     trainer = trainers.UnigramTrainer(
         vocab_size=VOCABULARY - SENTINELS, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
     )
-    tokenizer.train_from_iterator(texts + words * 200, trainer)
+    tokenizer.train_from_iterator(texts + words * 2000, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",

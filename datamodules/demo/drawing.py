@@ -255,7 +255,7 @@ class _Scene:
         if tilt:
             tile = tile.rotate(self.rng.uniform(-tilt, tilt), Image.Resampling.BILINEAR, expand=True)
         if shadow:
-            dark = Image.new("L", (round(wide * 1.1), max(4, high // 5)))
+            dark = Image.new("L", (max(6, round(wide * 1.1)), max(6, high // 5)))
             ImageDraw.Draw(dark).ellipse((2, 2, dark.width - 3, dark.height - 3), fill=70)
             self.image.paste(
                 (30, 24, 20), (x - dark.width // 2, bottom - dark.height // 2), dark.filter(ImageFilter.BoxBlur(2))

@@ -94,7 +94,7 @@ VISITS = ["-pizza", "-pizza", "cafe", "cafe", "garage"]
 def city(
     folder: Path, users: int = 6, prefix: str = "yelp_academic_dataset_", photos: dict[str, bytes] | None = None
 ) -> Path:
-    """``users`` users u0, u1, ... with five reviews each: stars 3, 4, 3, 4, and 4 (odd users) or 5 (even users) for the garage."""
+    """``users`` users u0, u1, ... with five reviews each: stars 3, 4, 3, 4, and 4 (odd) or 5 (even) for the garage."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "photos").mkdir(exist_ok=True)
     reviews = [

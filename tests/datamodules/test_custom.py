@@ -148,7 +148,7 @@ def test_text_only_attribute_gets_its_labels_from_the_file(data: Path) -> None:
 
 def test_users_without_a_required_label_are_dropped_and_counted(data: Path) -> None:
     write_lines(data / "labels.jsonl", LABELS[:2])
-    with pytest.raises(UserError, match="asks for 3 users .*but 2 are left"):
+    with pytest.raises(UserError, match=r"asks for 3 users .*but 2 are left"):
         run(data, labels=str(data / "labels.jsonl"))
 
 
@@ -181,7 +181,7 @@ def test_wrong_files_are_named(data: Path, tmp_path: Path) -> None:
     (data / "reviews.csv").touch()
     with pytest.raises(UserError, match=r"reviews\.csv should end in \.jsonl"):
         run(data, reviews=str(data / "reviews.csv"))
-    with pytest.raises(UserError, match="photo_root: .* is not a folder"):
+    with pytest.raises(UserError, match=r"photo_root: .* is not a folder"):
         run(data, photo_root=str(data / "pictures"))
     pq.write_table(pa.table({"user": ["u"], "text": ["t"]}), data / "wrong.parquet")
     with pytest.raises(UserError, match="no column 'user_id'; it has: user, text"):

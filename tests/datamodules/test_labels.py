@@ -161,7 +161,8 @@ def test_any_business_attribute_may_be_named(engine: Engine, tmp_path: Path) -> 
     rule = {"source": "business.WiFi", "aggregation": "argmax_flags"}
     path = tmp_path / "business.json"
     path.write_text(
-        '{"business_id": "a", "attributes": {"WiFi": "u\'free\'"}}\n{"business_id": "b", "attributes": {"WiFi": "\'no\'"}}\n'
+        '{"business_id": "a", "attributes": {"WiFi": "u\'free\'"}}\n'
+        '{"business_id": "b", "attributes": {"WiFi": "\'no\'"}}\n'
     )
     schema = one("WiFi", ["Free", "No"], rule)
     table = read_businesses(path, check_rules(schema), {})

@@ -29,6 +29,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
+# The start of a script that a test runs as a process of its own; arguments: two import paths, raw folder, folder.
+SCRIPT = """
+import os, sys
+sys.path[:0] = sys.argv[1:3]
+from rawdata import *
+import datamodules.prepare as p
+def run():
+    source = {"kind": "yelp", "path": sys.argv[3]}
+    p.prepare(source, SMALL, SPLIT, schema=yelp_schema(), folder=sys.argv[4], progress=False)
+"""
+PATHS = (Path(selection.__file__).parents[1], Path(__file__).parent)
+
+
 def run(path: Any, **changes: Any) -> Path:
     options: dict[str, Any] = {"selection": SMALL, "split": SPLIT, "schema": yelp_schema(), "progress": False}
     return prepare({"kind": "yelp", "path": path}, **(options | changes))
@@ -86,9 +99,12 @@ def test_manifest_and_card(tmp_path: Path) -> None:
     assert manifest["labels"]["cuts"] == {"Budget Range": 2.0}
     assert manifest["notes"]["business_attributes"]["Caters"] == {"known": 2, "unknown": 1, "not_a_literal": 1}
     assert manifest["photos"]["stored"] == 3
-    assert [source["name"] for source in manifest["sources"]][0] == "photos.json"
-    review_file = (tmp_path / "raw" / "yelp_academic_dataset_review.json").read_bytes()
-    assert manifest["sources"][2]["sha256"] == hashlib.sha256(review_file).hexdigest()
+    review_file = tmp_path / "raw" / "yelp_academic_dataset_review.json"
+    assert manifest["sources"][2] == {
+        "name": review_file.name,
+        "bytes": review_file.stat().st_size,
+        "sha256": hashlib.sha256(review_file.read_bytes()).hexdigest(),
+    }
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
     card = (folder / "README.md").read_text()
     _, front, body = card.split("---\n", 2)
@@ -169,14 +185,9 @@ def test_explicit_folder_with_something_else_is_refused(tmp_path: Path) -> None:
 
 def test_killed_run_leaves_nothing_half_done(tmp_path: Path) -> None:
     raw, folder = city(tmp_path / "raw"), tmp_path / "out"
-    code = (
-        "import os, sys; sys.path[:0] = [%r, %r]\n"
-        "import datamodules.prepare as p\n"
-        "p.dataset_card = lambda *a: os._exit(9)\n"  # dies when everything but the card is written
-        "from rawdata import *\n"
-        "p.prepare({'kind': 'yelp', 'path': %r}, SMALL, SPLIT, schema=yelp_schema(), folder=%r, progress=False)\n"
-    ) % (str(Path(selection.__file__).parents[1]), str(Path(__file__).parent), str(raw), str(folder))
-    died = subprocess.run([sys.executable, "-c", code], check=False, env=os.environ | {"MMPROFILE_USER_KEY": "k"})
+    script = tmp_path / "dies.py"  # when everything but the card is written
+    script.write_text(SCRIPT + "p.dataset_card = lambda *a: os._exit(9)\nrun()\n")
+    died = subprocess.run([sys.executable, script, *PATHS, raw, folder], check=False)
     assert died.returncode == 9
     drafts = list(tmp_path.glob("out.tmp-*"))
     assert len(drafts) == 1
@@ -208,19 +219,36 @@ def test_unusable_photos_are_dropped_and_their_reviews_do_not_count(tmp_path: Pa
     (raw / "photos" / "p4.jpg").unlink()
     rows = (raw / "photos.json").read_text().splitlines()
     write_lines(raw / "photos.json", [*rows, rows[0]])
-    with pytest.raises(UserError, match=r"no user is left after the step 'users whose required labels"):
-        run(str(raw))  # without the cafe nobody has two categories... but Automotive
-    schema = Schema("some", [a for a in yelp_schema().attributes if a.name in ("Stars", "Favorite Category")])
-    prepared = open_prepared(run(str(raw), schema=schema))
+    prepared = open_prepared(run(str(raw)))
     assert prepared.manifest["photos"] == {
-        "wanted": 5, "usable": 2, "missing": 1, "empty": 1, "truncated": 1, "too_large": 0, "unreadable": 0, "stored": 2,
+        "wanted": 5, "usable": 2, "missing": 1, "empty": 1, "truncated": 1, "too_large": 0, "unreadable": 0,
+        "stored": 2,
     }  # fmt: skip
     assert prepared.manifest["notes"]["duplicate_photo_rows"] == 1
     row = prepared.datasets["train"][0]
     assert [each["business_id"] for each in row["reviews"]] == ["garage", "-pizza", "-pizza"]
     assert row["profile"]["Favorite Category"] == ["Automotive", "Pizza"]
-    with pytest.raises(UserError, match="photo .* is (truncated|empty|missing)"):
-        run(str(raw), schema=schema, photos={"policy": "error"})
+    with pytest.raises(UserError, match=r"photo .* is (truncated|empty|missing)"):
+        run(str(raw), photos={"policy": "error"})
+
+
+def test_users_with_an_unknown_label_are_dropped_and_counted(tmp_path: Path) -> None:
+    raw = city(tmp_path / "raw")
+    path = raw / "yelp_academic_dataset_review.json"
+    # u0 visits the garage alone: one category, no meal, no known happy hour, catering no literal.
+    write_lines(path, [line.replace('"cafe"', '"garage"').replace('"-pizza"', '"garage"') if '"u0"' in line else line
+                       for line in path.read_text().splitlines()])  # fmt: skip
+    manifest = open_prepared(run(str(raw), split={"train": 3, "validation": 1, "test": 1})).manifest
+    assert manifest["labels"]["unknown"] == {
+        "Stars": 0,
+        "Favorite Category": 1,
+        "Preferred Meal": 1,
+        "Budget Range": 0,
+        "Discount Preference": 1,
+        "Service Preference": 1,
+    }
+    with pytest.raises(UserError, match=r"asks for 6 users .*but 5 are left"):
+        run(str(raw))
 
 
 def test_selection_step_by_step(tmp_path: Path) -> None:
@@ -299,7 +327,7 @@ def test_config_files_prepare_their_data(tmp_path: Path) -> None:
     config = OmegaConf.load(conf_dir() / "data" / "yelp.yaml")
     assert config.prepare._target_ == f"{prepare.__module__}.{prepare.__name__}"
     options = {key: value for key, value in config.prepare.items_ex(resolve=False) if key != "_target_"}
-    with pytest.raises(UserError, match="source.path is not set"):
+    with pytest.raises(UserError, match=r"source\.path is not set"):
         prepare(**options, schema=yelp_schema())
     options["source"] = OmegaConf.merge(config.prepare.source, {"path": [str(raw)]})
     options["selection"] = OmegaConf.merge(config.prepare.selection, SMALL)
@@ -327,7 +355,7 @@ def test_wrong_options(changes: dict[str, Any], said: str) -> None:
 
 
 def test_wrong_source() -> None:
-    with pytest.raises(UserError, match="choose one of demo, yelp, custom .did you mean yelp"):
+    with pytest.raises(UserError, match=r"choose one of demo, yelp, custom .did you mean yelp"):
         prepare({"kind": "yelpp"}, schema=yelp_schema())
     with pytest.raises(UserError, match="source has no key 'folder'"):
         prepare({"kind": "yelp", "folder": "x"}, schema=yelp_schema())
@@ -336,22 +364,25 @@ def test_wrong_source() -> None:
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     raw = city(tmp_path / "raw")
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot read or write .*file.*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot read or write .*file: (File exists|Not a directory)"):
         run(str(raw), folder=tmp_path / "file" / "out")
 
 
 def test_full_disk(tmp_path: Path) -> None:
     """A limit on the size of files stands in for a full disk: both end in an error from the system."""
     raw = city(tmp_path / "raw")
-    code = (
-        "import resource, signal, sys; sys.path[:0] = [%r, %r]\n"
-        "from rawdata import *\n"
-        "from datamodules.prepare import prepare, UserError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
-        "try: prepare({'kind': 'yelp', 'path': %r}, SMALL, SPLIT, schema=yelp_schema(), folder=%r, progress=False)\n"
-        "except UserError as error: print('said:', error)\n"
-    ) % (str(Path(selection.__file__).parents[1]), str(Path(__file__).parent), str(raw), str(tmp_path / "out"))
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    script = tmp_path / "fills.py"
+    script.write_text(
+        "import resource, signal\n"
+        + SCRIPT
+        + "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        + "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+        + "try: run()\n"
+        + "except p.UserError as error: print('said:', error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script, *PATHS, raw, tmp_path / "out"], check=True, capture_output=True, text=True
+    )
     assert done.stdout.startswith("said:")
     assert done.stdout.count("\n") == 1
     assert not list(tmp_path.glob("out*"))

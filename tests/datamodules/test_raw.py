@@ -78,7 +78,7 @@ def test_missing_files_are_listed(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_not_there_and_file_that_is_no_archive(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist: check data.prepare.source.path"):
+    with pytest.raises(UserError, match=r"does not exist: check data\.prepare.source.path"):
         RawYelp([tmp_path / "nowhere"])
     (tmp_path / "data.rar").touch()
     with pytest.raises(UserError, match=r"neither a folder nor one of \.zip"):
