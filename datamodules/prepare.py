@@ -94,10 +94,11 @@ def prepare(
         ).run()
     except OSError as error:
         raise _disk_error(error) from error
+    except duckdb.InvalidInputException as error:
+        raise UserError(f"the raw data cannot be read: {error}: get the file again") from error
     except duckdb.Error as error:
-        raise UserError(
-            f"the database engine stopped: {error}: check free disk space and memory, then run the same command again"
-        ) from error
+        advice = "check free disk space and memory, then run the same command again"
+        raise UserError(f"the database engine stopped: {error}: {advice}") from error
 
 
 def _disk_error(error: OSError) -> UserError:
@@ -240,7 +241,7 @@ class _Preparation:
                     kept = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
                     labels, label_notes, splits = self._label(raw, tables, kept, engine)
                 with show.step("writing the prepared data"):
-                    totals = self._write(result, work, engine, (kept, usable), store, labels, splits)
+                    totals = self._write(result, work, engine, (tables, kept, usable), store, labels, splits)
         finally:
             engine.close()
         photo_counts["stored"] = totals.pop("photos")
@@ -284,7 +285,7 @@ class _Preparation:
         result: Path,
         work: Path,
         engine: Engine,
-        tables: tuple[Any, Any],
+        tables: tuple[Tables, Any, Any],
         store: PhotoStore,
         labels: Labels,
         splits: dict[str, list[str]],
@@ -294,13 +295,15 @@ class _Preparation:
         Returns:
             Totals: reviews, words, photos (stored), and photos counted once per user.
         """
-        kept, usable = tables
+        raw, kept, usable = tables
         order = [user for users in splits.values() for user in users]
         place = pa.table(
             {"user_id": order, "place": range(len(order))},
             schema=pa.schema([("user_id", pa.string()), ("place", pa.int64())]),
         )
-        rows = kept.inner_join(engine.table("users", place), "user_id").order_by("place", "date", "review_id")
+        rows = kept.inner_join(engine.table("users", place), "user_id")
+        texts = raw.reviews.select("review_id", "text")
+        sorted_rows = rows.inner_join(texts, "review_id").order_by("place", "date", "review_id")
         photos_of: dict[str, list[str]] = {}
         about: dict[str, dict[str, str]] = {}
         needed = usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")
@@ -311,7 +314,7 @@ class _Preparation:
         schema = out.user_schema(self.schema)
         writers = {name: out.RowWriter(work / f"{name}.arrow", schema) for name in SPLITS}
         where = {user: name for name, users in splits.items() for user in users}
-        for user, group in itertools.groupby(engine.stream("rows", rows), key=lambda row: row["user_id"]):
+        for user, group in itertools.groupby(engine.stream("rows", sorted_rows), key=lambda row: row["user_id"]):
             reviews = []
             for row in group:
                 totals["reviews"] += 1

@@ -96,7 +96,7 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
         for start in range(0, len(order), self.pool * self.batch_size):
             pool = sorted(order[start : start + self.pool * self.batch_size], key=lambda i: self.lengths[i])
             batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
-        np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)  # type: ignore[arg-type]
+        np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)
         for batch in batches[self.rank : len(self) * self.world : self.world]:
             yield [(epoch, index) for index in batch]
 

@@ -75,6 +75,9 @@ def users_with(reviews: ir.Table, least: int) -> ir.Table:
 def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel) -> ir.Table:
     """Steps 1 to 3 of the selection, before any photo is opened: a photo row is taken at its word.
 
+    Returns:
+        The candidates' reviews without their text. ``tables.reviews`` is left without repeated review ids.
+
     Raises:
         UserError: nobody is left.
     """
@@ -86,7 +89,9 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
         columns = [reviews[name] for name in ("user_id", "business_id", "date", "text")]
         copy = ibis.row_number().over(group_by=reviews.review_id, order_by=columns)
         reviews = engine.table("distinct_reviews", reviews.mutate(copy=copy).filter(ibis._.copy == 0).drop("copy"))
+        tables.reviews = reviews
         funnel.count("without repeated review ids", reviews)
+    reviews = reviews.drop("text")  # by far the widest column; it comes back when the kept reviews are written
     reviews = reviews.filter(reviews.words.between(max(chosen.min_words, 1), chosen.max_words))
     funnel.count(f"reviews of {max(chosen.min_words, 1)} to {chosen.max_words} words", reviews)
     reviews = engine.table("frequent", users_with(reviews, chosen.min_reviews))

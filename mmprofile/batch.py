@@ -1,7 +1,8 @@
 """Users and views -> one batch of tensors: each distinct text and each distinct photo in it once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,16 @@ class Batch:
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """The batch on another device."""
-        moved = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(value.to(device, **kwargs) if isinstance(value, Tensor) else value for value in moved))
+        return self._mapped(lambda tensor: tensor.to(device, **kwargs))
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, for DataLoader(pin_memory=True)."""
-        moved = (getattr(self, field.name) for field in fields(self))
-        return Batch(*(value.pin_memory() if isinstance(value, Tensor) else value for value in moved))
+        return self._mapped(lambda tensor: tensor.pin_memory())
+
+    def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {n: function(value) for n, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed)
 
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -130,7 +134,7 @@ class Collator:
         spare = (budget - len(profile)) // (2 if reviews else 1)
         captions = _cut(captions, spare)
         reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
-        return [*sum(reviews, []), *profile, *sum(captions, []), self.grammar.eos]
+        return [*chain(*reviews), *profile, *chain(*captions), self.grammar.eos]
 
     def __call__(
         self, users: Sequence[User], views: Sequence[View], epoch: int = 0, drawn: Sequence[int] | None = None

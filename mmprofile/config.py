@@ -174,6 +174,7 @@ class PredictConfig:
     output: str | None = None
     beams: int | None = None
     batch_size: int = 16
+    photos: Any = None
 
 
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.

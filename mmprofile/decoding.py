@@ -57,7 +57,7 @@ class Grammar:
 
     def decode(self, ids: list[int]) -> str:
         """Token ids -> text without special tokens."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def allowed(self, prefix: tuple[int, ...]) -> list[int]:
         """The ids that may follow ``prefix`` (without the decoder's start token); only end-of-sequence when nothing may."""

@@ -47,7 +47,7 @@ def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
         model=model,
         views=views,
         inputs=OmegaConf.to_container(cfg.inputs),
-        masking=Masking(**OmegaConf.to_container(paradigm.masking)),
+        masking=Masking(**dict(paradigm.masking)),
         schedule=paradigm.schedule,
         weights=view_weights(views, dict(paradigm.weights)),
         seed=cfg.seed,
@@ -69,7 +69,7 @@ def predict_users(
     """
     device = next(model.parameters()).device
     texts: list[str] = []
-    for batch in tqdm(data.loader(users), desc=label, disable=label is None, leave=False, dynamic_ncols=True):
+    for batch in tqdm(data.loader(users), desc=label, disable=None if label else True, leave=False, dynamic_ncols=True):
         texts += model.generate(batch.to(device), beams)
     return [Prediction(user, text, *model.schema.parse(text)) for user, text in zip(users, texts, strict=True)]
 
@@ -109,7 +109,7 @@ def evaluate_model(
 
 def _sees_photos(data: Any) -> bool:
     view = data.views[0]
-    return view.photos != "none" or view.captions != "none"
+    return bool(view.photos != "none" or view.captions != "none")
 
 
 def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) -> dict[str, Any]:

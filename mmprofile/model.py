@@ -71,8 +71,10 @@ class ProfileModel(nn.Module):
         settings: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.text, self.vision, self.fusion = text, vision, fusion
-        self.tokenizer, self.schema, self.settings = tokenizer, schema, dict(settings)
+        self.text: Any = text
+        self.vision, self.fusion = vision, fusion
+        self.tokenizer: Any = tokenizer
+        self.schema, self.settings = schema, dict(settings)
         self.grammar = Grammar(schema, tokenizer)
 
     @property
@@ -96,15 +98,19 @@ class ProfileModel(nn.Module):
         """
         states = self.text.get_encoder()(input_ids=batch.text_ids, attention_mask=batch.text_mask).last_hidden_state
         hidden, mask = states[batch.row_text], batch.text_mask[batch.row_text]
-        rows = batch.row_photo_mask.any(1).nonzero().squeeze(1) if batch.row_photo_mask.shape[1] else []
+        rows = batch.row_photo_mask.any(1).nonzero().squeeze(1)
         if self.vision is None or not len(rows):
             return Fused(hidden, mask)
         tokens = self.vision(batch.photos)
         visual = tokens[batch.row_photos[rows]].flatten(1, 2)
         visual_mask = batch.row_photo_mask[rows].repeat_interleave(tokens.shape[1], 1)
-        fused = self.fusion(hidden[rows], mask[rows], visual, visual_mask)
-        untouched = (hidden, mask, None, None, None)
-        return Fused(*(_spread(part, base, rows, len(hidden)) for part, base in zip(fused, untouched, strict=True)))
+        fused: Fused = self.fusion(hidden[rows], mask[rows], visual, visual_mask)
+        count = len(hidden)
+        return Fused(
+            _spread(fused.hidden, hidden, rows, count),
+            _spread(fused.mask, mask, rows, count),
+            *(None if part is None else _spread(part, None, rows, count) for part in fused[2:]),
+        )
 
     def forward(self, batch: Batch) -> Output:
         """The loss of each view, and everything needed to look inside. ``batch.labels`` must be there."""
@@ -175,10 +181,8 @@ class ProfileModel(nn.Module):
         return model.eval()
 
 
-def _spread(part: Tensor | None, base: Tensor | None, rows: Tensor, count: int) -> Tensor | None:
+def _spread(part: Tensor, base: Tensor | None, rows: Tensor, count: int) -> Tensor:
     """Puts the fused rows (r, ...) back among all ``count``; the others keep ``base``, or zeros where there is none."""
-    if part is None:
-        return None
     full = part.new_zeros(count, *part.shape[1:])
     if base is not None:
         full[:, : base.shape[1]] = base.to(part.dtype)
@@ -213,7 +217,7 @@ def build_model(
         arguments = {**vision, "name": local_name(str(vision["name"]), "local-dir:")}
         tower = VisionEncoder(**arguments, pretrained=pretrained)
         visual_width = tower.width
-    width = backbone.get_input_embeddings().embedding_dim
+    width = int(backbone.get_input_embeddings().embedding_dim)
     kind = "none" if tower is None else str(fusion["kind"])
     joint = build_fusion(**{**fusion, "kind": kind}, width=width, visual_width=visual_width)
     settings = {
@@ -230,7 +234,7 @@ def local_name(name: str, scheme: str = "") -> str:
     return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
 
 
-def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[nn.Module, Any]:
+def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[Any, Any]:
     try:
         config = AutoConfig.from_pretrained(name)
         if not config.is_encoder_decoder:

@@ -88,6 +88,7 @@ class ProfileModule(pl.LightningModule):
         if optim.schedule not in SCHEDULES:
             raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
         self.model, self.views, self.optim, self.steps, self.dev_beams = model, tuple(views), optim, steps, dev_beams
+        self.weights: Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -141,7 +142,7 @@ class ProfileModule(pl.LightningModule):
             {"epoch": self.current_epoch + 1, "loss": loss, "dev_macro_f1": scores.macro_f1, "seconds": seconds}
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Adam: one group for what came pretrained, one for what is new."""
         groups = [
             {"params": self.model.pretrained_parts(), "lr": self.optim.lr_pretrained},

@@ -139,7 +139,7 @@ def open_run(cfg: Any) -> Path:
     Raises:
         UserError: the folder holds a run with other settings, or cannot be written.
     """
-    folder = Path(cfg.out).expanduser() / cfg.name
+    folder = Path(cfg.out).expanduser() / str(cfg.name)
     text = OmegaConf.to_yaml(cfg)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -64,12 +64,14 @@ class VisionEncoder(nn.Module):
             raise UserError(f"model.vision.tokens={tokens!r} is not one of {', '.join(VISUAL_TOKENS)}")
         self.tokens, self.grid, self.trainable = tokens, grid, trainable
         self.name, self.model_args = _architecture(name, dict(model_args or {}))
-        self.vit = _create(name, pretrained, dict(model_args or {}))
+        self.vit: Any = _create(name, pretrained, dict(model_args or {}))
         if not hasattr(self.vit, "patch_embed") or not hasattr(self.vit, "num_prefix_tokens"):
             raise UserError(
                 f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
             )
         self.data_config = dict(data_config or timm.data.resolve_model_data_config(self.vit))
+        self.mean: Tensor
+        self.std: Tensor
         for key in ("mean", "std"):
             value = torch.tensor(self.data_config[key], dtype=torch.float32).view(3, 1, 1)
             self.register_buffer(key, value, persistent=False)
@@ -90,7 +92,7 @@ class VisionEncoder(nn.Module):
     @property
     def width(self) -> int:
         """dv, the size of one visual token."""
-        return self.vit.num_features
+        return int(self.vit.num_features)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
         """A frozen tower stays in evaluation mode, without dropout."""

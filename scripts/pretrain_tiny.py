@@ -88,9 +88,12 @@ def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
     trainer = trainers.UnigramTrainer(
-        vocab_size=VOCABULARY - SENTINELS, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+        vocab_size=VOCABULARY - SENTINELS,
+        special_tokens=["<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
     )
-    tokenizer.train_from_iterator(texts + words * 2000, trainer)
+    tokenizer.train_from_iterator(texts + words * 500, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -101,7 +104,9 @@ def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast
     )
 
 
-def corrupt_spans(ids: list[int], sentinels: list[int], rng: random.Random, rate: float = 0.2) -> tuple[list[int], list[int]]:
+def corrupt_spans(
+    ids: list[int], sentinels: list[int], rng: random.Random, rate: float = 0.2
+) -> tuple[list[int], list[int]]:
     """T5's span corruption: spans of 3 tokens on average replaced by sentinels, which head the spans in the target."""
     source, target, i, used = [], [], 0, 0
     while i < len(ids):
@@ -201,7 +206,10 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
             mean[name] += (loss.item() - mean[name]) / min(step + 1, 100)
         step += 1
         if step % 100 == 0:
-            print(f"{step:>6} steps  {60 * minutes * done:6.0f} s  text {mean['text']:.3f}  photo {mean['photo']:.3f}", flush=True)
+            print(
+                f"{step:>6} steps  {60 * minutes * done:6.0f} s  text {mean['text']:.3f}  photo {mean['photo']:.3f}",
+                flush=True,
+            )
     with torch.no_grad():
         texts = [pair.text_loss(*held_out.text(64)).item() for _ in range(10)]
         photos = [pair.image_loss(*held_out.images(64, flip=False), only_cls=True).item() for _ in range(10)]
@@ -240,7 +248,9 @@ def main() -> None:
         cities = args.cities or Path(temporary)
         reviews, photos = read_cities(cities, args.users, SEEDS, schema["Favorite Category"].values)
     print(f"{len(reviews)} reviews, {len(photos)} photos of cities {SEEDS}", flush=True)
-    tokenizer = train_tokenizer([r[0] for r in reviews[::4]] + [p[1] for p in photos], schema)
+    start = time.perf_counter()
+    tokenizer = train_tokenizer([r[0] for r in reviews[::20]] + [p[1] for p in photos], schema)
+    print(f"tokenizer trained in {time.perf_counter() - start:.0f} s", flush=True)
     random.Random(0).shuffle(reviews)
     random.Random(0).shuffle(photos)
     cut = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
@@ -251,7 +261,13 @@ def main() -> None:
     print(f"parameters {count}", flush=True)
     figures = train(pair, mixture, held_out, args.minutes, args.lr)
     save(pair, tokenizer, args.out)
-    facts = {"parameters": count, "minutes": args.minutes, "seeds": SEEDS, "reviews": len(reviews), "photos": len(photos)}
+    facts = {
+        "parameters": count,
+        "minutes": args.minutes,
+        "seeds": SEEDS,
+        "reviews": len(reviews),
+        "photos": len(photos),
+    }
     (args.out / "pretraining.json").write_text(json.dumps({**facts, **figures}, indent=2) + "\n", encoding="utf-8")
     print(figures)
 

@@ -1,0 +1,184 @@
+"""Profiles for anybody: ``python -m mmprofile.predict run=outputs/both input=users.jsonl``.
+
+Input, a user a line: ``{"user_id": "ann", "reviews": ["...", "..."], "photos": ["photos/1.jpg"], "captions": ["..."]}``;
+``photos`` (relative to the input file) and ``captions`` (parallel to them) may be left out. Output, a user a line:
+``{"user_id", "profile", "text", "faults", "used"}``.
+"""
+
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from hydra.utils import instantiate
+from PIL import Image
+from tqdm import tqdm
+
+from mmprofile.batch import Collator
+from mmprofile.config import entry_point
+from mmprofile.errors import UserError
+from mmprofile.evaluate import load_run
+from mmprofile.model import ProfileModel
+from mmprofile.views import Masking, User, View, paradigm_views, user_rng
+
+
+def read_users(path: Path) -> list[dict[str, Any]]:
+    """The users of an input file, checked.
+
+    Raises:
+        UserError: the file cannot be read, a line is no user, or two users have one id; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"input={path}: cannot be read ({error})") from error
+    users: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number}: no JSON ({error}); expected one user a line") from error
+        user = _checked(row, f"{path}, line {number}", str(number))
+        if user["user_id"] in users:
+            raise UserError(f"{path}, line {number}: user_id {user['user_id']!r} stands there a second time")
+        users[user["user_id"]] = user
+    if not users:
+        raise UserError(f"input={path}: no users in it")
+    return list(users.values())
+
+
+def _checked(row: Any, where: str, default_id: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected an object with reviews, photos")
+    user: dict[str, Any] = {"user_id": str(row.get("user_id", default_id))}
+    for key in ("reviews", "photos", "captions"):
+        values = row.get(key) or []
+        if not isinstance(values, list) or not all(isinstance(value, str) or value is None for value in values):
+            raise UserError(f"{where}: {key!r} must be a list of strings")
+        user[key] = values
+    user["reviews"] = [text for text in user["reviews"] if text and text.strip()]
+    if not user["reviews"] and not user["photos"]:
+        raise UserError(f"{where}: user {user['user_id']!r} has neither reviews nor photos")
+    if user["captions"] and len(user["captions"]) != len(user["photos"]):
+        raise UserError(
+            f"{where}: {len(user['captions'])} captions for {len(user['photos'])} photos; give one for each, or null"
+        )
+    return user
+
+
+class Photos:
+    """Photo path -> pixels for the model; what cannot be used is counted by reason."""
+
+    def __init__(
+        self, root: Path, process: Callable[[Path], Any], transform: Callable[[Image.Image], np.ndarray] | None
+    ) -> None:
+        self.root, self.process, self.transform = root, process, transform
+        self.reasons: Counter[str] = Counter()
+        self._pixels: dict[str, np.ndarray] = {}
+
+    def problem(self, path: str) -> str | None:
+        """Decodes a photo and keeps its pixels; the reason where that is impossible."""
+        if self.transform is None or path in self._pixels:
+            return None
+        photo = self.process(self.root / path)
+        if photo.reason is not None:
+            self.reasons[photo.reason] += 1
+            return str(photo.reason)
+        self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
+        return None
+
+    def __call__(self, path: str) -> np.ndarray:
+        return self._pixels[path]
+
+    def forget(self) -> None:
+        """Lets go of the pixels of users that are done."""
+        self._pixels.clear()
+
+
+def select(row: dict[str, Any], inputs: dict[str, Any], photos: Photos) -> tuple[User, dict[str, Any]]:
+    """The reviews and photos that the model is shown of a user: as many as in training, drawn by the user's id."""
+    rng = user_rng(inputs["sample_seed"], row["user_id"])
+    reviews = _draw(row["reviews"], inputs["reviews"], rng)
+    unusable: dict[str, str] = {}
+    usable = []
+    for path, caption in zip(row["photos"], row["captions"] or [None] * len(row["photos"]), strict=True):
+        reason = photos.problem(path)
+        if reason is None:
+            usable.append((path, caption))
+        else:
+            unusable[path] = reason
+    drawn = _draw(usable, inputs["reviews"] * inputs["photos_per_review"], rng)
+    user = User(
+        row["user_id"], tuple(reviews), tuple(path for path, _ in drawn), tuple(caption for _, caption in drawn)
+    )
+    used = {"reviews": len(reviews), "photos": len(drawn), "unusable_photos": unusable}
+    return user, used
+
+
+def _draw(items: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
+    if len(items) <= count:
+        return items
+    return [items[i] for i in sorted(rng.choice(len(items), size=count, replace=False).tolist())]
+
+
+def predict(
+    model: ProfileModel, rows: list[dict[str, Any]], photos: Photos, beams: int, batch_size: int
+) -> Iterator[dict[str, Any]]:
+    """Profiles of users, in order, as rows of the output file."""
+    inputs = model.settings["inputs"]
+    modality = inputs["modality"]
+    view: View = paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+    collator = Collator(model.tokenizer, model.grammar, photos, Masking(), inputs["max_tokens"], 0)
+    todo = iter(rows)
+    while chunk := list(islice(todo, batch_size)):
+        users, used = zip(*(select(row, inputs, photos) for row in chunk), strict=True)
+        texts = model.generate(collator(users, (view,)), beams)
+        photos.forget()
+        for user, shown, text in zip(users, used, texts, strict=True):
+            parsed = model.schema.parse(text)
+            profile = {
+                name: list(values) if model.schema[name].kind != "single" else (values[0] if values else None)
+                for name, values in parsed.profile.items()
+            }
+            yield {"user_id": user.user_id, "profile": profile, "text": text, "faults": parsed.faults, "used": shown}
+
+
+def main(cfg: Any) -> None:
+    """Entry point."""
+    path = Path(cfg.input).expanduser()
+    rows = read_users(path)
+    _, train_cfg, model = load_run(cfg.run)
+    photos = Photos(path.parent, instantiate(cfg.photos), model.transform)
+    done = tqdm(
+        predict(model, rows, photos, cfg.beams or train_cfg.evaluation.beams, cfg.batch_size),
+        total=len(rows), unit="user", disable=None, leave=False,
+    )  # fmt: skip
+    if cfg.output is None:
+        _write(done, sys.stdout)
+    else:
+        target = Path(cfg.output).expanduser()
+        try:
+            with target.open("w", encoding="utf-8") as file:
+                _write(done, file)
+        except OSError as error:
+            raise UserError(f"output={cfg.output}: cannot be written ({error.strerror})") from error
+        print(f"{len(rows)} profiles in {target}")
+    if photos.reasons:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(photos.reasons.items()))
+        print(f"photos left out: {counts} (named in each user's `used.unusable_photos`)", file=sys.stderr)
+
+
+def _write(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    entry_point("predict", main)
