@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.engine import Engine
+from datamodules.files import SourceFile
 from datamodules.labels import Labels
 from datamodules.options import CustomSource, nearest
-from datamodules.raw import SourceFile
 from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
 from mmprofile.errors import UserError
 from mmprofile.profile import UNKNOWN, Attribute, Profile, Schema

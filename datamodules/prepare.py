@@ -24,12 +24,13 @@ from datamodules import prepared as out
 from datamodules.card import balance, dataset_card, versions
 from datamodules.custom import RawCustom
 from datamodules.engine import Engine
+from datamodules.files import SourceFile
 from datamodules.labels import Labels, check_rules, derive
 from datamodules.options import SPLITS, CustomSource, DemoSource, Options, YelpSource, plain
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
-from datamodules.raw import RawYelp, SourceFile
+from datamodules.raw import RawYelp
 from datamodules.selection import (
     Funnel,
     candidates,
@@ -324,10 +325,8 @@ class _Preparation:
             totals["user_photos"] += len({photo for review in reviews for photo in review["photo_ids"]})
             profile = {name: list(values) for name, values in labels[user].items()}
             writers[where[user]].add({"user_id": hashed_id(self.key, user), "reviews": reviews, "profile": profile})
-        # The library writes the fingerprint into its files, so it must not depend on when the raw files were written.
-        mark = hashlib.sha256(json.dumps([self.options.to_dict(), self.schema.to_dict()]).encode()).hexdigest()[:16]
-        out.save_splits(result, {name: writer.dataset(name, mark) for name, writer in writers.items()})
-        totals["photos"] = out.save_photos(result, work, store, about.values(), mark)
+        out.save_splits(result, {name: writer.dataset(name) for name, writer in writers.items()})
+        totals["photos"] = out.save_photos(result, work, store, about.values())
         return totals
 
     def _manifest(

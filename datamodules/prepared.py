@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import yaml
 from datasets import Dataset, DatasetDict, NamedSplit
 
+from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from mmprofile.errors import UserError
 from mmprofile.profile import Schema
@@ -133,13 +134,14 @@ class RowWriter:
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
-    def dataset(self, split: str | None, fingerprint: str) -> Dataset:
-        """Closes the file and opens it as a data set with a fingerprint of our own: the library's is random."""
+    def dataset(self, split: str | None = None) -> Dataset:
+        """Closes the file and opens it as a data set; its fingerprint is that of the content, the library's is random."""
         if self._rows:
             self._flush()
         self._writer.close()
         self._sink.close()
         opened = Dataset.from_file(str(self.path))
+        fingerprint = sha256_of(self.path)[:16]
         return Dataset(
             opened.data, info=opened.info, split=NamedSplit(split) if split else None, fingerprint=fingerprint
         )
@@ -165,7 +167,7 @@ def save_splits(folder: Path, splits: dict[str, Dataset]) -> None:
         )
 
 
-def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict[str, str]], fingerprint: str) -> int:
+def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict[str, str]]) -> int:
     """photos/: the given rows (photo_id, business_id, label) with the stored JPEG.
 
     Returns:
@@ -175,7 +177,7 @@ def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict
     for row in rows:
         photo_id = row["photo_id"]
         writer.add({**row, "sha256": store.index[photo_id].sha256, "jpeg": store.read(photo_id)})
-    photos = writer.dataset(None, fingerprint)
+    photos = writer.dataset()
     with _quiet():
         photos.save_to_disk(str(folder / "photos"), num_shards=None if len(photos) else 1)
     return len(photos)

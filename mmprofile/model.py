@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -177,7 +178,12 @@ class ProfileModel(nn.Module):
             pretrained=False,
         )
         model.settings = settings
-        load_model(model, str(folder / "model.safetensors"))
+        try:
+            load_model(model, str(folder / "model.safetensors"))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{folder / 'model.safetensors'}: damaged or missing ({error}); export the model again"
+            ) from error
         return model.eval()
 
 
@@ -245,11 +251,11 @@ def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[Any,
         if pretrained:
             backbone = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=torch.float32)
         else:
-            backbone = AutoModelForSeq2SeqLM.from_config(config)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            backbone = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"model.text.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}). It must be a hub id "
-            f"or a local folder. Offline? Fetch it on a machine with network (`huggingface-cli download {name}`), copy the "
+            f"or a local folder. Offline? Fetch it on a machine with network (`hf download {name}`), copy the "
             f"folder here and set model.text.name=/path/to/folder"
         ) from error
     return backbone, tokenizer

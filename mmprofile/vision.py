@@ -1,7 +1,9 @@
 """A timm ViT as the photo encoder: photos (P, 3, H, W) -> visual tokens (P, M, dv)."""
 
+import difflib
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +29,11 @@ def photo_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], n
     Returns:
         A function from an RGB image to uint8 (3, H, W).
     """
-    return timm.data.create_transform(**data_config, is_training=False, use_prefetcher=True)
+    return partial(_bytes, timm.data.create_transform(**data_config, is_training=False, use_prefetcher=True))
+
+
+def _bytes(transform: Callable[[Image.Image], Any], image: Image.Image) -> np.ndarray:
+    return np.asarray(transform(image))  # timm gives an array or a tensor, by version
 
 
 def mask_pixels(photo: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
@@ -128,7 +135,7 @@ def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str,
             _, architecture, found = timm.models.load_model_config_from_hf(rest)
         else:
             return name.split(".")[0], model_args
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unloadable(name, error) from error
     return architecture, {**found, **model_args}
 
@@ -136,15 +143,15 @@ def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str,
 def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **model_args})
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unloadable(name, error) from error
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
-    known = timm.list_models(f"*{name.split('.')[0][:8]}*")[:3] if ":" not in name else []
+    known = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3) if ":" not in name else []
     hint = f"; near: {', '.join(known)}" if known else ""
     return UserError(
         f"model.vision.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}){hint}. Offline? Fetch "
-        f"the weights on a machine with network (`huggingface-cli download timm/{name}`), copy the folder here and set "
+        f"the weights on a machine with network (`hf download timm/{name}`), copy the folder here and set "
         f"model.vision.name=local-dir:/path/to/folder"
     )

@@ -11,7 +11,7 @@ from datamodules.demo.smalltalk import CLOSERS, EMOJI, LINKS, NEUTRAL, OPENERS, 
 from datamodules.demo.trades import TRADE_DISTRACTORS, TRADE_TEMPLATES, TRADES
 from datamodules.demo.verdicts import ADJECTIVES, ASPECT_TEMPLATES, SHORT, SHORT_NEUTRAL, VERDICTS
 
-WORDS = (18, 42)  # length of an ordinary review, in words
+WORDS = (12, 30)  # length of an ordinary review, in words
 LONG_WORDS = (310, 380)
 TYPO_RATE = 0.01  # per word
 DISTRACTOR_RATE = 0.10  # reviews with a mention that is not about the business

@@ -30,7 +30,7 @@ Cues = Mapping[str, str | None]
 Features = Callable[[Sequence["Example"], Sequence["Example"]], tuple[Any, Any]]
 Estimators = Mapping[str, Callable[[], Any]]
 
-THREADS = 2
+THREADS = 1  # these problems are tiny: a second thread costs more than it brings, most of all on a busy machine
 FOLDS = 3
 MIN_FOR_FOLDS = 30  # with fewer users a choice by cross-validation is noise: the first estimator is taken
 POWERS = (0.0, 0.5, 1.0)  # probability / class frequency ** power; 1 treats all classes as equally frequent

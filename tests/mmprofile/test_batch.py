@@ -1,0 +1,259 @@
+"""Users and views to tensors: every distinct thing once, what gives way when there is too much, what a mask hides."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmprofile.batch import IGNORE, Batch, Collator, fair_shares, pad, sentinels
+from mmprofile.model import ProfileModel
+from mmprofile.profile import Schema
+from mmprofile.views import VIEWS, User, build_view, paradigm_views
+
+LONG = ("soup was warm " * 20, "bread good " * 30, "nice")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
+    return tiny_model("none")
+
+
+def words(model: ProfileModel, batch: Batch, row: int) -> str:
+    """The text of a row, special tokens included."""
+    ids = batch.text_ids[batch.row_text[row]][batch.text_mask[batch.row_text[row]]]
+    return model.tokenizer.decode(ids.tolist()).strip()
+
+
+def row_of(batch: Batch, user: int, view: str) -> int:
+    v = [one.name for one in batch.views].index(view)
+    return int(((batch.row_user == user) & (batch.row_view == v)).nonzero())
+
+
+def pixels(batch: Batch, user: int, view: str) -> np.ndarray:
+    row = row_of(batch, user, view)
+    return batch.photos[batch.row_photos[row][batch.row_photo_mask[row]]].numpy()
+
+
+@given(st.lists(st.integers(0, 60), max_size=8), st.integers(-5, 200))
+def test_fair_shares(lengths: list[int], budget: int) -> None:
+    shares = fair_shares(lengths, budget)
+    assert sum(shares) == min(sum(lengths), max(budget, 0))
+    assert all(0 <= share <= length for share, length in zip(shares, lengths, strict=True))
+    # Whoever is cut has as much as anybody else, to one token.
+    cut = [share for share, length in zip(shares, lengths, strict=True) if share < length]
+    assert all(share >= max(shares) - 1 for share in cut)
+
+
+def test_fair_shares_by_hand() -> None:
+    assert fair_shares([10, 2, 7], 12) == [5, 2, 5]
+    assert fair_shares([3, 3, 3], 8) == [2, 3, 3]
+
+
+def test_pad() -> None:
+    assert pad([[1, 2], [], [3]], -1).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert pad([[], []], 0).shape == (2, 0)
+
+
+def test_every_user_in_every_view_and_nothing_twice(
+    model: ProfileModel, users: list[User], photos: dict[str, np.ndarray], make_collator: Callable[..., Collator]
+) -> None:
+    loads: list[str] = []
+    collator = make_collator(model)
+    collator.load_photo = lambda key: (loads.append(key), photos[key])[1]
+    batch = collator(users, paradigm_views("multi", VIEWS))
+    rows = list(zip(batch.row_user.tolist(), batch.row_view.tolist(), strict=True))
+    assert rows == [(u, v) for u in range(4) for v in range(4)]
+    assert batch.users == [user.user_id for user in users]
+    # Reviews are one text for fusion, text and masked_image; a masked profile is another.
+    assert len(batch.text_ids) == 4 + 4
+    texts = [tuple(row.tolist()) for row in batch.text_ids]
+    assert len(set(texts)) == len(texts)
+    # Four photos as they are, decoded once each; and a masked copy for each of the 3 + 0 + 1 + 2 that users have.
+    assert len(batch.photos) == 4 + 6
+    assert sorted(loads) == sorted(photos)
+    assert len({photo.numpy().tobytes() for photo in batch.photos}) == 10
+    for u, user in enumerate(users):
+        for view in ("fusion", "masked_profile"):
+            assert np.array_equal(
+                pixels(batch, u, view), np.array([photos[k] for k in user.photos]).reshape(-1, 3, 32, 32)
+            )
+        assert len(pixels(batch, u, "text")) == 0
+        assert (
+            words(model, batch, row_of(batch, u, "fusion"))
+            == " ".join(f"review: {review}" for review in user.reviews) + "</s>"
+        )
+
+
+def test_captions_stand_for_photos_in_uni(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    collator = make_collator(model, caption=0.0)
+    collator.load_photo = None  # no photo may be asked for
+    batch = collator(users, paradigm_views("uni", VIEWS))
+    assert len(batch.photos) == 0
+    assert batch.row_photos.shape == batch.row_photo_mask.shape == (16, 0)
+    fusion = words(model, batch, row_of(batch, 3, "fusion"))
+    assert fusion == "review: we stayed photo: red sign above door photo: two people</s>"
+    assert words(model, batch, row_of(batch, 3, "masked_image")) == fusion
+    assert words(model, batch, row_of(batch, 3, "text")) == "review: we stayed</s>"
+    # The door has no caption and leaves nothing behind.
+    assert words(model, batch, row_of(batch, 0, "fusion")).count("photo:") == 2
+
+
+def test_masked_captions(model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]) -> None:
+    views = paradigm_views("uni", VIEWS)
+    batch = make_collator(model, caption=1.0)(users, views)
+    hidden = "<extra_id_0>"
+    text = words(model, batch, row_of(batch, 3, "masked_image")).replace(f" {hidden}", hidden)
+    assert text == f"review: we stayed photo:{hidden * 4} photo:{hidden * 2}</s>"
+    user = replace(users[3], captions=("warm " * 40, "nice " * 17))
+    ids = torch.tensor(make_collator(model, 400, caption=0.3).text(user, views[2], np.random.default_rng(0)))
+    share = float((ids == model.tokenizer.convert_tokens_to_ids(hidden)).sum()) / 57
+    assert 0.15 < share < 0.45
+
+
+def test_masked_profile_shows_no_review(
+    model: ProfileModel, schema: Schema, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    views = [build_view("masked_profile", "both")]
+    for user in users:
+        text = words(model, make_collator(model, profile=1.0)([user], views), 0)
+        expected = schema.mask(user.profile or {}, schema.names, [f"<extra_id_{i}>" for i in range(8)])
+        assert "review:" not in text
+        assert text.split("photo:")[0].replace(" ", "").startswith(f"profile:{expected}".replace(" ", ""))
+        one = words(model, make_collator(model, profile=0.0)([user], views), 0)
+        assert one.count("<extra_id_") == 1
+
+
+@pytest.mark.parametrize("modality", ["multi", "both"])
+@pytest.mark.parametrize("budget", [120, 60, 57])
+def test_reviews_give_way(
+    model: ProfileModel,
+    schema: Schema,
+    users: list[User],
+    make_collator: Callable[..., Collator],
+    modality: str,
+    budget: int,
+) -> None:
+    user = replace(users[3], reviews=LONG)
+    collator = make_collator(model, budget, profile=0.0, caption=0.0)
+    batch = collator([user], paradigm_views(modality, VIEWS))
+    captions = " photo: red sign above door photo: two people" if modality == "both" else ""
+    for view in ("fusion", "masked_image"):
+        text = words(model, batch, row_of(batch, 0, view))
+        assert int(batch.text_mask[batch.row_text[row_of(batch, 0, view)]].sum()) == budget
+        assert text.endswith(f"{captions}</s>")
+        pieces = [len(collator.tokens(f" review: {piece}")) for piece in text.split(" photo")[0].split("review: ")[1:]]
+        assert len(pieces) == 3
+        assert abs(pieces[0] - pieces[1]) <= 2  # both cut, to the same length
+        assert "review: nice" in text
+    profile = words(model, batch, row_of(batch, 0, "masked_profile"))
+    assert sum(name in profile for name in schema.names) == 6
+    assert profile.endswith(f"{captions}</s>")
+
+
+def test_nothing_is_longer_than_max_tokens(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    user = replace(users[0], reviews=LONG, captions=("warm " * 50, "nice " * 50, None))
+    for budget in (2, 5, 11, 33):
+        batch = make_collator(model, budget)([user, users[1]], paradigm_views("both", VIEWS, union=True))
+        assert batch.text_ids.shape[1] <= budget
+        assert (batch.text_ids == model.grammar.eos).sum(1).tolist() == [1] * len(batch.text_ids)
+
+
+@pytest.mark.parametrize(("probability", "least", "most"), [(0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)])
+def test_masked_pixels_are_black_in_all_channels(
+    model: ProfileModel,
+    users: list[User],
+    photos: dict[str, np.ndarray],
+    make_collator: Callable[..., Collator],
+    probability: float,
+    least: float,
+    most: float,
+) -> None:
+    batch = make_collator(model, image=probability)(users, paradigm_views("both", VIEWS))
+    for u, user in enumerate(users):
+        masked, plain = pixels(batch, u, "masked_image"), pixels(batch, u, "fusion")
+        assert masked.dtype == np.uint8
+        for k, photo in enumerate(user.photos):
+            assert np.array_equal(plain[k], photos[photo])
+            black = (masked[k] == 0).all(0)
+            assert np.array_equal(masked[k] == 0, np.broadcast_to(black, (3, 32, 32)))
+            assert np.array_equal(masked[k][:, ~black], photos[photo][:, ~black])
+            assert least <= black.mean() <= most
+
+
+def test_masks_depend_on_seed_epoch_and_user_but_not_on_the_batch(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    views, collator = paradigm_views("both", VIEWS), make_collator(model)
+
+    def seen(batch: Batch, user: int) -> list[bytes | str]:
+        rows = [row_of(batch, user, view.name) for view in views]
+        return [pixels(batch, user, "masked_image").tobytes(), *(words(model, batch, row) for row in rows)]
+
+    whole, backwards = collator(users, views, 3), collator(users[::-1], views, 3)
+    for u, user in enumerate(users):
+        assert seen(whole, u) == seen(backwards, 3 - u) == seen(collator([user], views, 3), 0)
+        sampled = collator(users, views, 3, drawn=[2, 2, 2, 2])
+        assert pixels(sampled, u, "masked_image").tobytes() == seen(whole, u)[0]
+    for other in (collator(users, views, 4), make_collator(model, seed=1)(users, views, 3)):
+        assert all(seen(whole, u) != seen(other, u) for u in range(4))
+    # Two users who share a photo do not share its mask.
+    assert not np.array_equal(pixels(whole, 2, "masked_image")[0], pixels(whole, 3, "masked_image")[1])
+
+
+def test_drawn_views_are_rows_of_their_own(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    batch = make_collator(model)(users, paradigm_views("multi", VIEWS), drawn=[3, 0, 1, 2])
+    assert batch.row_user.tolist() == [0, 1, 2, 3]
+    assert batch.row_view.tolist() == [3, 0, 1, 2]
+    assert batch.row_photo_mask.sum(1).tolist() == [3, 0, 0, 2]
+
+
+def test_labels_are_the_rendered_profile(
+    model: ProfileModel, schema: Schema, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    batch = make_collator(model)(users, paradigm_views("multi", VIEWS))
+    assert batch.labels is not None
+    for row, u in zip(batch.labels, batch.row_user.tolist(), strict=True):
+        rendered = schema.render(users[u].profile or {})
+        kept = row[row != IGNORE].tolist()
+        assert kept == [*model.tokenizer(rendered, add_special_tokens=False)["input_ids"], model.grammar.eos]
+        assert model.tokenizer.decode(kept[:-1]).strip() == rendered
+        assert (row[len(kept) :] == IGNORE).all()
+    blind = make_collator(model)([replace(user, profile=None) for user in users], [build_view("fusion", "multi")])
+    assert blind.labels is None
+
+
+def test_users_without_photos_and_without_reviews(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    batch = make_collator(model)([users[1], User("empty", (), profile=users[0].profile)], paradigm_views("both", VIEWS))
+    assert batch.photos.shape == (0, 3, 0, 0)
+    assert batch.row_photos.shape == (8, 0)
+    assert words(model, batch, row_of(batch, 1, "fusion")) == "</s>"
+    assert batch.to("cpu", non_blocking=True).text_ids.equal(batch.text_ids)
+    assert batch.to("meta").labels.is_meta  # type: ignore[union-attr]
+
+
+def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object]) -> None:
+    tokenizer = make_tokenizer(["a"])
+    assert sentinels(tokenizer) == [f"<extra_id_{i}>" for i in range(8)]
+
+    class Plain:
+        mask_token, unk_token = "<mask>", "<unk>"
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"<mask>": 0, "<unk>": 1}
+
+    plain = Plain()
+    assert sentinels(plain) == ["<mask>"]
+    plain.mask_token = None  # type: ignore[assignment]
+    assert sentinels(plain) == ["<unk>"]

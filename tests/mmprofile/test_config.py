@@ -1,0 +1,77 @@
+"""Every configuration composes, and every mistake on the command line is one line that helps."""
+
+import pytest
+
+from mmprofile.config import CONFIGS, load_config
+from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
+from mmprofile.profile import Schema
+
+GIVEN = {
+    "yelp": ["data.prepare.source.path=/raw"],
+    "custom": ["data.prepare.source.reviews=reviews.jsonl"],
+    "evaluate": ["run=outputs/both"],
+    "predict": ["run=outputs/both", "input=users.jsonl"],
+}
+GROUPS = sorted(
+    (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name != "profile"
+)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_every_command_composes_with_its_defaults(name: str) -> None:
+    config = load_config(name, GIVEN.get(name, []))
+    assert set(CONFIGS[name].__dataclass_fields__) <= set(config)
+
+
+@pytest.mark.parametrize(("group", "choice"), GROUPS)
+def test_every_group_choice_composes(group: str, choice: str) -> None:
+    config = load_config("train", [f"{group}={choice}", *GIVEN.get(choice, [])])
+    if group in ("data", "paradigm", "model"):
+        assert config[group].name == choice
+
+
+@pytest.mark.parametrize("path", sorted(conf_dir().glob("profile/*.yaml")), ids=lambda path: path.stem)
+def test_every_profile_is_a_schema(path) -> None:
+    composed = load_config("train", [f"profile={path.stem}"])
+    assert Schema.from_dict(composed.profile) == Schema.from_yaml(path)
+
+
+def test_the_papers_settings() -> None:
+    cfg = load_config("train", ["experiment=paper"])
+    assert (cfg.model.text.name, cfg.model.vision.name) == ("google/flan-t5-base", "vit_base_patch16_224")
+    assert (cfg.inputs.reviews, cfg.inputs.max_tokens, cfg.loader.batch_size) == (3, 600, 4)
+    assert (cfg.optim.lr_pretrained, cfg.optim.lr_new, cfg.trainer.max_epochs) == (5e-5, 5e-5, 10)
+    assert (cfg.evaluation.beams, cfg.model.fusion.norm, cfg.model.fusion.gate) == (5, "sparsemax", "tanh")
+    split = cfg.data.prepare.split
+    assert (split.train, split.validation, split.test) == (3000, 500, 500)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["data=yelpp"], "did you mean yelp?"),
+        (["paradigm=mutli"], "did you mean multi?"),
+        (["paradgim=both"], "did you mean paradigm?"),
+        (["paradigm.view=[text]"], "did you mean paradigm.views?"),
+        (["model/text=foo"], "did you mean model.text?"),
+        (["optim.lr=1"], "unknown config key 'optim.lr'"),
+        (["data.prepare.source.user=3"], "did you mean data.prepare.source.users?"),
+        (["seed=x"], "could not be converted to Integer"),
+        (["optim.lr_new=fast"], "could not be converted to Float"),
+        (["trainer.progress=7x"], "trainer.progress"),
+        (["+nonsense=1"], "unknown config key 'nonsense'"),
+        (["both"], "give key=value"),
+        (["paradigm=[a"], "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_nearest_choice(overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_config("train", overrides)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(UserError, match="add run="):
+        load_config("evaluate", [])

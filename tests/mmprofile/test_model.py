@@ -1,0 +1,255 @@
+"""The model as a whole: equal to stock T5 without photos, blind to padding and to its neighbours, saved and loaded."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
+
+from mmprofile.batch import Batch, Collator
+from mmprofile.errors import UserError
+from mmprofile.model import ProfileModel, build_model, local_name
+from mmprofile.paths import ASSETS
+from mmprofile.profile import Attribute, Schema
+from mmprofile.views import VIEWS, User, build_view, paradigm_views
+
+MULTI = paradigm_views("multi", VIEWS)
+BOTH = paradigm_views("both", VIEWS)
+SHORT = Schema(
+    "short", [Attribute("Stars", ("1", "2", "3")), Attribute("Meal", ("Late Lunch", "Dinner", "Late Dinner"))]
+)
+TEXT, FUSION = build_view("text", "text"), build_view("fusion", "multi")
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+def encoded(model: ProfileModel, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return model.encode(batch).hidden
+
+
+@pytest.mark.parametrize("fusion", ["none", "concat", "xattn"])
+def test_text_alone_is_stock_t5(
+    fusion: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+    t5_folder: Path,
+) -> None:
+    model = tiny_model(fusion)
+    batch = make_collator(model)(users, [TEXT])
+    stock = T5ForConditionalGeneration.from_pretrained(t5_folder).eval()
+    expected = stock(input_ids=batch.text_ids, attention_mask=batch.text_mask.long(), labels=batch.labels)
+    output = model(batch)
+    assert torch.equal(output.logits, expected.logits)
+    close(output.view_losses[0], expected.loss, 1e-6)
+    assert batch.labels is not None
+    assert output.view_tokens.tolist() == [(batch.labels >= 0).sum()]
+    output.view_losses[0].backward()
+    expected.loss.backward()
+    for name, parameter in stock.named_parameters():
+        close(model.text.get_parameter(name).grad, parameter.grad, 1e-6)
+    assert all(p.grad is None for p in model.fusion.parameters())
+
+
+def test_without_photos_fusion_is_text_to_the_last_bit(
+    tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    model = tiny_model("xattn")
+    batch = make_collator(model)(users, [FUSION, TEXT])
+    with torch.no_grad():
+        output = model(batch)
+    fusion, text = (batch.row_view == v for v in (0, 1))
+    hidden, fused = output.fused.hidden, output.fused
+    assert fused.gate is not None
+    assert fused.attention is not None
+    for u, user in enumerate(users):
+        changed = (hidden[fusion][u] - hidden[text][u])[batch.text_mask[u]].abs().amax(-1)
+        if user.photos:
+            assert changed.min() > 1e-3
+            close(fused.attention[fusion][u].sum(-1), torch.ones(1, hidden.shape[1]))
+        else:
+            assert torch.equal(hidden[fusion][u], hidden[text][u])
+            assert not fused.gate[fusion][u].any()
+            assert not fused.attention[fusion][u].any()
+    # And where nobody has a photo, or the model no eyes.
+    blind = [replace(user, photos=()) for user in users]
+    assert torch.equal(encoded(model, make_collator(model)(blind, [FUSION])), hidden[text])
+    none = tiny_model("none")
+    assert torch.equal(encoded(none, make_collator(none)(users, [FUSION])), hidden[text])
+
+
+def test_without_photos_concat_reads_the_text_alone(
+    tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    model = tiny_model("concat")
+    batch = make_collator(model)(users, [FUSION, TEXT])
+    with torch.no_grad():
+        output = model(batch)
+    width = batch.text_ids.shape[1]
+    rows = {u: (batch.row_user == u).nonzero().flatten().tolist() for u in range(4)}
+    assert output.fused.hidden.shape[1] == width + 3
+    for u, user in enumerate(users):
+        fusion, text = rows[u]
+        assert output.fused.mask[fusion, width:].sum() == len(user.photos)
+        assert not output.fused.mask[text, width:].any()
+        assert torch.equal(output.fused.hidden[fusion, :width], output.fused.hidden[text, :width])
+        difference = (output.logits[fusion] - output.logits[text]).abs().max()
+        assert difference > 1e-3 if user.photos else difference < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("fusion", "tokens"), [("none", "cls"), ("concat", "grid"), ("xattn", "cls"), ("xattn", "grid")]
+)
+def test_padding_and_neighbours_change_nothing(
+    fusion: str,
+    tokens: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+) -> None:
+    model = tiny_model(fusion, tokens)
+    collator = make_collator(model)
+    with torch.no_grad():
+        together = model(collator(users, BOTH))
+        for u, user in enumerate(users):
+            for v in (0, 3):
+                batch = collator([user], BOTH, drawn=[v])
+                alone = model(batch)
+                row, length = 4 * u + v, batch.labels.shape[1]  # type: ignore[union-attr]
+                close(together.logits[row, :length], alone.logits[0])
+                states = alone.fused.hidden[0][alone.fused.mask[0]]
+                close(together.fused.hidden[row][together.fused.mask[row]], states)
+                assert alone.view_tokens.nonzero().tolist() == [[v]]
+        losses = torch.stack([model(collator([user], BOTH)).view_totals for user in users])
+    close(together.view_totals, losses.sum(0), 1e-4)
+
+
+@pytest.mark.parametrize(("fusion", "beams"), [("none", 1), ("concat", 1), ("concat", 4), ("xattn", 1), ("xattn", 4)])
+def test_generation_of_one_is_generation_in_a_batch(
+    fusion: str,
+    beams: int,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+) -> None:
+    model = tiny_model(fusion, schema=SHORT)
+    collator = make_collator(model)
+    blind = [replace(user, profile=None) for user in users]
+    together = model.generate(collator(blind, [FUSION]), beams)
+    assert together == [model.generate(collator([user], [FUSION]), beams)[0] for user in blind]
+    assert together == model.generate(collator(blind, [FUSION]), beams)  # nothing is left behind by the first call
+    assert [SHORT.parse(text).faults for text in together] == [[]] * 4
+
+
+def test_attention_varies_over_the_text(
+    tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    for tokens, per_photo in (("cls", 1), ("patch", 17), ("grid", 5)):
+        model = tiny_model("xattn", tokens, heads=2)
+        batch = make_collator(model)(users, [FUSION])
+        with torch.no_grad():
+            attention = model.encode(batch).attention
+        assert attention is not None
+        assert attention.shape == (4, 2, batch.text_ids.shape[1], 3 * per_photo)
+        for u, user in enumerate(users):
+            rows = attention[u][:, batch.text_mask[u]]
+            keys = len(user.photos) * per_photo
+            assert not rows[..., keys:].any()
+            if keys > 1:
+                assert (rows[:, 0] - rows[:, 1:].amax(1)).abs().max() > 1e-4
+            elif keys == 1:
+                assert torch.equal(rows[..., 0], torch.ones_like(rows[..., 0]))
+
+
+def test_parameters_old_and_new(tiny_model: Callable[..., ProfileModel], vit_folder: Path) -> None:
+    model = tiny_model("xattn")
+    new, old = ({id(p) for p in part} for part in (model.new_parts(), model.pretrained_parts()))
+    assert new == {id(p) for p in model.fusion.parameters()}
+    assert not new & old
+    assert new | old == {id(p) for p in model.parameters()}
+    assert model.vision is not None
+    model.vision.requires_grad_(False)
+    assert {id(p) for p in model.pretrained_parts()} == {id(p) for p in model.text.parameters()}
+    assert tiny_model("none").new_parts() == []
+    assert tiny_model("none").transform is None
+
+
+@pytest.mark.parametrize(("fusion", "tokens"), [("none", "cls"), ("concat", "grid"), ("xattn", "patch")])
+def test_saved_and_loaded(
+    fusion: str,
+    tokens: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+    tmp_path: Path,
+) -> None:
+    model = tiny_model(fusion, tokens, **({"heads": 2, "norm": "softmax"} if fusion == "xattn" else {}))
+    with torch.no_grad():  # weights that no seed would give again
+        for parameter in model.parameters():
+            parameter += 0.01 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "deep" / "model")
+    again = ProfileModel.from_pretrained(tmp_path / "deep" / "model")
+    batch, second = (make_collator(one)(users[2:], BOTH) for one in (model, again))
+    assert torch.equal(batch.text_ids, second.text_ids)
+    assert torch.equal(model(batch).logits, again(second).logits)
+    assert (again.schema, again.settings) == (model.schema, json.loads(json.dumps(model.settings)))
+    assert not again.training
+    again.save_pretrained(tmp_path / "twice")
+    assert torch.equal(ProfileModel.from_pretrained(tmp_path / "twice")(second).logits, again(second).logits)
+
+
+def test_half_precision_weights_are_computed_with_in_single(
+    t5_folder: Path, schema: Schema, tmp_path: Path, schema_tokenizer: Callable[[Schema], PreTrainedTokenizerFast]
+) -> None:
+    T5ForConditionalGeneration.from_pretrained(t5_folder).half().save_pretrained(tmp_path / "half")
+    schema_tokenizer(schema).save_pretrained(tmp_path / "half")
+    for pretrained in (True, False):
+        model = build_model({"name": str(tmp_path / "half")}, None, {"kind": "none"}, schema, {}, pretrained)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no exported model there"):
+        ProfileModel.from_pretrained(tmp_path)
+    tiny_model("concat").save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    with pytest.raises(UserError, match="damaged or missing"):
+        ProfileModel.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match="damaged or missing"):
+        ProfileModel.from_pretrained(tmp_path)
+    weights.write_bytes(whole)
+    ProfileModel.from_pretrained(tmp_path)
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 99}))
+    with pytest.raises(UserError, match="model format 99, this version reads 1"):
+        ProfileModel.from_pretrained(tmp_path)
+
+
+def test_text_models_that_cannot_be_had(tmp_path: Path, schema: Schema, t5_folder: Path) -> None:
+    def build(name: str) -> None:
+        build_model({"name": name}, None, {"kind": "none"}, schema, {})
+
+    with pytest.raises(UserError, match=r"model\.text\.name='/no/such/folder' cannot be loaded"):
+        build("/no/such/folder")
+    BertConfig().save_pretrained(tmp_path / "bert")
+    with pytest.raises(UserError, match="is a bert model, not an encoder-decoder like T5"):
+        build(str(tmp_path / "bert"))
+    for path in t5_folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes()[: 300 if path.suffix == ".safetensors" else None])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        build(str(tmp_path))
+
+
+def test_names_inside_the_package() -> None:
+    assert local_name("mmprofile:tiny/text") == str(ASSETS / "tiny" / "text")
+    assert local_name("mmprofile:tiny/vision", "local-dir:") == f"local-dir:{ASSETS / 'tiny' / 'vision'}"
+    assert local_name("google/flan-t5-base", "local-dir:") == "google/flan-t5-base"

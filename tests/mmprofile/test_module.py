@@ -1,0 +1,201 @@
+"""Training: the joint loss equals its views computed one by one, both schedules agree, and the optimizer's settings."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mmprofile.batch import Batch, Collator
+from mmprofile.config import OptimConfig
+from mmprofile.errors import UserError
+from mmprofile.model import ProfileModel
+from mmprofile.module import ProfileModule, joint_loss, schedule_factor, view_weights
+from mmprofile.profile import Attribute, Schema
+from mmprofile.views import VIEWS, User, build_view, paradigm_views
+
+SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])
+WEIGHTS = [1.0, 0.5, 2.0, 0.25]
+Gradients = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
+    """A small schema, for speed; its users have targets of different length."""
+    return tiny_model("xattn", schema=SMALL)
+
+
+@pytest.fixture(scope="module")
+def people(users: list[User]) -> list[User]:
+    likes = [("Tea", "Pizza"), ("Pizza", "Cars"), ("Tea",), ()]
+    return [replace(user, profile={"Stars": (str(i % 3 + 1),), "Likes": likes[i]}) for i, user in enumerate(users)]
+
+
+def gradients(model: ProfileModel, loss: Tensor) -> Gradients:
+    model.zero_grad()
+    loss.backward()
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+
+
+def mixed(parts: Sequence[tuple[float, Tensor, Gradients]]) -> tuple[Tensor, Gradients]:
+    """Weighted sums of losses and of gradients."""
+    loss = torch.stack([weight * loss.detach() for weight, loss, _ in parts]).sum()
+    return loss, {name: torch.stack([w * g[name] for w, _, g in parts]).sum(0) for name in parts[0][2]}
+
+
+def same(found: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
+    torch.testing.assert_close(found[0].detach(), expected[0].detach(), rtol=0, atol=1e-5)
+    assert sum(float(gradient.abs().sum()) for gradient in expected[1].values()) > 1
+    for name, gradient in expected[1].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(("modality", "union"), [("multi", False), ("both", False), ("uni", False), ("both", True)])
+def test_paired_loss_is_its_views_one_by_one(
+    model: ProfileModel, people: list[User], make_collator: Callable[..., Collator], modality: str, union: bool
+) -> None:
+    views, collator, people = paradigm_views(modality, VIEWS, union), make_collator(model), people[2 if union else 1 :]
+    weights = torch.tensor((WEIGHTS * 3)[: len(views)])
+    joint = joint_loss(model(collator(people, views, epoch=1)), weights)
+    parts = []
+    for v, weight in enumerate((weights / weights.sum()).tolist()):
+        # Every user on their own, so that nothing can be shared; the mean is over the target tokens of the view.
+        rows = [model(collator([user], views, epoch=1, drawn=[v])) for user in people]
+        tokens = sum(int(row.view_tokens.sum()) for row in rows)
+        loss = torch.stack([row.view_totals.sum() for row in rows]).sum() / tokens
+        parts.append((weight, loss, gradients(model, loss)))
+    same((joint, gradients(model, joint)), mixed(parts))
+    assert len({round(loss.item(), 4) for _, loss, _ in parts}) > 1  # the views do differ
+
+
+def test_sampled_views_are_the_paired_loss_on_average(
+    model: ProfileModel, people: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    views, collator, two = paradigm_views("multi", VIEWS), make_collator(model), [people[0], people[3]]
+    share = torch.tensor(WEIGHTS) / sum(WEIGHTS)
+    paired = joint_loss(model(collator(two, views, epoch=2)), torch.tensor(WEIGHTS))
+    parts = []
+    for first, second in itertools.product(range(4), repeat=2):
+        loss = joint_loss(model(collator(two, views, epoch=2, drawn=[first, second])), None)
+        parts.append((float(share[first] * share[second]), loss, gradients(model, loss)))
+    assert sum(weight for weight, _, _ in parts) == pytest.approx(1)
+    same((paired, gradients(model, paired)), mixed(parts))
+
+
+def test_loss_of_a_view_without_rows_is_nothing(
+    model: ProfileModel, people: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    output = model(make_collator(model)(people, paradigm_views("multi", VIEWS), drawn=[0, 0, 2, 2]))
+    assert (output.view_tokens > 0).tolist() == [True, False, True, False]
+    assert (output.view_losses > 0).tolist() == [True, False, True, False]
+
+
+def test_view_weights() -> None:
+    views = paradigm_views("multi", ["fusion", "text", "masked_image"])
+    assert view_weights(views, {}) == [1.0, 1.0, 1.0]
+    assert view_weights(views, {"text": 0, "masked_image": 2.5}) == [1.0, 0.0, 2.5]
+    for wrong, message in (
+        ({"sound": 1}, "no view 'sound'; views: fusion, text, masked_image"),
+        ({"masked_profile": 1}, "no view 'masked_profile'"),
+        ({"text": -1}, "must not be negative"),
+        ({view.name: 0 for view in views}, "one must be above 0"),
+    ):
+        with pytest.raises(UserError) as error:
+            view_weights(views, wrong)
+        assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "schedule", "factors"),
+    [
+        (0.0, "constant", [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (0.0, "linear", [1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0]),
+        (0.2, "constant", [0.5, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),
+        (0.2, "linear", [0.5, 1, 1, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125, 0]),
+        (0.5, "linear", [0.2, 0.4, 0.6, 0.8, 1, 1, 0.8, 0.6, 0.4, 0.2, 0]),
+        (0.01, "linear", [1, 1, 8 / 9, 7 / 9, 6 / 9, 5 / 9, 4 / 9, 3 / 9, 2 / 9, 1 / 9, 0]),
+        (0.6, "cosine", [1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 0.5 + 8**-0.5, 0.5, 0.5 - 8**-0.5, 0]),
+    ],
+)
+def test_learning_rate_factors_of_ten_steps(warmup: float, schedule: str, factors: list[float]) -> None:
+    found = [schedule_factor(step, 10, warmup, schedule) for step in range(11)]
+    assert found == pytest.approx(factors, abs=1e-6)
+    assert schedule_factor(25, 10, warmup, schedule) == pytest.approx(factors[-1], abs=1e-6)
+
+
+def test_no_steps_at_all() -> None:
+    assert schedule_factor(0, 0, 0.1, "linear") == 1.0
+
+
+def test_two_groups_with_their_own_rates(tiny_model: Callable[..., ProfileModel], model: ProfileModel) -> None:
+    optim = OptimConfig(lr_pretrained=0.001, lr_new=0.01, weight_decay=0.1, warmup=0.5, schedule="linear")
+    made = ProfileModule(model, paradigm_views("multi", VIEWS), None, optim, steps=4).configure_optimizers()
+    adam, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    assert type(adam) is torch.optim.Adam
+    groups = [{id(p) for p in group["params"]} for group in adam.param_groups]
+    assert groups == [{id(p) for p in part} for part in (model.pretrained_parts(), model.new_parts())]
+    assert [group["weight_decay"] for group in adam.param_groups] == [0.1, 0.1]
+    rates = []
+    for _ in range(5):
+        rates.append([group["lr"] for group in adam.param_groups])
+        adam.step()
+        schedule.step()
+    assert rates == [pytest.approx([0.001 * f, 0.01 * f]) for f in (0.5, 1, 1, 0.5, 0)]
+    blind = ProfileModule(tiny_model("none", schema=SMALL), [build_view("text", "text")], [1.0], optim, 4)
+    assert len(blind.configure_optimizers()["optimizer"].param_groups) == 1
+
+
+def test_unknown_schedule(model: ProfileModel) -> None:
+    with pytest.raises(UserError, match=r"optim\.schedule='steps' is not one of constant, linear, cosine"):
+        ProfileModule(model, paradigm_views("multi", VIEWS), None, OptimConfig(schedule="steps"), 1)
+
+
+def trainer(epochs: int) -> pl.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    return pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, num_sanity_val_steps=0, **quiet)
+
+
+def loader(batches: list[Batch]) -> DataLoader:
+    return DataLoader(batches, batch_size=None, collate_fn=lambda batch: batch)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, None])
+def test_training_lowers_the_loss_and_keeps_a_curve(
+    tiny_model: Callable[..., ProfileModel],
+    people: list[User],
+    make_collator: Callable[..., Collator],
+    weights: list[float] | None,
+) -> None:
+    model, views = tiny_model("xattn", schema=SMALL), paradigm_views("multi", VIEWS)
+    collator, known = make_collator(model), people[:2]
+    drawn = None if weights else [0, 2]
+    batches = [collator(known, views, epoch=i, drawn=drawn) for i in range(6)]
+    optim = OptimConfig(lr_pretrained=0.02, lr_new=0.02, warmup=0.0, schedule="constant")
+    module = ProfileModule(model, views, weights, optim, steps=12)
+    fit = trainer(2)
+    fit.fit(module, loader(batches), loader([collator(known, views[:1])]))
+    first, last = module.history
+    assert (first["epoch"], last["epoch"]) == (1, 2)
+    assert last["loss"] < 0.8 * first["loss"]
+    assert last["dev_macro_f1"] == fit.callback_metrics["dev/macro_f1"]
+    assert fit.callback_metrics["dev/parse_fault_rate"] == 0
+    assert {"loss", "loss/fusion", "loss/masked_image", "dev/Stars", "dev/parse_fault_rate"} <= set(
+        fit.callback_metrics
+    )
+    assert ("loss/text" in fit.callback_metrics) == (weights is not None)
+    assert module.seconds == pytest.approx(first["seconds"] + last["seconds"])
+
+
+def test_the_curve_is_in_the_checkpoint(model: ProfileModel) -> None:
+    first, second = (ProfileModule(model, paradigm_views("multi", VIEWS), WEIGHTS, OptimConfig(), 1) for _ in range(2))
+    first.history, first.seconds = [{"epoch": 1, "loss": 2.0, "dev_macro_f1": 3.0, "seconds": 4.0}], 4.0
+    checkpoint: dict[str, object] = {}
+    first.on_save_checkpoint(checkpoint)
+    second.on_load_checkpoint(checkpoint)
+    assert (second.history, second.seconds) == (first.history, 4.0)
+    assert "weights" not in second.state_dict()

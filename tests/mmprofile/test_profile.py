@@ -1,0 +1,187 @@
+"""The profile schema: what is rendered is read back, anything else is read without raising, and all of it is data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmprofile.errors import UserError
+from mmprofile.profile import KINDS, Attribute, Profile, Schema
+
+# Words that share beginnings, hold marks, look like numbers or like "Unknown"; names and values are one or two of them.
+WORDS = ["a", "ab", "A-b", "Éa", "&", "<x>", "1", "10", "1/2", "(b)", "it's", "True", "Unknowns", "not", "b.c", "日本"]
+NAME = st.sampled_from([*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)])
+EXACT = "Stars: 4; Favorite Category: Pizza, Coffee & Tea; Preferred Meal: Dinner; Budget Range: Low; "
+EXACT += "Discount Preference: True; Service Preference: False"
+
+
+def names(least: int, most: int) -> st.SearchStrategy[list[str]]:
+    return st.lists(NAME, min_size=least, max_size=most, unique_by=str.lower)
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> Schema:
+    attributes = []
+    for name in draw(names(1, 4)):
+        values, kind = draw(names(2, 6)), draw(st.sampled_from(KINDS))
+        size = 1 if kind == "single" else draw(st.integers(1, len(values)))
+        attributes.append(Attribute(name, tuple(values), kind, size, unknown=draw(st.booleans())))
+    return Schema("random", attributes)
+
+
+def profiles(schema: Schema) -> st.SearchStrategy[Profile]:
+    """Legal profiles."""
+    parts: dict[str, st.SearchStrategy[tuple[str, ...]]] = {}
+    for a in schema.attributes:
+        chosen = st.permutations(a.values).map(lambda values, a=a: a.canonical(values[: a.size]))
+        parts[a.name] = st.one_of(chosen, st.just(())) if a.unknown else chosen
+    return st.fixed_dictionaries(parts)
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_what_is_rendered_is_read_back_without_faults(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    profile = data.draw(profiles(schema))
+    assert schema.parse(schema.render(profile)) == (profile, [])
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_blanks_case_order_and_line_breaks_are_forgiven(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    profile = data.draw(profiles(schema))
+    parts = data.draw(st.permutations(schema.render(profile).split("; ")))
+    separator = data.draw(st.sampled_from([";", "\n", " ;\n ", "; ;"]))
+    text = separator.join(parts).replace(":", " :  ").replace(", ", " ,").replace(" ", "  ")
+    assert schema.parse(text.upper()) == (profile, [])
+
+
+@settings(max_examples=50)
+@given(st.data(), st.text(max_size=200))
+def test_any_text_is_read_and_only_legal_values_come_out(data: st.DataObject, text: str) -> None:
+    schema = data.draw(schemas())
+    whole = schema.render(data.draw(profiles(schema)))
+    cut = data.draw(st.integers(0, len(whole)))
+    for candidate in (text, whole[:cut] + text, text + whole[cut:], whole.replace(";", text)):
+        profile, faults = schema.parse(candidate)
+        assert tuple(profile) == schema.names
+        for attribute in schema.attributes:
+            values = profile[attribute.name]
+            assert len(values) <= attribute.size
+            assert len(set(values)) == len(values)
+            assert set(values) <= set(attribute.values)
+            assert values == attribute.canonical(values)
+            spoken_of = any(fault.startswith(f"{attribute.name}: ") for fault in faults)
+            assert len(values) == attribute.size or attribute.unknown or spoken_of
+
+
+@settings(max_examples=50)
+@given(st.data())
+def test_masked_attributes_and_nothing_else_are_hidden(data: st.DataObject) -> None:
+    schema = data.draw(schemas())
+    profile = data.draw(profiles(schema))
+    hidden = data.draw(st.sets(st.sampled_from(schema.names)))
+    tokens = [f"<{i}>" for i in range(len(schema.names))]
+    whole, masked = schema.render(profile).split("; "), schema.mask(profile, hidden, tokens).split("; ")
+    left = iter(tokens)
+    for name, before, after in zip(schema.names, whole, masked, strict=True):
+        assert after == (f"{name}: {next(left)}" if name in hidden else before)
+    assert schema.mask(profile, (), tokens) == schema.render(profile)
+
+
+def test_yelp_profile_exactly(schema: Schema) -> None:
+    profile = {
+        "Service Preference": ("False",),
+        "Favorite Category": ("Coffee & Tea", "Pizza"),
+        "Stars": ("4",),
+        "Preferred Meal": ("Dinner",),
+        "Budget Range": ("Low",),
+        "Discount Preference": ("True",),
+    }
+    assert schema.render(profile) == EXACT
+    assert schema.parse(EXACT).profile == {**profile, "Favorite Category": ("Pizza", "Coffee & Tea")}
+    assert schema.mask(profile, ["Stars", "Budget Range"], ["<a>", "<b>"]) == EXACT.replace(": 4", ": <a>").replace(
+        "Low", "<b>"
+    )
+    assert schema.mask(profile, schema.names, ["<a>", "<b>"]).count("<b>") == 5
+    assert [len(a.values) for a in schema.attributes] == [5, 10, 4, 2, 2, 2]
+    assert schema["favorite category"].size == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "profile", "fault"),
+    [
+        (("Stars: 4", "Stars: 6"), {"Stars": ()}, "Stars: not a value: '6'"),
+        (("Stars: 4; ", ""), {"Stars": ()}, "Stars: missing"),
+        (("Stars: 4", "Stars: 4, 5"), {"Stars": ("4",)}, "Stars: 2 values, expected 1"),
+        (("Stars: 4", "Stars: Unknown"), {"Stars": ()}, "Stars: Unknown is not allowed"),
+        (("Stars: 4", "Stars: 4; Stars: 5"), {"Stars": ("4",)}, "Stars: given twice"),
+        (("Stars: 4", "Stars 4"), {"Stars": ()}, "not an attribute: 'Stars 4'"),
+        (("Stars: 4", "Stars: 4; Mood: good"), {"Stars": ("4",)}, "not an attribute: 'Mood: good'"),
+        (("Pizza, C", "Pizza, Pizza, C"), {}, "Favorite Category: 'Pizza' twice"),
+        (
+            (", Coffee & Tea", ""),
+            {"Favorite Category": ("Pizza",)},
+            "Favorite Category: 1 of 2 values",
+        ),
+    ],
+)
+def test_faults_are_named(schema: Schema, change: tuple[str, str], profile: Profile, fault: str) -> None:
+    parsed = schema.parse(EXACT.replace(*change))
+    assert fault in parsed.faults
+    assert parsed.profile == {**schema.parse(EXACT).profile, **profile}
+
+
+def test_another_schema_is_data(tmp_path: Path, legal_profiles: Callable[[Schema], list[Profile]]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"name": "Mood", "kind": "ordered", "size": 2, "values": ["good", "bad", 3], "unknown": True},
+        {"name": "Pet", "values": ["cat", "dog"], "text_only": True, "rule": {"source": "review.stars"}},
+    ]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "attributes": rows}))
+    schema = Schema.from_yaml(path)
+    assert schema.render({"Mood": ("3", "good"), "Pet": ("dog",)}) == "Mood: 3, good; Pet: dog"
+    assert schema.parse("Pet: CAT\nMood: unknown") == ({"Mood": (), "Pet": ("cat",)}, [])
+    assert len({schema.render(profile) for profile in legal_profiles(schema)}) == (6 + 1) * 2
+    assert Schema.from_dict(schema.to_dict()) == schema
+    assert Schema.from_dict({**schema.to_dict(), "attributes": schema.to_dict()["attributes"][:1]}) != schema
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "many"}, "kind 'many' is not one of single, set, ordered"),
+        ({"values": ["a"]}, "at least two values"),
+        ({"values": ["a", "A"]}, "all different"),
+        ({"size": 2}, "kind single has size 1"),
+        ({"kind": "set", "size": 3}, "size 3 does not fit 2 values"),
+        ({"values": ["a", "b; c"]}, "'b; c' is empty, has stray blanks"),
+        ({"values": ["a", " b"]}, "stray blanks"),
+        ({"name": "A: b"}, "contains one of"),
+        ({"values": ["a", "unknown"]}, "set `unknown: true`"),
+        ({"colour": "red"}, "an attribute has the keys name, values"),
+        ({"values": 3}, "an attribute has the keys"),
+    ],
+)
+def test_contradictions_are_errors(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        Schema.from_dict({"attributes": [{"name": "A", "values": ["a", "b"]} | changes]})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_schemas_are_errors(tmp_path: Path) -> None:
+    twice = [{"name": name, "values": ["x", "y"]} for name in ("A", "a")]
+    for data in ({"attributes": []}, {"attributes": twice}, {"name": "x"}, {"attributes": ["A"]}, ["A"], None):
+        (tmp_path / "bad.yaml").write_text(yaml.safe_dump(data))
+        with pytest.raises(UserError, match="profile schema"):
+            Schema.from_yaml(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
+        with pytest.raises(UserError, match="cannot be read"):
+            Schema.from_yaml(path)

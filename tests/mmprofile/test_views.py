@@ -1,0 +1,194 @@
+"""Views: what each paradigm shows in each of them, the draws behind them, and what is refused."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmprofile.errors import UserError
+from mmprofile.views import (
+    VIEWS,
+    Masking,
+    User,
+    View,
+    build_view,
+    hidden_attributes,
+    paradigm_views,
+    sample_reviews,
+    unpaired,
+    user_rng,
+)
+
+# The table of the method, by hand: modality -> view -> (reviews, photos, captions, masked profile).
+TABLE = {
+    "text": {"text": (True, "none", "none", False)},
+    "multi": {
+        "fusion": (True, "plain", "none", False),
+        "text": (True, "none", "none", False),
+        "masked_image": (True, "masked", "none", False),
+        "masked_profile": (False, "plain", "none", True),
+    },
+    "uni": {
+        "fusion": (True, "none", "plain", False),
+        "text": (True, "none", "none", False),
+        "masked_image": (True, "none", "masked", False),
+        "masked_profile": (False, "none", "plain", True),
+    },
+    "both": {
+        "fusion": (True, "plain", "plain", False),
+        "text": (True, "none", "none", False),
+        "masked_image": (True, "masked", "masked", False),
+        "masked_profile": (False, "plain", "plain", True),
+    },
+}
+
+
+def shown(view: View) -> tuple[bool, str, str, bool]:
+    return view.reviews, view.photos, view.captions, view.profile
+
+
+@pytest.mark.parametrize("modality", TABLE)
+def test_every_view_shows_what_the_table_says(modality: str) -> None:
+    views = paradigm_views(modality, list(TABLE[modality]))
+    assert {view.name: shown(view) for view in views} == TABLE[modality]
+    assert [view.kind for view in views] == [view.name for view in views]
+
+
+def test_order_and_subset() -> None:
+    assert [v.name for v in paradigm_views("multi", ["masked_profile", "fusion"])] == ["fusion", "masked_profile"]
+    assert [v.name for v in paradigm_views("multi", VIEWS[::-1])] == list(VIEWS)
+    assert [v.name for v in paradigm_views("multi", ["fusion"])] == ["fusion"]
+
+
+def test_union_adds_the_pure_paradigms() -> None:
+    views = {view.name: view for view in paradigm_views("both", VIEWS, union=True)}
+    kinds = ("fusion", "masked_image", "masked_profile")  # text is the same view in all three
+    assert list(views) == [*VIEWS, *(f"{m}/{k}" for m in ("multi", "uni") for k in kinds)]
+    for modality in ("multi", "uni"):
+        for kind in kinds:
+            assert shown(views[f"{modality}/{kind}"]) == TABLE[modality][kind]
+            assert views[f"{modality}/{kind}"].kind == kind
+    assert {name: shown(views[name]) for name in VIEWS} == TABLE["both"]
+
+
+@pytest.mark.parametrize(
+    ("modality", "views", "union", "message"),
+    [
+        ("video", ["fusion"], False, "paradigm.modality='video' is not one of"),
+        ("multi", ["fusion", "sound"], False, "give different views out of"),
+        ("multi", [], False, "give different views out of"),
+        ("multi", ["fusion", "fusion"], False, "give different views out of"),
+        ("text", ["text", "fusion"], False, "views: [text] only"),
+        ("both", ["text"], False, "cannot be left out"),
+        ("multi", ["fusion"], True, "needs paradigm.modality=both"),
+    ],
+)
+def test_combinations_without_meaning(modality: str, views: list[str], union: bool, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        paradigm_views(modality, views, union)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("wrong", [{"image": -0.1}, {"caption": 1.01}, {"profile": float("nan")}])
+def test_probabilities_are_checked(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match=r"paradigm\.masking\."):
+        Masking(**wrong)
+
+
+@given(st.integers(1, 9), st.floats(0, 1), st.integers(0, 10**6))
+def test_at_least_one_attribute_is_hidden(count: int, probability: float, seed: int) -> None:
+    names = [f"a{i}" for i in range(count)]
+    hidden = hidden_attributes(names, probability, np.random.default_rng(seed))
+    assert hidden
+    assert hidden == [name for name in names if name in hidden]
+
+
+def test_rate_of_hidden_attributes() -> None:
+    rng, names = np.random.default_rng(0), [f"a{i}" for i in range(6)]
+    draws = [hidden_attributes(names, 0.5, rng) for _ in range(4000)]
+    # 6 x 0.5, and the one that is hidden where none would be: + 0.5^6.
+    assert np.mean([len(hidden) for hidden in draws]) == pytest.approx(3 + 0.5**6, abs=0.08)
+    counts = [sum(name in hidden for hidden in draws) for name in names]
+    assert max(counts) - min(counts) < 250  # 4000 x 0.5, standard deviation 32: nobody is preferred
+    assert all(len(hidden_attributes(names, 0.0, rng)) == 1 for _ in range(50))
+    assert len({hidden_attributes(names, 0.0, rng)[0] for _ in range(200)}) == 6
+    assert hidden_attributes(names, 1.0, rng) == names
+
+
+def rows(count: int, photos: Sequence[Sequence[str]] = ()) -> list[dict[str, Any]]:
+    return [
+        {"text": f"text {i}", "photo_ids": list(photos[i]) if i < len(photos) else [f"p{i}", f"q{i}"]}
+        for i in range(count)
+    ]
+
+
+def test_sampled_reviews_are_some_in_time_order_with_their_photos() -> None:
+    reviews = rows(12)
+    for name in map(str, range(30)):
+        drawn, user = sample_reviews(name, reviews, {"p1": "one", "q2": "two"}, 3, 1, seed=0)
+        places = [reviews.index(row) for row in drawn]
+        assert places == sorted(set(places))
+        assert len(places) == 3
+        assert user.reviews == tuple(f"text {i}" for i in places)
+        assert [photo[1:] for photo in user.photos] == [str(i) for i in places]
+        assert user.captions == tuple({"p1": "one", "q2": "two"}.get(photo) for photo in user.photos)
+        assert user.profile is None
+
+
+def test_sampling_depends_on_seed_and_user_alone() -> None:
+    reviews = rows(12)
+
+    def draw(name: str, seed: int = 0) -> User:
+        return sample_reviews(name, reviews, {}, 3, 1, seed)[1]
+
+    names = [f"user {i}" for i in range(20)]
+    forth, back = {name: draw(name) for name in names}, {name: draw(name) for name in names[::-1]}
+    assert forth == back
+    assert len({user.reviews for user in forth.values()}) > 10
+    assert any(draw(name, seed=1).reviews != forth[name].reviews for name in names)
+    seen = {text for i in range(300) for text in draw(str(i)).reviews}
+    assert seen == {f"text {i}" for i in range(12)}
+
+
+def test_few_reviews_many_photos_and_shared_ones() -> None:
+    reviews = rows(2, [["x", "y"], ["x"]])
+    for name in map(str, range(20)):
+        drawn, user = sample_reviews(name, reviews, {}, 5, 3, 0)
+        assert drawn == tuple(reviews)
+        assert sorted(user.photos) == ["x", "y"]  # x is the photo of both reviews, and taken once
+        assert sample_reviews(name, reviews, {}, 5, 0, 0)[1].photos == ()
+    assert sample_reviews("u", [], {}, 3, 1, 0) == ((), User("u", (), (), ()))
+
+
+@given(st.integers(2, 40), st.integers(0, 1000))
+def test_unpaired_gives_everybody_somebody_elses_photos(count: int, seed: int) -> None:
+    users = [User(f"u{i}", (f"r{i}",), (f"p{i}",), (f"c{i}",), {"A": (str(i),)}) for i in range(count)]
+    swapped = unpaired(users, seed)
+    for before, after in zip(users, swapped, strict=True):
+        assert after.photos != before.photos
+        assert (after.user_id, after.reviews, after.profile) == (before.user_id, before.reviews, before.profile)
+        assert after.captions == (after.photos[0].replace("p", "c"),)
+    assert sorted(user.photos for user in swapped) == sorted(user.photos for user in users)
+    assert unpaired(users, seed) == swapped
+
+
+def test_unpaired_alone_and_by_seed() -> None:
+    users = [User(f"u{i}", (), (f"p{i}",)) for i in range(12)]
+    assert unpaired(users[:1], 0) == users[:1]
+    assert unpaired([], 0) == []
+    assert len({tuple(user.photos for user in unpaired(users, seed)) for seed in range(5)}) > 1
+
+
+def test_a_users_generator_is_its_own() -> None:
+    def first(*key: Any) -> float:
+        return float(user_rng(*key).random())
+
+    assert first(0, "a", 1) == first(0, "a", 1)
+    assert len({first(0, "a"), first(1, "a"), first(0, "b"), first(0, "a", 1), first(0, "a", 1, 1)}) == 5
+
+
+def test_a_view_may_have_another_name() -> None:
+    assert build_view("fusion", "uni", "uni/fusion") == View("uni/fusion", "fusion", True, "none", "plain", False)
