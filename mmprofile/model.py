@@ -122,7 +122,10 @@ class ProfileModel(nn.Module):
         logits = self.text(
             encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
         ).logits
-        loss = F.cross_entropy(logits.float().transpose(1, 2), batch.labels, ignore_index=IGNORE, reduction="none")
+        flat = F.cross_entropy(
+            logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        loss = flat.view_as(batch.labels)
         views = len(batch.views)
         zeros = loss.new_zeros(views)
         total = zeros.index_add(0, batch.row_view, loss.sum(1))

@@ -48,14 +48,18 @@ def main(cfg: Any) -> None:
     seconds = {"prepare": time.perf_counter() - clock}
 
     data = make_data(cfg, model, prepared)
-    steps = data.steps_per_epoch() * cfg.trainer.max_epochs
+    trainer = make_trainer(cfg, folder, precision)
+    steps = data.steps_per_epoch(trainer.world_size) * cfg.trainer.max_epochs
     module = ProfileModule(model, data.views, data.loss_weights, cfg.optim, steps, cfg.evaluation.dev_beams)
-    print(describe(cfg, model, data, folder, precision), flush=True)
-    best = fit(cfg, module, data, folder, precision)
+    if trainer.is_global_zero:
+        print(describe(cfg, model, data, folder, precision), flush=True)
+    fit(trainer, module, data, folder)
+    if not trainer.is_global_zero:
+        return
     seconds["train"] = module.seconds
 
     clock = time.perf_counter()
-    load_weights(module, best)
+    load_weights(module, folder / "checkpoints" / "best.ckpt")
     model.save_pretrained(folder / "model")
     settings = cfg.evaluation
     test, predictions = evaluate_model(model, data, "test", settings.beams, settings.resamples, cfg.trainer.progress)
@@ -89,8 +93,8 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     return build_model(plain["text"], vision, plain["fusion"], schema, inputs)
 
 
-def fit(cfg: Any, module: ProfileModule, data: Any, folder: Path, precision: str) -> Path:
-    """Trains to the end, from the last checkpoint where there is one; returns the best checkpoint on dev."""
+def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:
+    """Lightning's Trainer: best and last checkpoint, early stopping on dev macro-F1, TensorBoard."""
     t = cfg.trainer
     checkpoints = folder / "checkpoints"
     # Fixed names: a versioned "last-v1.ckpt" would leave a stale "last.ckpt" to resume from.
@@ -102,7 +106,7 @@ def fit(cfg: Any, module: ProfileModule, data: Any, folder: Path, precision: str
     stop = EarlyStopping(METRIC, mode="max", patience=t.patience)
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     shown: list[Callback] = [StepBar(), EpochLines()] if t.progress else [EpochLines()]
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator=t.accelerator,
         devices=t.devices,
         strategy=t.strategy,
@@ -118,13 +122,16 @@ def fit(cfg: Any, module: ProfileModule, data: Any, folder: Path, precision: str
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
     )
-    resume = checkpoints / "last.ckpt"
+
+
+def fit(trainer: pl.Trainer, module: ProfileModule, data: Any, folder: Path) -> None:
+    """Trains to the end, from the last checkpoint where there is one."""
+    resume = folder / "checkpoints" / "last.ckpt"
     if resume.exists():
         print(f"going on from {resume}", flush=True)
     trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
-    return checkpoints / "best.ckpt"
 
 
 def load_weights(module: ProfileModule, checkpoint: Path) -> None:

@@ -79,23 +79,22 @@ def read_cities(folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[
 
 
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer with T5's special tokens and sentinels; the schema's words are made frequent, to stay whole."""
+    """A BPE tokenizer with T5's special tokens and sentinels; the schema's words are made frequent, to stay whole."""
     words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
     words += ["Unknown review: photo: profile: stars: trade:", " ".join(str(number) for number in range(10))]
-    tokenizer = Tokenizer(models.Unigram())
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation()]
     )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
-    trainer = trainers.UnigramTrainer(
+    trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - SENTINELS,
         special_tokens=["<pad>", "</s>", "<unk>"],
-        unk_token="<unk>",
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts + words * 500, trainer)
+    tokenizer.train_from_iterator(texts + words * 200, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -188,7 +187,7 @@ class Pair:
             encoder_outputs=BaseModelOutput(states),
             decoder_input_ids=self.t5.prepare_decoder_input_ids_from_labels(labels=target),
         ).logits
-        return F.cross_entropy(logits.transpose(1, 2), target, ignore_index=IGNORE)
+        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
 
 
 def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:

@@ -21,6 +21,7 @@ from mmprofile.paths import conf_dir
 from mmprofile.profile import Profile, Schema
 from mmprofile.views import Masking, User
 
+torch.set_num_threads(1)  # what is computed here is too small to share: threads would only wait for each other
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
 
