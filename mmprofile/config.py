@@ -243,19 +243,15 @@ def explain(error: Exception, name: str) -> str:
     if group:
         choice, options = group[1].split("/")[-1], group[3].split()
         return f"{group[2]}={choice}: there is no such choice{_nearest(choice, options)}; choices: {', '.join(options)}"
-    key = re.search(
-        r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in|Could not find '?([\w./-]+)'?", text
-    )
+    full = re.search(r"full_key: ([\w./\[\]-]+)", text)
+    key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
     if key:
-        full = re.search(r"full_key: ([\w.\[\]-]+)", text)
-        wrong = (full[1] if full else next(g for g in key.groups() if g)).replace("/", ".")
-        return f"unknown config key {wrong!r}{_nearest(wrong, _all_keys(name))}"
-    value = re.search(r"Value '(.*?)' .*?could not be converted to (\w+)|Value '(.*?)' of type '(\w+)'", text)
-    full = re.search(r"full_key: ([\w.\[\]-]+)", text)
+        wrong = full[1] if full else next(found for found in key.groups() if found)
+        return f"unknown config key {wrong!r}{_nearest(wrong.replace('/', '.'), _all_keys(name))}"
     first = text.splitlines()[0]
-    if full and full[1]:
-        return f"config key {full[1]!r}: {first}" if value or full else first
-    return f"config: {first}"
+    if "override" in first or "viable alternative" in first or "mismatched" in first:
+        return f"the command line cannot be read: {first}; give key=value, in quotes where it has blanks or brackets"
+    return f"config key {full[1]!r}: {first}" if full else f"config: {first}"
 
 
 def _all_keys(name: str) -> list[str]:
@@ -318,6 +314,6 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchmetrics|timm|entmax)\b.*")
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchdata|torchmetrics|timm|entmax)\b.*")
     for logger in ("pytorch_lightning", "lightning_fabric", "lightning", "transformers", "timm", "datasets"):
         logging.getLogger(logger).setLevel(logging.ERROR)

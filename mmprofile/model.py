@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils import logging as transformers_logging
 
 from mmprofile.batch import IGNORE, Batch
 from mmprofile.decoding import Grammar
@@ -27,6 +28,7 @@ from mmprofile.profile import Schema
 from mmprofile.vision import VisionEncoder, photo_transform
 
 FORMAT = 1
+transformers_logging.disable_progress_bar()  # a bar for every file it opens
 
 
 class Output(NamedTuple):
