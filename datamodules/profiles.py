@@ -19,10 +19,9 @@ from mmprofile.batch import Batch, Collator
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Profile
-from mmprofile.views import Masking, User, View, sample_reviews
+from mmprofile.views import SCHEDULES, Masking, User, View, sample_reviews
 
 SPLITS = ("train", "validation", "test")
-SCHEDULES = ("paired", "sampled")
 
 
 class PhotoPixels:

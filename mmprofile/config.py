@@ -314,6 +314,8 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchdata|torchmetrics|timm|entmax)\b.*")
+    warnings.filterwarnings(
+        "ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchdata|torchmetrics|timm|entmax)\b.*"
+    )
     for logger in ("pytorch_lightning", "lightning_fabric", "lightning", "transformers", "timm", "datasets"):
         logging.getLogger(logger).setLevel(logging.ERROR)

@@ -18,7 +18,7 @@ from mmprofile.model import ProfileModel
 from mmprofile.module import view_weights
 from mmprofile.profile import Profile, Schema
 from mmprofile.report import print_scores
-from mmprofile.views import Masking, User, paradigm_views, unpaired
+from mmprofile.views import SCHEDULES, Masking, User, View, paradigm_views, unpaired
 
 UNPAIRED_SEED = 0
 
@@ -38,18 +38,29 @@ class Prediction(NamedTuple):
         return {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
 
 
+def check_paradigm(paradigm: Any) -> tuple[tuple[View, ...], list[float], Masking]:
+    """Views, their weights and the masking of a paradigm's configuration.
+
+    Raises:
+        UserError: something in it is unknown or makes no sense.
+    """
+    views = paradigm_views(paradigm.modality, list(paradigm.views), paradigm.union)
+    if paradigm.schedule not in SCHEDULES:
+        raise UserError(f"paradigm.schedule={paradigm.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    return views, view_weights(views, dict(paradigm.weights)), Masking(**dict(paradigm.masking))
+
+
 def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
     """The datamodule that a training configuration describes, over a prepared folder."""
-    paradigm = cfg.paradigm
-    views = paradigm_views(paradigm.modality, list(paradigm.views), paradigm.union)
+    views, weights, masking = check_paradigm(cfg.paradigm)
     return instantiate(cfg.loader, _partial_=True)(
         folder=folder,
         model=model,
         views=views,
         inputs=OmegaConf.to_container(cfg.inputs),
-        masking=Masking(**dict(paradigm.masking)),
-        schedule=paradigm.schedule,
-        weights=view_weights(views, dict(paradigm.weights)),
+        masking=masking,
+        schedule=cfg.paradigm.schedule,
+        weights=weights,
         seed=cfg.seed,
         eval_batch_size=cfg.evaluation.batch_size,
     )

@@ -22,7 +22,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from mmprofile.config import entry_point
 from mmprofile.errors import UserError
-from mmprofile.evaluate import evaluate_baselines, evaluate_model, make_data, run_facts, write_predictions
+from mmprofile.evaluate import (
+    check_paradigm,
+    evaluate_baselines,
+    evaluate_model,
+    make_data,
+    run_facts,
+    write_predictions,
+)
 from mmprofile.model import ProfileModel, build_model
 from mmprofile.module import ProfileModule
 from mmprofile.profile import Schema
@@ -35,6 +42,7 @@ METRIC = "dev/macro_f1"
 def main(cfg: Any) -> None:
     """Entry point: prepare, train, evaluate, report; the same command again goes on where it stopped."""
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    check_paradigm(cfg.paradigm)
     folder = open_run(cfg)
     if (folder / "metrics.json").exists():
         print(f"{folder} is finished; its scores:")
@@ -101,9 +109,10 @@ def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:
     best = ModelCheckpoint(
         checkpoints, "best", monitor=METRIC, mode="max", save_weights_only=True, enable_version_counter=False
     )
-    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=False)
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False, save_on_train_epoch_end=True)
     steps = ModelCheckpoint(checkpoints, "last", every_n_train_steps=t.checkpoint_every, enable_version_counter=False)
-    stop = EarlyStopping(METRIC, mode="max", patience=t.patience)
+    # Checked as soon as the score is there: a run resumed at an epoch's end would find no score to check.
+    stop = EarlyStopping(METRIC, mode="max", patience=t.patience, check_on_train_epoch_end=False)
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     shown: list[Callback] = [StepBar(), EpochLines()] if t.progress else [EpochLines()]
     return pl.Trainer(

@@ -17,6 +17,7 @@ from mmprofile.profile import Profile
 Show = Literal["none", "plain", "masked"]
 VIEWS = ("fusion", "text", "masked_image", "masked_profile")
 MODALITIES = ("text", "multi", "uni", "both")
+SCHEDULES = ("paired", "sampled")
 
 
 @dataclass(frozen=True)

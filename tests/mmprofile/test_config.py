@@ -13,9 +13,7 @@ GIVEN = {
     "evaluate": ["run=outputs/both"],
     "predict": ["run=outputs/both", "input=users.jsonl"],
 }
-GROUPS = sorted(
-    (path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name != "profile"
-)
+GROUPS = sorted((path.parent.name, path.stem) for path in conf_dir().glob("*/*.yaml") if path.parent.name != "profile")
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
