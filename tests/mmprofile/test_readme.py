@@ -1,0 +1,32 @@
+"""What the README tells people to type is understood."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mmprofile.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = sorted(set(re.findall(r"python -m mmprofile\.(\w+)((?: [^\s`|&]+)*)", README)))
+
+
+@pytest.mark.parametrize(("name", "arguments"), COMMANDS)
+def test_every_command_of_the_readme_composes(name: str, arguments: str) -> None:
+    words = shlex.split(arguments)
+    overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words if not word.startswith("-")]
+    config = load_config(name, overrides)
+    for word in overrides:
+        key, _, value = word.partition("=")
+        if key in ("paradigm", "data", "model"):
+            assert config[key].name == value
+
+
+def test_the_readme_has_both_commands_and_its_links_lead_somewhere() -> None:
+    assert ".venv/bin/python -m mmprofile.train paradigm=both name=both" in README
+    assert '.venv/bin/pip install -e ".[test]" && .venv/bin/python -m pytest' in README
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
