@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -41,7 +42,7 @@ class Progress:
             over.set()
         self.say(f"prepare: {text} done in {time.monotonic() - start:.1f} s")
 
-    def bar(self, total: int, text: str, unit: str) -> "tqdm[None]":
+    def bar(self, total: int, text: str, unit: str) -> "tqdm[Any]":
         """A bar to ``update``; use as a context manager. Off a terminal it prints every 10 seconds, not every tenth."""
         terminal = sys.stderr.isatty()
         return tqdm(

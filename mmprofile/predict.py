@@ -9,7 +9,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -175,7 +175,7 @@ def main(cfg: Any) -> None:
         print(f"photos left out: {counts} (named in each user's `used.unusable_photos`)", file=sys.stderr)
 
 
-def _write(rows: Iterator[dict[str, Any]], file: TextIO) -> None:
+def _write(rows: Iterable[dict[str, Any]], file: TextIO) -> None:
     for row in rows:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
