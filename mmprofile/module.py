@@ -88,6 +88,8 @@ class ProfileModule(pl.LightningModule):
         if optim.schedule not in SCHEDULES:
             raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
         self.model, self.views, self.optim, self.steps, self.dev_beams = model, tuple(views), optim, steps, dev_beams
+        # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
+        self.model.train()
         self.weights: Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self.history: list[dict[str, float]] = []

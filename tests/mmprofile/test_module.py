@@ -176,9 +176,11 @@ def test_training_lowers_the_loss_and_keeps_a_curve(
     drawn = None if weights else [0, 2]
     batches = [collator(known, views, epoch=i, drawn=drawn) for i in range(6)]
     optim = OptimConfig(lr_pretrained=0.02, lr_new=0.02, warmup=0.0, schedule="constant")
+    assert not model.text.training
     module = ProfileModule(model, views, weights, optim, steps=12)
     fit = trainer(2)
     fit.fit(module, loader(batches), loader([collator(known, views[:1])]))
+    assert all(part.training for part in model.text.modules())
     first, last = module.history
     assert (first["epoch"], last["epoch"]) == (1, 2)
     assert last["loss"] < 0.8 * first["loss"]
