@@ -102,8 +102,12 @@ class Photos:
         self._pixels.clear()
 
 
-def select(row: dict[str, Any], inputs: dict[str, Any], photos: Photos) -> tuple[User, dict[str, Any]]:
-    """The reviews and photos that the model is shown of a user: as many as in training, drawn by the user's id."""
+def select(row: dict[str, Any], inputs: dict[str, Any], view: View, photos: Photos) -> tuple[User, dict[str, Any]]:
+    """The reviews and photos that the model is shown of a user: as many as in training, drawn by the user's id.
+
+    Returns:
+        The user, and the numbers of what the model's view really shows.
+    """
     rng = user_rng(inputs["sample_seed"], row["user_id"])
     reviews = _draw(row["reviews"], inputs["reviews"], rng)
     unusable: dict[str, str] = {}
@@ -118,7 +122,12 @@ def select(row: dict[str, Any], inputs: dict[str, Any], photos: Photos) -> tuple
     user = User(
         row["user_id"], tuple(reviews), tuple(path for path, _ in drawn), tuple(caption for _, caption in drawn)
     )
-    used = {"reviews": len(reviews), "photos": len(drawn), "unusable_photos": unusable}
+    used = {
+        "reviews": len(reviews) if view.reviews else 0,
+        "photos": len(drawn) if view.photos != "none" else 0,
+        "captions": sum(caption is not None for caption in user.captions) if view.captions != "none" else 0,
+        "unusable_photos": unusable,
+    }
     return user, used
 
 
@@ -128,17 +137,21 @@ def _draw(items: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
     return [items[i] for i in sorted(rng.choice(len(items), size=count, replace=False).tolist())]
 
 
+def prediction_view(model: ProfileModel) -> View:
+    """What the model is shown when it predicts."""
+    modality = model.settings["inputs"]["modality"]
+    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+
+
 def predict(
     model: ProfileModel, rows: list[dict[str, Any]], photos: Photos, beams: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Profiles of users, in order, as rows of the output file."""
-    inputs = model.settings["inputs"]
-    modality = inputs["modality"]
-    view: View = paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+    inputs, view = model.settings["inputs"], prediction_view(model)
     collator = Collator(model.tokenizer, model.grammar, photos, Masking(), inputs["max_tokens"], 0)
     todo = iter(rows)
     while chunk := list(islice(todo, batch_size)):
-        users, used = zip(*(select(row, inputs, photos) for row in chunk), strict=True)
+        users, used = zip(*(select(row, inputs, view, photos) for row in chunk), strict=True)
         texts = model.generate(collator(users, (view,)), beams)
         photos.forget()
         for user, shown, text in zip(users, used, texts, strict=True):
@@ -170,6 +183,14 @@ def main(cfg: Any) -> None:
         except OSError as error:
             raise UserError(f"output={cfg.output}: cannot be written ({error.strerror})") from error
         print(f"{len(rows)} profiles in {target}")
+    if (
+        prediction_view(model).captions != "none"
+        and any(r["photos"] for r in rows)
+        and not any(r["captions"] for r in rows)
+    ):
+        print(
+            "this model was trained with captions of the photos, and the input has none: expect worse", file=sys.stderr
+        )
     if photos.reasons:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(photos.reasons.items()))
         print(f"photos left out: {counts} (named in each user's `used.unusable_photos`)", file=sys.stderr)
