@@ -12,7 +12,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGe
 
 from mmprofile.batch import Batch, Collator
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel, build_model, local_name
+from mmprofile.model import ATTENTION, ProfileModel, build_model, local_name
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Attribute, Schema
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
@@ -43,11 +43,15 @@ def test_text_alone_is_stock_t5(
     t5_folder: Path,
 ) -> None:
     model = tiny_model(fusion)
+    stock = T5ForConditionalGeneration.from_pretrained(t5_folder, attn_implementation=ATTENTION).eval()
+    for user in users:
+        alone = make_collator(model)([user], [TEXT])
+        expected = stock(input_ids=alone.text_ids, attention_mask=alone.text_mask.long(), labels=alone.labels)
+        assert torch.equal(model(alone).logits, expected.logits)
     batch = make_collator(model)(users, [TEXT])
-    stock = T5ForConditionalGeneration.from_pretrained(t5_folder).eval()
     expected = stock(input_ids=batch.text_ids, attention_mask=batch.text_mask.long(), labels=batch.labels)
     output = model(batch)
-    assert torch.equal(output.logits, expected.logits)
+    close(output.logits, expected.logits, 1e-5)
     close(output.view_losses[0], expected.loss, 1e-6)
     assert batch.labels is not None
     assert output.view_tokens.tolist() == [(batch.labels >= 0).sum()]
