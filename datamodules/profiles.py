@@ -209,7 +209,7 @@ class ProfileDataModule(pl.LightningDataModule):
         """The users of a split as models see them, with profile.
 
         Raises:
-            UserError: the split is empty.
+            UserError: the split is empty, or a user lacks a value that the schema demands.
         """
         return [user for _, user in self._sample(split)]
 
@@ -279,6 +279,12 @@ class ProfileDataModule(pl.LightningDataModule):
                     i["sample_seed"],
                 )
                 profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+                for attribute in self.prepared.schema.attributes:
+                    if not attribute.unknown and not profile.get(attribute.name):
+                        raise UserError(
+                            f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
+                            f"rule or labels, or set `unknown: true` in the profile schema"
+                        )
                 drawn.append((rows, replace(user, profile=profile)))
             self._sampled[split] = drawn
         return self._sampled[split]

@@ -91,9 +91,10 @@ def paradigm_views(modality: str, views: Sequence[str], union: bool = False) -> 
         )
     if union and modality != "both":
         raise UserError(f"paradigm.union=true needs paradigm.modality=both, not {modality!r}")
-    chosen = [build_view(kind, modality) for kind in sorted(views, key=VIEWS.index)]
+    kinds = sorted(views, key=VIEWS.index)
+    chosen = [build_view(kind, modality) for kind in kinds]
     if union:
-        chosen += [build_view(k, m, f"{m}/{k}") for m in ("multi", "uni") for k in views if k != "text"]
+        chosen += [build_view(kind, m, f"{m}/{kind}") for m in ("multi", "uni") for kind in kinds if kind != "text"]
     return tuple(chosen)
 
 
@@ -112,8 +113,9 @@ class Masking:
 
 
 def user_rng(seed: int, user_id: str, *more: int) -> np.random.Generator:
-    """A generator that depends on the seed, the user and nothing else (not on batch, order, worker or epoch)."""
-    return np.random.default_rng([seed, crc32(user_id.encode()), *more])
+    """A generator that depends on the seed, the user, ``more`` and nothing else (not on batch, order or worker)."""
+    # The count keeps (s, u) and (s, u, 0) apart: NumPy ignores zeros at the end of a seed.
+    return np.random.default_rng([seed, crc32(user_id.encode()), *more, 1 + len(more)])
 
 
 def hidden_attributes(names: Sequence[str], probability: float, rng: np.random.Generator) -> list[str]:

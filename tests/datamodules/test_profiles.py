@@ -244,6 +244,12 @@ def test_what_is_refused(demo: Path, model: ProfileModel, tiny_model: Callable[.
     with pytest.raises(UserError, match="no prepared data set"):
         module(demo.parent, model)
     data = module(demo, model)
+    table = data.prepared.datasets["validation"]
+    data.prepared.datasets["validation"] = table.map(lambda row: {"profile": row["profile"] | {"Stars": []}})
+    with pytest.raises(
+        UserError, match=r"user \S+ has no Stars: give the attribute a rule or labels, or set `unknown: true`"
+    ):
+        data.users("validation")
     data.prepared.datasets["test"] = data.prepared.datasets["test"].select([])
     for split in ("test", "holdout"):
         with pytest.raises(UserError, match=f"the split '{split}' has no users"):

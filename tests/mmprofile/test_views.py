@@ -67,6 +67,7 @@ def test_union_adds_the_pure_paradigms() -> None:
     views = {view.name: view for view in paradigm_views("both", VIEWS, union=True)}
     kinds = ("fusion", "masked_image", "masked_profile")  # text is the same view in all three
     assert list(views) == [*VIEWS, *(f"{m}/{k}" for m in ("multi", "uni") for k in kinds)]
+    assert paradigm_views("both", VIEWS[::-1], union=True) == tuple(views.values())
     for modality in ("multi", "uni"):
         for kind in kinds:
             assert shown(views[f"{modality}/{kind}"]) == TABLE[modality][kind]
@@ -188,6 +189,7 @@ def test_a_users_generator_is_its_own() -> None:
 
     assert first(0, "a", 1) == first(0, "a", 1)
     assert len({first(0, "a"), first(1, "a"), first(0, "b"), first(0, "a", 1), first(0, "a", 1, 1)}) == 5
+    assert len({first(0, "a"), first(0, "a", 0), first(0, "a", 0, 0), first(0, "a", 2)}) == 4
 
 
 def test_a_view_may_have_another_name() -> None:
