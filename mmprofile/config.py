@@ -279,34 +279,42 @@ def _nearest(word: str, choices: list[str]) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+def check_command_line(name: str) -> None:
+    """Answers a mistake on the command line at once: called above a command's imports, which take many seconds."""
+    if not _has_flags():
+        _guarded(lambda: load_config(name, sys.argv[1:]))
+
+
 def entry_point(name: str, run: Callable[[Any], None]) -> None:
     """Runs a command: checks the command line, hands over to Hydra (for ``-m`` sweeps), prints errors as one line.
 
     Exit status 2 for a user's mistake, 130 for an interrupt.
     """
     quiet()
-    flags = [word for word in sys.argv[1:] if word.startswith("-")]
-    words = [word for word in sys.argv[1:] if not word.startswith("-")]
-
-    def guarded(action: Callable[[], None]) -> None:
-        try:
-            action()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except KeyboardInterrupt:
-            print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-            sys.exit(130)
-
-    if not flags:
-        guarded(lambda: run(load_config(name, words)))
+    if not _has_flags():
+        _guarded(lambda: run(load_config(name, sys.argv[1:])))
         return
 
     def job(cfg: DictConfig) -> None:
-        guarded(lambda: run(typed(name, cfg)))
+        _guarded(lambda: run(typed(name, cfg)))
 
     sys.argv += HYDRA_QUIET
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+
+
+def _has_flags() -> bool:
+    return any(word.startswith("-") for word in sys.argv[1:])
+
+
+def _guarded(action: Callable[[], Any]) -> None:
+    try:
+        action()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
 
 
 def quiet() -> None:

@@ -1,5 +1,11 @@
 """Scores a run: ``python -m mmprofile.evaluate run=outputs/both``."""
 
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("evaluate")
+
+
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from mmprofile.baselines.classical import ceiling, majority, tfidf_lr
-from mmprofile.config import entry_point
 from mmprofile.errors import UserError
 from mmprofile.metrics import Scores, score
 from mmprofile.model import ProfileModel

@@ -5,6 +5,12 @@ Input, a user a line: ``{"user_id": "ann", "reviews": ["...", "..."], "photos": 
 ``{"user_id", "profile", "text", "faults", "used"}``.
 """
 
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("predict")
+
+
 import io
 import json
 import sys
@@ -20,7 +26,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmprofile.batch import Collator
-from mmprofile.config import entry_point
 from mmprofile.errors import UserError
 from mmprofile.evaluate import load_run
 from mmprofile.model import ProfileModel

@@ -3,6 +3,12 @@
 From here to the loss there are three hops: ``train.run`` -> ``module.training_step`` -> ``model.forward``.
 """
 
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("train")
+
+
 import json
 import os
 import platform
@@ -20,7 +26,6 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from mmprofile.config import entry_point
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     check_paradigm,

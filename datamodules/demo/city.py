@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import lru_cache
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 from datamodules.demo.captions import HEADER_NOTE, write_caption
@@ -204,11 +203,8 @@ class _Files:
 
 def _in_order(calls: Iterator[tuple[Callable[..., Lines], tuple[Any, ...]]], workers: int) -> Iterator[Lines]:
     """Results of `calls` in their order, a few under way at a time: memory does not grow with the city."""
-    if workers == 1:
-        yield from (call(*args) for call, args in calls)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting: list[Future[Lines]] = [pool.submit(call, *args) for call, args in islice(calls, 4 * workers)]
-        while waiting:
-            yield waiting.pop(0).result()
-            waiting += [pool.submit(call, *args) for call, args in islice(calls, 1)]
+    # Not multiprocessing's own pool: its workers would import the main module again, in training all of torch.
+    run = Parallel(workers, return_as="generator", pre_dispatch="4 * n_jobs")
+    yield from run(delayed(call)(*args) for call, args in calls)
+    if workers > 1:
+        get_reusable_executor().shutdown()
