@@ -193,8 +193,12 @@ class ProfileModel(nn.Module):
             raise UserError(
                 f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"
             ) from error
-        if data.get("format") != FORMAT:
-            raise UserError(f"{folder}: model format {data.get('format')!r}, this version reads {FORMAT}")
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise UserError(f"{folder}: model format {found!r}, this version reads {FORMAT}")
+        missing = {"schema", "text", "vision", "fusion", "inputs"} - data.keys()
+        if missing:
+            raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
         settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
         model = build_model(
             settings["text"] | {"name": str(folder / "text")},

@@ -1,5 +1,6 @@
 """Raw files to a prepared folder, as a whole: what is in it, that it is the same every time, and what goes wrong."""
 
+import errno
 import hashlib
 import json
 import os
@@ -366,6 +367,21 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"cannot read or write .*file: (File exists|Not a directory)"):
         run(str(raw), folder=tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_read_only_disk(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, whom no permission stops: the system's error is raised in its place."""
+
+    def refuse(self: Path, *_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code), str(self))
+
+    raw = city(tmp_path / "raw")
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(
+        UserError, match=f"{os.strerror(code)}: choose another data.prepare.folder or set MMPROFILE_CACHE"
+    ):
+        run(str(raw), folder=tmp_path / "out")
 
 
 def test_full_disk(tmp_path: Path) -> None:

@@ -233,7 +233,14 @@ def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path
         ProfileModel.from_pretrained(tmp_path)
     weights.write_bytes(whole)
     ProfileModel.from_pretrained(tmp_path)
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"format": 99}))
+    good = json.loads(config.read_text())
+    config.write_text(json.dumps({key: value for key, value in good.items() if key != "fusion"}))
+    with pytest.raises(UserError, match="'fusion' is missing; export the model again"):
+        ProfileModel.from_pretrained(tmp_path)
+    config.write_text("[]")
+    with pytest.raises(UserError, match="model format None"):
+        ProfileModel.from_pretrained(tmp_path)
+    config.write_text(json.dumps(good | {"format": 99}))
     with pytest.raises(UserError, match="model format 99, this version reads 1"):
         ProfileModel.from_pretrained(tmp_path)
 
