@@ -4,6 +4,7 @@ Everything is read from the mapping that ``metrics.json`` holds; whatever part o
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,6 +24,7 @@ MISSING = "-"
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
 _COLOURS = {"majority": "#bbbbbb", "tfidf_lr": "#e69f00", THIS_RUN: "#0072b2", UNPAIRED: "#56b4e9"}
+_OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#f0e442", "#000000")
 _SHORT = {"majority": "majority", "tfidf_lr": "TF-IDF+LR", UNPAIRED: "unpaired", "ceiling": "ceiling"}
 
 
@@ -106,7 +108,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     """
     systems, attributes = rows(metrics), list(metrics["test"]["per_attribute"])
     name = str(metrics.get("config", {}).get("name", run.name))
-    _save(score_figure(systems, attributes), run / "report.png")
+    save_figure(score_figure(systems, attributes), run / "report.png")
     text = [f"# {name}", "", *_notes(metrics), "", "## Macro-F1 on the test split, 0-100", ""]
     text += _comparison(systems, attributes)
     text += [
@@ -123,7 +125,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     ]
     curves = _curves(history or [])
     if curves:
-        _save(_learning_curve(curves, _time(history or [])), run / "learning_curve.png")
+        save_figure(_learning_curve(curves, _time(history or [])), run / "learning_curve.png")
         text += ["", "## Learning curve", "", "![Learning curve](learning_curve.png)"]
     (run / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
@@ -134,6 +136,8 @@ def score_figure(systems: Sequence[Row], attributes: Sequence[str]) -> Figure:
     figure = Figure(figsize=(max(6.0, 1.5 * len(groups) + 1.0), 4.2), layout="constrained")
     axes = figure.add_subplot()
     width = 0.82 / len(systems)
+    others = (row.key for row in systems if row.key not in _COLOURS and row.key != "ceiling")
+    colours = _COLOURS | dict(zip(others, cycle(_OTHERS), strict=False))
     for place, system in enumerate(systems):
         shift = (place - (len(systems) - 1) / 2) * width
         known = [(index, value) for index, group in enumerate(groups) if (value := system.f1(group)) is not None]
@@ -144,7 +148,7 @@ def score_figure(systems: Sequence[Row], attributes: Sequence[str]) -> Figure:
             heights,
             width * 0.92,
             label=system.label,
-            color="none" if ceiling else _COLOURS.get(system.key, "#009e73"),
+            color="none" if ceiling else colours.get(system.key),
             edgecolor="#000000" if ceiling else "none",
             linewidth=0.9,
             linestyle=(0, (3, 2)) if ceiling else "solid",
@@ -255,7 +259,8 @@ def _clean(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a PNG."""
     FigureCanvasAgg(figure)  # no display is needed, and no global state of pyplot's is touched
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})  # no version: same figures, same bytes
 

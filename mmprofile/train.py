@@ -55,6 +55,7 @@ def main(cfg: Any) -> None:
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
     clock = time.perf_counter()
     prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)

@@ -35,7 +35,7 @@ from datamodules.demo import write_city
 from mmprofile.batch import IGNORE, pad
 from mmprofile.paths import conf_dir
 from mmprofile.profile import Schema
-from mmprofile.vision import photo_transform
+from mmprofile.vision import mask_pixels, photo_transform
 
 SEEDS = (9001, 9002, 9003, 9004)  # the demo's own is 0, tests use small numbers
 SENTINELS = 40
@@ -126,7 +126,8 @@ class Mixture:
     """Draws batches of the pretraining tasks."""
 
     def __init__(self, reviews: list, photos: list, tokenizer: Any, seed: int) -> None:
-        self.reviews, self.photos, self.tokenizer, self.rng = reviews, photos, tokenizer, random.Random(seed)
+        self.reviews, self.photos, self.tokenizer = reviews, photos, tokenizer
+        self.rng, self.pixel_rng = random.Random(seed), np.random.default_rng(seed)
         self.sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)])
         self.eos = tokenizer.eos_token_id
 
@@ -155,10 +156,13 @@ class Mixture:
             targets.append([*target, self.eos])
         return pad(sources, 0), pad(targets, IGNORE)
 
-    def images(self, size: int, flip: bool = True) -> tuple[Tensor, Tensor]:
-        """Photos, uint8 (size, 3, H, W), and the ids of their captions or trades."""
+    def images(self, size: int, augment: bool = True) -> tuple[Tensor, Tensor]:
+        """Photos, uint8 (size, 3, H, W), and the ids of their captions or trades; ``augment``: mirrored, partly masked."""
         drawn = self.rng.sample(self.photos, min(size, len(self.photos)))
-        pixels = [p[:, :, ::-1].copy() if flip and self.rng.random() < 0.5 else p for p, _, _ in drawn]
+        pixels = [p for p, _, _ in drawn]
+        if augment:
+            pixels = [p[:, :, ::-1].copy() if self.rng.random() < 0.5 else p for p in pixels]
+            pixels = [mask_pixels(p, 0.3, self.pixel_rng) if self.rng.random() < 0.25 else p for p in pixels]
         texts = [c if self.rng.random() < 0.75 else f"trade: {', '.join(t) or 'none'}" for _, c, t in drawn]
         return torch.from_numpy(np.stack(pixels)), pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
 
@@ -215,7 +219,7 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
             )
     with torch.no_grad():
         texts = [pair.text_loss(*held_out.text(64)).item() for _ in range(10)]
-        photos = [pair.image_loss(*held_out.images(64, flip=False), only_cls=True).item() for _ in range(10)]
+        photos = [pair.image_loss(*held_out.images(64, augment=False), only_cls=True).item() for _ in range(10)]
     return {"steps": step, "text_loss": float(np.mean(texts)), "photo_loss": float(np.mean(photos))}
 
 
