@@ -161,6 +161,7 @@ def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
 
 def main(cfg: Any) -> None:
     """Entry point: prints the scores of a run and writes ``evaluation-<split>.json`` beside its metrics."""
+    torch.set_flush_denormal(True)  # as in training
     folder, train_cfg, model = load_run(cfg.run)
     prepared = instantiate(train_cfg.data.prepare, _partial_=True)(schema=model.schema)
     data = make_data(train_cfg, model, prepared)

@@ -46,6 +46,7 @@ METRIC = "dev/macro_f1"
 
 def main(cfg: Any) -> None:
     """Entry point: prepare, train, evaluate, report; the same command again goes on where it stopped."""
+    torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_paradigm(cfg.paradigm)
     folder = open_run(cfg)

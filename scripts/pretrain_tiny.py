@@ -6,7 +6,9 @@ The data are demo cities of other seeds than the demo's, so no user, business, r
 tasks are those of the backbones it stands in for, and none of them shows a profile:
 
 - span corruption of reviews and captions (T5);
-- the stars and the trades of reviews, as rating and topic tasks are part of Flan's mixture;
+- the stars and the trades of reviews, as rating and topic tasks are part of Flan's mixture; two linear heads on the
+  encoder's mean state learn the same, which spares it from waiting for the decoder to learn where to look;
+- from reviews and a caption of a business the caption of another of its photos;
 - captions and trades of photos from the ViT's class state (or all its states), which the T5 decoder reads directly.
 """
 
@@ -16,9 +18,9 @@ import math
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
@@ -26,7 +28,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
@@ -46,6 +48,7 @@ ARCHITECTURE = "vit_tiny_patch16_224"
 INPUT = {"input_size": [3, 96, 96], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 CROP = {"crop_pct": 1.0, "crop_mode": "squash"}
 HELD_OUT = 0.03
+PHOTO_EVERY = 3  # photos are learned in fewer steps than texts
 MAX_WORDS = 60  # a single review of 300 words would make its whole batch ten times as wide
 
 
@@ -55,8 +58,28 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in file)
 
 
-def read_cities(folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[str, ...]) -> tuple[list, list]:
-    """Generates the cities and reads them back: reviews (text, stars, trades) and photos (pixels, caption, trades)."""
+class Review(NamedTuple):
+    """A review and what is known of it."""
+
+    text: str
+    stars: int
+    trades: list[str]
+    business: str
+
+
+class Photo(NamedTuple):
+    """A photo, uint8 (3, H, W), and what is known of it."""
+
+    pixels: np.ndarray
+    caption: str
+    trades: list[str]
+    business: str
+
+
+def read_cities(
+    folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[str, ...]
+) -> tuple[list[Review], list[Photo]]:
+    """Generates the cities and reads their reviews and photos back."""
     transform = photo_transform({**INPUT, **CROP, "input_size": tuple(INPUT["input_size"])})
     reviews, photos = [], []
     for seed in seeds:
@@ -69,12 +92,13 @@ def read_cities(folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[
         }
         for row in rows(city / "yelp_academic_dataset_review.json"):
             if 10 <= len(row["text"].split()) <= MAX_WORDS:
-                reviews.append((row["text"], str(int(row["stars"])), known[row["business_id"]]))
+                business = row["business_id"]
+                reviews.append(Review(row["text"], int(row["stars"]), known[business], business))
         captions = {row["photo_id"]: row["caption"] for row in rows(city / "captions.jsonl") if "photo_id" in row}
         of = {row["photo_id"]: row["business_id"] for row in rows(city / "photos.json")}
         for photo, caption in captions.items():
             pixels = transform(Image.open(city / "photos" / f"{photo}.jpg").convert("RGB"))
-            photos.append((np.asarray(pixels), caption, known[of[photo]]))
+            photos.append(Photo(np.asarray(pixels), caption, known[of[photo]], of[photo]))
     return reviews, photos
 
 
@@ -122,55 +146,89 @@ def corrupt_spans(
     return source, [*target, sentinels[used]]
 
 
+class TextBatch(NamedTuple):
+    """Source (R, N) and target (R, L) ids; the share of each of the stars (R, 5) and trades (R, trades) in the source."""
+
+    source: Tensor
+    target: Tensor
+    stars: Tensor
+    trades: Tensor
+
+
 class Mixture:
     """Draws batches of the pretraining tasks."""
 
-    def __init__(self, reviews: list, photos: list, tokenizer: Any, seed: int) -> None:
-        self.reviews, self.photos, self.tokenizer = reviews, photos, tokenizer
+    def __init__(
+        self, reviews: list[Review], photos: list[Photo], trades: Sequence[str], tokenizer: Any, seed: int
+    ) -> None:
+        self.reviews, self.photos, self.trades, self.tokenizer = reviews, photos, trades, tokenizer
         self.rng, self.pixel_rng = random.Random(seed), np.random.default_rng(seed)
         self.sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)])
         self.eos = tokenizer.eos_token_id
+        self.captions: dict[str, list[str]] = {}
+        for photo in photos:
+            self.captions.setdefault(photo.business, []).append(photo.caption)
+        self.visits: dict[str, list[Review]] = {}
+        for review in reviews:
+            if len(self.captions.get(review.business, ())) > 1:
+                self.visits.setdefault(review.business, []).append(review)
+        self.visited = sorted(self.visits)
 
     def ids(self, text: str) -> list[int]:
         """Token ids without end-of-sequence."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def text(self, size: int) -> tuple[Tensor, Tensor]:
-        """A third each span corruption, stars and trades of ``size`` reviews, one to three at a time: source, target."""
-        sources, targets = [], []
+    def text(self, size: int) -> TextBatch:
+        """A quarter each of the four tasks on text, of ``size`` reviews, one to three at a time."""
+        sources, targets, groups = [], [], []
         count = self.rng.choice((1, 1, 1, 2, 3))  # the same throughout a batch: little padding
         for i in range(size // count):
             drawn = self.rng.sample(self.reviews, count)
-            text = " ".join(f"review: {review}" for review, _, _ in drawn)
-            if i % 3 == 0:
+            if i % 4 == 3:
+                visits = self.visits[self.rng.choice(self.visited)]
+                drawn = self.rng.sample(visits, min(count, len(visits)))
+            text = " ".join(f"review: {review.text}" for review in drawn)
+            if i % 4 == 0:
                 if self.rng.random() < 0.5:
                     captions = self.rng.sample(self.photos, self.rng.choice((1, 2, 3)))
-                    text = " ".join([text, *(f"photo: {caption}" for _, caption, _ in captions)])
+                    text = " ".join([text, *(f"photo: {photo.caption}" for photo in captions)])
                 source, target = corrupt_spans(self.ids(text), self.sentinels, self.rng)
-            elif i % 3 == 1:
-                source, target = self.ids(f"stars: {text}"), self.ids(", ".join(stars for _, stars, _ in drawn))
+            elif i % 4 == 1:
+                stars = sorted((review.stars for review in drawn), reverse=True)
+                source, target = self.ids(f"stars: {text}"), self.ids(", ".join(map(str, stars)))
+            elif i % 4 == 2:
+                shown = {trade for review in drawn for trade in review.trades}
+                names = ", ".join(trade for trade in self.trades if trade in shown)
+                source, target = self.ids(f"trade: {text}"), self.ids(names or "none")
             else:
-                trades = "; ".join(", ".join(trades) or "none" for _, _, trades in drawn)
-                source, target = self.ids(f"trade: {text}"), self.ids(trades)
+                seen, other = self.rng.sample(self.captions[drawn[0].business], 2)
+                text = f"{text} photo: {seen}" if self.rng.random() < 0.5 else text
+                source, target = self.ids(f"other photo: {text}"), self.ids(other)
             sources.append([*source, self.eos])
             targets.append([*target, self.eos])
-        return pad(sources, 0), pad(targets, IGNORE)
+            groups.append(drawn)
+        stars = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
+        trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
+        return TextBatch(
+            pad(sources, 0), pad(targets, IGNORE), torch.tensor(stars).float(), torch.tensor(trades).float()
+        )
 
     def images(self, size: int, augment: bool = True) -> tuple[Tensor, Tensor]:
         """Photos, uint8 (size, 3, H, W), and the ids of their captions or trades; ``augment``: mirrored, partly masked."""
         drawn = self.rng.sample(self.photos, min(size, len(self.photos)))
-        pixels = [p for p, _, _ in drawn]
+        pixels = [photo.pixels for photo in drawn]
         if augment:
             pixels = [p[:, :, ::-1].copy() if self.rng.random() < 0.5 else p for p in pixels]
             pixels = [mask_pixels(p, 0.3, self.pixel_rng) if self.rng.random() < 0.25 else p for p in pixels]
-        texts = [c if self.rng.random() < 0.75 else f"trade: {', '.join(t) or 'none'}" for _, c, t in drawn]
+        named = [f"trade: {', '.join(photo.trades) or 'none'}" for photo in drawn]
+        texts = [p.caption if self.rng.random() < 0.75 else name for p, name in zip(drawn, named, strict=True)]
         return torch.from_numpy(np.stack(pixels)), pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
 
 
 class Pair:
     """The two backbones, and the losses of the tasks."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, trades: int) -> None:
         config = T5Config(
             vocab_size=VOCABULARY, feed_forward_proj="relu", dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
@@ -179,10 +237,17 @@ class Pair:
         config._attn_implementation = "eager"  # with T5's position bias a third faster than sdpa on a CPU
         self.t5 = T5ForConditionalGeneration(config)
         self.vit = timm.create_model(ARCHITECTURE, pretrained=False, **VISION)
+        self.heads = nn.ModuleList([nn.Linear(TEXT["d_model"], size) for size in (5, trades)])  # not part of the result
 
-    def text_loss(self, source: Tensor, target: Tensor) -> Tensor:
-        """Mean cross-entropy of the target tokens."""
-        return self.t5(input_ids=source, attention_mask=source != 0, labels=target).loss
+    def text_loss(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
+        mask = batch.source != 0
+        states = self.t5.get_encoder()(input_ids=batch.source, attention_mask=mask).last_hidden_state
+        loss = self.t5(encoder_outputs=BaseModelOutput(states), attention_mask=mask, labels=batch.target).loss
+        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        stars, trades = (head(mean) for head in self.heads)
+        known = F.binary_cross_entropy_with_logits(trades, batch.trades, reduction="none").sum(1).mean()
+        return loss, F.cross_entropy(stars, batch.stars) + 0.5 * known
 
     def image_loss(self, photos: Tensor, target: Tensor, only_cls: bool) -> Tensor:
         """Mean cross-entropy of captions read from the class state, or from all states."""
@@ -196,31 +261,43 @@ class Pair:
 
 
 def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:
-    """Trains for a time; the learning rate follows the clock (warm-up 3 %, cosine). Returns held-out losses."""
-    parameters = [*pair.t5.parameters(), *pair.vit.parameters()]
-    adam = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01)
-    start, step, mean = time.perf_counter(), 0, {"text": 0.0, "photo": 0.0}
+    """Trains for a time; the learning rate follows the clock (warm-up 3 %, cosine). Returns held-out losses.
+
+    T5's embeddings start ten times as large as its other weights and learn with five times the rate.
+    """
+    embedding = pair.t5.get_input_embeddings().weight
+    rest = [p for module in (pair.t5, pair.vit, pair.heads) for p in module.parameters() if p is not embedding]
+    adam = torch.optim.AdamW(
+        [{"params": [embedding], "factor": 5.0}, {"params": rest, "factor": 1.0}], weight_decay=0.01
+    )
+    start, step, mean = time.perf_counter(), 0, {"text": 0.0, "heads": 0.0, "photo": 0.0}
     while (done := (time.perf_counter() - start) / (60 * minutes)) < 1:
+        rate = lr * min(1.0, done / 0.03, 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
         for group in adam.param_groups:
-            group["lr"] = lr * min(1.0, done / 0.03, 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
-        text = pair.text_loss(*mixture.text(48))
-        photo = pair.image_loss(*mixture.images(48), only_cls=step % 4 != 3)
+            group["lr"] = rate * group["factor"]
+        text, heads = pair.text_loss(mixture.text(48))
+        losses = {"text": text, "heads": heads}
+        if step % PHOTO_EVERY == 0:
+            losses["photo"] = pair.image_loss(*mixture.images(48), only_cls=step // PHOTO_EVERY % 4 != 3)
         adam.zero_grad()
-        (text + photo).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_([embedding, *rest], 1.0)
         adam.step()
-        for name, loss in (("text", text), ("photo", photo)):
+        for name, loss in losses.items():
             mean[name] += (loss.item() - mean[name]) / min(step + 1, 100)
         step += 1
         if step % 100 == 0:
-            print(
-                f"{step:>6} steps  {60 * minutes * done:6.0f} s  text {mean['text']:.3f}  photo {mean['photo']:.3f}",
-                flush=True,
-            )
+            figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
+            print(f"{step:>6} steps  {60 * minutes * done:6.0f} s  {figures}", flush=True)
     with torch.no_grad():
-        texts = [pair.text_loss(*held_out.text(64)).item() for _ in range(10)]
+        texts = torch.tensor([[loss.item() for loss in pair.text_loss(held_out.text(64))] for _ in range(10)]).mean(0)
         photos = [pair.image_loss(*held_out.images(64, augment=False), only_cls=True).item() for _ in range(10)]
-    return {"steps": step, "text_loss": float(np.mean(texts)), "photo_loss": float(np.mean(photos))}
+    return {
+        "steps": step,
+        "text_loss": texts[0].item(),
+        "heads_loss": texts[1].item(),
+        "photo_loss": float(np.mean(photos)),
+    }
 
 
 def save(pair: Pair, tokenizer: Any, out: Path) -> None:
@@ -250,20 +327,22 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_flush_denormal(True)  # gradients below 1e-38 make a step on a CPU almost twice as long
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
     with tempfile.TemporaryDirectory() as temporary:
         cities = args.cities or Path(temporary)
-        reviews, photos = read_cities(cities, args.users, SEEDS, schema["Favorite Category"].values)
+        trades = schema["Favorite Category"].values
+        reviews, photos = read_cities(cities, args.users, SEEDS, trades)
     print(f"{len(reviews)} reviews, {len(photos)} photos of cities {SEEDS}", flush=True)
     start = time.perf_counter()
-    tokenizer = train_tokenizer([r[0] for r in reviews[::20]] + [p[1] for p in photos], schema)
+    tokenizer = train_tokenizer([r.text for r in reviews[::20]] + [p.caption for p in photos], schema)
     print(f"tokenizer trained in {time.perf_counter() - start:.0f} s", flush=True)
     random.Random(0).shuffle(reviews)
     random.Random(0).shuffle(photos)
     cut = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
-    mixture = Mixture(reviews[cut[0] :], photos[cut[1] :], tokenizer, 1)
-    held_out = Mixture(reviews[: cut[0]], photos[: cut[1]], tokenizer, 2)
-    pair = Pair(tokenizer)
+    mixture = Mixture(reviews[cut[0] :], photos[cut[1] :], trades, tokenizer, 1)
+    held_out = Mixture(reviews[: cut[0]], photos[: cut[1]], trades, tokenizer, 2)
+    pair = Pair(tokenizer, len(trades))
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
     print(f"parameters {count}", flush=True)
     figures = train(pair, mixture, held_out, args.minutes, args.lr)
