@@ -32,6 +32,7 @@ class Batch:
         row_text: (R,) index into the texts.
         row_photos, row_photo_mask: (R, K) index into the photos and whether there is one; K may be 0.
         labels: (R, L) long, -100 beyond the end; None without targets.
+        legal: (3, n) long, every (row, place, id) that the grammar allows along the targets; None without targets.
     """
 
     users: list[str]
@@ -45,6 +46,7 @@ class Batch:
     row_photos: Tensor
     row_photo_mask: Tensor
     labels: Tensor | None
+    legal: Tensor | None
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """The batch on another device."""
@@ -162,10 +164,13 @@ class Collator:
                     pixels.append(self._photo(key, pixels, photos, rng))
                     photos[key] = len(pixels) - 1
             row_photos.append([photos[key] for key in keys] if view.photos != "none" else [])
-        labels = None
+        labels = legal = None
         if users and users[0].profile is not None:
             targets = [self.grammar.encode(user.profile or {}) for user in users]
             labels = pad([targets[u] for u, _ in rows], IGNORE)
+            pairs = [self.grammar.legal(targets[u]) for u, _ in rows]
+            row = np.repeat(np.arange(len(rows)), [len(one) for one in pairs])
+            legal = torch.from_numpy(np.vstack([row, np.concatenate(pairs).T]))
         text_ids = pad([list(text) for text in texts], -1)
         return Batch(
             users=[user.user_id for user in users],
@@ -179,6 +184,7 @@ class Collator:
             row_photos=pad(row_photos, -1).clamp_min(0),
             row_photo_mask=pad(row_photos, -1) >= 0,
             labels=labels,
+            legal=legal,
         )
 
     def _photo(

@@ -84,6 +84,13 @@ class ModelConfig:
 
 
 @dataclass
+class DecoderConfig:
+    """What a target token competes with; see :class:`mmprofile.model.ProfileModel`."""
+
+    vocabulary: str = "schema"
+
+
+@dataclass
 class InputsConfig:
     """What a model is shown of a user; the same draw (``sample_seed``) for every system."""
 
@@ -143,6 +150,7 @@ class TrainConfig:
     paradigm: ParadigmConfig = field(default_factory=ParadigmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -7,6 +7,7 @@ that may come next (``prefix_allowed_tokens_fn`` of transformers' ``generate``).
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from mmprofile.errors import UserError
@@ -36,6 +37,7 @@ class Grammar:
         self._pieces: dict[str, tuple[int, ...]] = {}
         self._states: dict[tuple[int, ...], frozenset[_Todo]] = {(): frozenset(self._after(0, ()))}
         self._allowed: dict[tuple[int, ...], list[int]] = {}
+        self._legal: dict[tuple[int, ...], np.ndarray] = {}
         self._check()
         self.max_tokens = 1 + sum(self._longest(attribute) for attribute in schema.attributes)
 
@@ -66,6 +68,21 @@ class Grammar:
             todo = self._state(prefix)
             known = sorted({tokens[0] for tokens, _, _ in todo}) or [self.eos]
             self._allowed[prefix] = known
+        return known
+
+    def legal(self, ids: list[int]) -> np.ndarray:
+        """What a target competes with: every (place, id) that :meth:`allowed` names along ``ids``, and ``ids`` themselves.
+
+        Targets may be what the grammar would not write: fewer values than a set has, where no more are known.
+
+        Returns:
+            (n, 2) long.
+        """
+        key = tuple(ids)
+        known = self._legal.get(key)
+        if known is None:
+            pairs = [(place, other) for place in range(len(key)) for other in {*self.allowed(key[:place]), key[place]}]
+            known = self._legal[key] = np.array(pairs, dtype=np.int64)
         return known
 
     def prefix_allowed_tokens_fn(self, batch: int, ids: Tensor) -> list[int]:

@@ -28,6 +28,7 @@ from mmprofile.profile import Schema
 from mmprofile.vision import VisionEncoder, photo_transform
 
 FORMAT = 1
+VOCABULARIES = ("schema", "full")
 LIKE = 0.85
 """Texts at least this share of the longest among them are padded to it and encoded together."""
 ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
@@ -65,7 +66,11 @@ class ProfileModel(nn.Module):
         vision: photo encoder; None for a model that never sees photos.
         fusion: from :func:`mmprofile.fusion.build_fusion`.
         schema: the profile it writes.
-        settings: plain data needed to use the model again: fusion, vision, and how inputs are made.
+        settings: plain data needed to use the model again: fusion, vision, vocabulary, and how inputs are made.
+
+    ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
+    tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. The format of a
+    profile then needs no learning, and what is generated is the likeliest profile by the probabilities trained.
     """
 
     def __init__(
@@ -146,9 +151,13 @@ class ProfileModel(nn.Module):
         logits = self.text(
             encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
         ).logits
-        flat = F.cross_entropy(
-            logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
-        )
+        scores = logits.float()
+        if self.settings["vocabulary"] == "schema":
+            illegal = torch.ones_like(scores, dtype=torch.bool)
+            illegal[tuple(batch.legal)] = False  # type: ignore[arg-type]
+            # Not -inf: a place behind a target's end has nothing legal, and would make every gradient NaN.
+            scores = scores.masked_fill(illegal, torch.finfo(scores.dtype).min)
+        flat = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none")
         loss = flat.view_as(batch.labels)
         views = len(batch.views)
         zeros = loss.new_zeros(views)
@@ -167,6 +176,7 @@ class ProfileModel(nn.Module):
             do_sample=False,
             max_new_tokens=self.grammar.max_tokens,
             prefix_allowed_tokens_fn=self.grammar.prefix_allowed_tokens_fn,
+            renormalize_logits=self.settings["vocabulary"] == "schema",
         )
         return [self.grammar.decode(row) for row in ids.tolist()]
 
@@ -196,7 +206,7 @@ class ProfileModel(nn.Module):
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise UserError(f"{folder}: model format {found!r}, this version reads {FORMAT}")
-        missing = {"schema", "text", "vision", "fusion", "inputs"} - data.keys()
+        missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary"} - data.keys()
         if missing:
             raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
         settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
@@ -206,6 +216,7 @@ class ProfileModel(nn.Module):
             settings["fusion"],
             Schema.from_dict(data["schema"]),
             settings["inputs"],
+            settings["vocabulary"],
             pretrained=False,
         )
         model.settings = settings
@@ -232,6 +243,7 @@ def build_model(
     fusion: Mapping[str, Any],
     schema: Schema,
     inputs: Mapping[str, Any],
+    vocabulary: str = "full",
     pretrained: bool = True,
 ) -> ProfileModel:
     """Builds a model from the ``model`` part of the configuration.
@@ -241,11 +253,14 @@ def build_model(
         vision: arguments of :class:`VisionEncoder`; None for a model that never sees photos.
         fusion: arguments of :func:`mmprofile.fusion.build_fusion` but the widths.
         inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
+        vocabulary: one of :data:`VOCABULARIES`, see :class:`ProfileModel`.
         pretrained: False builds the architecture without weights.
 
     Raises:
         UserError: something cannot be loaded or does not fit.
     """
+    if vocabulary not in VOCABULARIES:
+        raise UserError(f"decoder.vocabulary={vocabulary!r} is not one of {', '.join(VOCABULARIES)}")
     name = local_name(str(text["name"]))
     backbone, tokenizer = _load_text(name, pretrained, text.get("dropout"))
     if vision is None or fusion["kind"] == "none":
@@ -262,6 +277,7 @@ def build_model(
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
         "inputs": dict(inputs),
+        "vocabulary": vocabulary,
     }
     return ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
 

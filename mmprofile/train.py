@@ -105,7 +105,7 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     assert isinstance(plain, dict)
     inputs = {"modality": cfg.paradigm.modality, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
-    return build_model(plain["text"], vision, plain["fusion"], schema, inputs)
+    return build_model(plain["text"], vision, plain["fusion"], schema, inputs, cfg.decoder.vocabulary)
 
 
 def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:

@@ -6,9 +6,9 @@ The data are demo cities of other seeds than the demo's, so no user, business, r
 tasks are those of the backbones it stands in for, and none of them shows a profile:
 
 - span corruption of reviews and captions (T5);
-- the stars and the trades of reviews, as rating and topic tasks are part of Flan's mixture; two linear heads on the
-  encoder's mean state learn the same, which spares it from waiting for the decoder to learn where to look;
-- from reviews and a caption of a business the caption of another of its photos;
+- the stars of reviews and the trades of what they are about, as rating and topic tasks are part of Flan's mixture; two
+  linear heads on the encoder's mean state learn the same, sooner than the decoder learns where to look;
+- from reviews and captions of a business its trades, and the caption of another of its photos;
 - captions and trades of photos from the ViT's class state (or all its states), which the T5 decoder reads directly.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,6 +48,7 @@ ARCHITECTURE = "vit_tiny_patch16_224"
 INPUT = {"input_size": [3, 96, 96], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 CROP = {"crop_pct": 1.0, "crop_mode": "squash"}
 HELD_OUT = 0.03
+TASKS = ("spans", "trades", "other photo", "stars", "trades", "other photo")
 PHOTO_EVERY = 3  # photos are learned in fewer steps than texts
 MAX_WORDS = 60  # a single review of 300 words would make its whole batch ten times as wide
 
@@ -179,31 +180,30 @@ class Mixture:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def text(self, size: int) -> TextBatch:
-        """A quarter each of the four tasks on text, of ``size`` reviews, one to three at a time."""
+        """The tasks on text, by ``TASKS``, of ``size`` reviews, one to three at a time."""
         sources, targets, groups = [], [], []
         count = self.rng.choice((1, 1, 1, 2, 3))  # the same throughout a batch: little padding
         for i in range(size // count):
+            task = TASKS[i % len(TASKS)]
             drawn = self.rng.sample(self.reviews, count)
-            if i % 4 == 3:
+            if task in ("trades", "other photo"):
                 visits = self.visits[self.rng.choice(self.visited)]
                 drawn = self.rng.sample(visits, min(count, len(visits)))
             text = " ".join(f"review: {review.text}" for review in drawn)
-            if i % 4 == 0:
+            if task == "spans":
                 if self.rng.random() < 0.5:
                     captions = self.rng.sample(self.photos, self.rng.choice((1, 2, 3)))
                     text = " ".join([text, *(f"photo: {photo.caption}" for photo in captions)])
                 source, target = corrupt_spans(self.ids(text), self.sentinels, self.rng)
-            elif i % 4 == 1:
+            elif task == "stars":
                 stars = sorted((review.stars for review in drawn), reverse=True)
                 source, target = self.ids(f"stars: {text}"), self.ids(", ".join(map(str, stars)))
-            elif i % 4 == 2:
-                shown = {trade for review in drawn for trade in review.trades}
-                names = ", ".join(trade for trade in self.trades if trade in shown)
-                source, target = self.ids(f"trade: {text}"), self.ids(names or "none")
             else:
-                seen, other = self.rng.sample(self.captions[drawn[0].business], 2)
-                text = f"{text} photo: {seen}" if self.rng.random() < 0.5 else text
-                source, target = self.ids(f"other photo: {text}"), self.ids(other)
+                other, *seen = self.rng.sample(captions := self.captions[drawn[0].business], min(3, len(captions)))
+                photos = " ".join(f"photo: {caption}" for caption in seen)
+                text = self.rng.choice((text, photos, f"{text} {photos}", f"{text} {photos}"))
+                source = self.ids(f"{task}: {text}")
+                target = self.ids(other if task == "other photo" else ", ".join(drawn[0].trades) or "none")
             sources.append([*source, self.eos])
             targets.append([*target, self.eos])
             groups.append(drawn)
@@ -284,7 +284,7 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
         torch.nn.utils.clip_grad_norm_([embedding, *rest], 1.0)
         adam.step()
         for name, loss in losses.items():
-            mean[name] += (loss.item() - mean[name]) / min(step + 1, 100)
+            mean[name] += (loss.item() - mean[name]) / min(step // (PHOTO_EVERY if name == "photo" else 1) + 1, 100)
         step += 1
         if step % 100 == 0:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
@@ -325,6 +325,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, default=None, help="folder written before, to go on from")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # gradients below 1e-38 make a step on a CPU almost twice as long
@@ -345,6 +346,9 @@ def main() -> None:
     pair = Pair(tokenizer, len(trades))
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
     print(f"parameters {count}", flush=True)
+    if args.start:
+        pair.t5.load_state_dict(T5ForConditionalGeneration.from_pretrained(args.start / "text").state_dict())
+        pair.vit.load_state_dict(load_file(args.start / "vision" / "model.safetensors"))
     figures = train(pair, mixture, held_out, args.minutes, args.lr)
     save(pair, tokenizer, args.out)
     facts = {

@@ -145,10 +145,16 @@ def tiny_model(
     schema_tokenizer: Callable[[Schema], PreTrainedTokenizerFast],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., ProfileModel]:
-    """``tiny_model(fusion="xattn", tokens="cls", schema=None, **fusion_options)`` -> a new random model, same each time."""
+    """``tiny_model(fusion, tokens, schema, vocabulary, **fusion_options)`` -> a new random model, same each time."""
     shipped = schema
 
-    def make(fusion: str = "xattn", tokens: str = "cls", schema: Schema | None = None, **options: Any) -> ProfileModel:
+    def make(
+        fusion: str = "xattn",
+        tokens: str = "cls",
+        schema: Schema | None = None,
+        vocabulary: str = "full",
+        **options: Any,
+    ) -> ProfileModel:
         folder = t5_folder
         if schema is not None:
             folder = save_t5(tmp_path_factory.mktemp("t5"), schema_tokenizer(schema))
@@ -156,7 +162,7 @@ def tiny_model(
         inputs = {"modality": "both", "reviews": 3, "photos_per_review": 1, "max_tokens": 64, "sample_seed": 0}
         torch.manual_seed(1)
         text = {"name": str(folder), "dropout": None}
-        return build_model(text, vision, {"kind": fusion, **options}, schema or shipped, inputs).eval()
+        return build_model(text, vision, {"kind": fusion, **options}, schema or shipped, inputs, vocabulary).eval()
 
     return make
 

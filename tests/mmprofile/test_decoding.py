@@ -82,6 +82,8 @@ def test_fewer_values_and_unknown_ones_can_be_encoded(schema: Schema, shipped: P
     grammar = Grammar(schema, shipped)
     profile: Profile = {"Stars": ("3",), "Favorite Category": ("Shopping",), "Budget Range": ()}
     assert grammar.decode(grammar.encode(profile)) == schema.render(profile)
+    ids = grammar.encode(profile)
+    assert {(place, token) for place, token in enumerate(ids)} <= set(map(tuple, grammar.legal(ids).tolist()))
     with pytest.raises(ValueError, match="Stars: '6' is not a value of the schema"):
         grammar.encode({"Stars": ("6",)})
 
@@ -125,6 +127,7 @@ def test_generated_profiles_have_no_faults(
         assert model.schema.render(profile) == text
 
 
+@pytest.mark.parametrize("vocabulary", ["full", "schema"])
 @pytest.mark.parametrize(
     "attributes",
     [
@@ -137,13 +140,14 @@ def test_generated_profiles_have_no_faults(
 )
 def test_wide_beams_find_the_most_likely_profile(
     attributes: list[Attribute],
+    vocabulary: str,
     tiny_model: Callable[..., ProfileModel],
     make_collator: Callable[..., Collator],
     legal_profiles: Callable[[Schema], list[Profile]],
     users: list[User],
 ) -> None:
     schema = Schema("tiny", attributes)
-    model = tiny_model("xattn", schema=schema)
+    model = tiny_model("xattn", schema=schema, vocabulary=vocabulary)
     collator, view = make_collator(model), build_view("fusion", "multi")
     profiles = legal_profiles(schema)
     chosen = set()
@@ -152,7 +156,14 @@ def test_wide_beams_find_the_most_likely_profile(
         batch = collator(copies, [view])
         assert batch.labels is not None
         with torch.no_grad():
-            logs = model(batch).logits.double().log_softmax(-1)
+            logits = model(batch).logits.double()
+        if vocabulary == "schema":  # in this oracle: every token that some legal profile continues with
+            for row, target in enumerate(batch.labels.tolist()):
+                for place in range(len(target)):
+                    near = [o[place] for o in batch.labels.tolist() if o[:place] == target[:place]]
+                    illegal = [token for token in range(logits.shape[-1]) if token not in near]
+                    logits[row, place, illegal] = -torch.inf
+        logs = logits.log_softmax(-1)
         there = batch.labels >= 0
         likely = logs.gather(-1, batch.labels.clamp_min(0)[..., None])[..., 0] * there
         scores = likely.sum(1) / there.sum(1)  # transformers' length penalty of 1

@@ -62,6 +62,30 @@ def test_text_alone_is_stock_t5(
     assert all(p.grad is None for p in model.fusion.parameters())
 
 
+def test_loss_over_what_the_schema_allows(
+    tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    model = tiny_model("xattn", vocabulary="schema")
+    batch = make_collator(model)(users, [FUSION, TEXT])
+    output = model(batch)
+    assert batch.labels is not None
+    expected = torch.zeros(2)
+    for row, target in enumerate(batch.labels.tolist()):
+        ids = [token for token in target if token >= 0]
+        for place, token in enumerate(ids):
+            allowed = model.grammar.allowed(tuple(ids[:place]))
+            shares = output.logits[row, place, allowed].softmax(0)
+            expected[batch.row_view[row]] -= shares[allowed.index(token)].log()
+    close(output.view_totals, expected, 1e-3)
+    full = tiny_model("xattn")(batch)
+    assert (output.view_totals < full.view_totals).all()
+    close(output.logits, full.logits)
+    output.view_losses.sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    with pytest.raises(UserError, match=r"decoder\.vocabulary='half' is not one of schema, full"):
+        tiny_model(vocabulary="half")
+
+
 def test_without_photos_fusion_is_text_to_the_last_bit(
     tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
 ) -> None:
