@@ -42,13 +42,13 @@ class Output(NamedTuple):
     Attributes:
         view_totals: (views,) cross-entropy summed over the target tokens of each view's rows.
         view_tokens: (views,) the number of those tokens, 0 where a view has no row.
-        logits: (R, L, vocabulary).
+        logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them.
         fused: the fused states, gate and attention of all rows.
     """
 
     view_totals: Tensor
     view_tokens: Tensor
-    logits: Tensor
+    logits: Tensor | None
     fused: Fused
 
     @property
@@ -147,23 +147,45 @@ class ProfileModel(nn.Module):
         assert batch.labels is not None, "forward needs targets; use generate to predict"
         fused = self.encode(batch)
         inputs = self.text.prepare_decoder_input_ids_from_labels(labels=batch.labels)
-        # A fresh BaseModelOutput each time: transformers changes it in place when it expands beams.
-        logits = self.text(
-            encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
-        ).logits
-        scores = logits.float()
+        logits = None
         if self.settings["vocabulary"] == "schema":
-            illegal = torch.ones_like(scores, dtype=torch.bool)
-            illegal[tuple(batch.legal)] = False  # type: ignore[arg-type]
-            # Not -inf: a place behind a target's end has nothing legal, and would make every gradient NaN.
-            scores = scores.masked_fill(illegal, torch.finfo(scores.dtype).min)
-        flat = F.cross_entropy(scores.flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none")
-        loss = flat.view_as(batch.labels)
+            loss = self._schema_loss(batch, fused, inputs)
+        else:
+            # A fresh BaseModelOutput each time: transformers changes it in place when it expands beams.
+            logits = self.text(
+                encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
+            ).logits
+            flat = F.cross_entropy(
+                logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
+            )
+            loss = flat.view_as(batch.labels)
         views = len(batch.views)
         zeros = loss.new_zeros(views)
         total = zeros.index_add(0, batch.row_view, loss.sum(1))
         count = zeros.index_add(0, batch.row_view, (batch.labels != IGNORE).sum(1).to(loss.dtype))
         return Output(total, count, logits, fused)
+
+    def _schema_loss(self, batch: Batch, fused: Fused, inputs: Tensor) -> Tensor:
+        """(R, L) loss over the tokens that the grammar allows: 0 where there is no choice, so only choices get logits."""
+        assert batch.labels is not None
+        assert batch.legal is not None
+        row, place, token = batch.legal
+        position = row * batch.labels.shape[1] + place
+        count = position.bincount(minlength=batch.labels.numel())
+        choices = (count > 1).nonzero().squeeze(1)
+        states = self.text.get_decoder()(
+            input_ids=inputs, encoder_hidden_states=fused.hidden, encoder_attention_mask=fused.mask
+        ).last_hidden_state.flatten(0, 1)[choices]
+        if getattr(self.text.config, "scale_decoder_outputs", False):
+            states = states * states.shape[-1] ** -0.5
+        logits = self.text.get_output_embeddings()(states).float()
+        illegal = torch.ones_like(logits, dtype=torch.bool)
+        several = count[position] > 1
+        illegal[torch.searchsorted(choices, position[several]), token[several]] = False
+        loss = F.cross_entropy(
+            logits.masked_fill(illegal, -torch.inf), batch.labels.flatten()[choices], reduction="none"
+        )
+        return loss.new_zeros(batch.labels.numel()).index_copy(0, choices, loss).view_as(batch.labels)
 
     @torch.no_grad()
     def generate(self, batch: Batch, beams: int = 5) -> list[str]:
