@@ -74,10 +74,19 @@ class FusionConfig:
 
 
 @dataclass
+class RatesConfig:
+    """Learning rates that suit a model's pretrained parts and its new ones."""
+
+    pretrained: float = 5e-5
+    new: float = 5e-5
+
+
+@dataclass
 class ModelConfig:
     """The three parts of a model."""
 
     name: str = MISSING
+    lr: RatesConfig = field(default_factory=RatesConfig)
     text: TextConfig = field(default_factory=TextConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
     fusion: FusionConfig = field(default_factory=FusionConfig)
@@ -102,7 +111,7 @@ class InputsConfig:
 
 @dataclass
 class OptimConfig:
-    """Adam: learning rates of pretrained and new parts, warm-up as a share of all steps, then ``schedule``."""
+    """Adam: learning rates of pretrained and new parts (the model's by default), warm-up as a share of all steps."""
 
     lr_pretrained: float = 5e-5
     lr_new: float = 5e-5
