@@ -167,7 +167,8 @@ def open_run(cfg: Any) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.yaml"
-        if config.exists():
+        # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
+        if config.exists() and (folder / "checkpoints").exists():
             changed = difference(OmegaConf.load(config), OmegaConf.create(text))
             if changed:
                 raise UserError(

@@ -1,11 +1,15 @@
 """Every configuration composes, and every mistake on the command line is one line that helps."""
 
+from pathlib import Path
+
 import pytest
+from omegaconf import OmegaConf
 
 from mmprofile.config import CONFIGS, load_config
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile import Schema
+from mmprofile.train import open_run
 
 GIVEN = {
     "yelp": ["data.prepare.source.path=/raw"],
@@ -73,3 +77,14 @@ def test_mistakes_are_one_line_that_names_the_nearest_choice(overrides: list[str
 def test_a_missing_argument_is_named() -> None:
     with pytest.raises(UserError, match="add run="):
         load_config("evaluate", [])
+
+
+def test_a_folder_keeps_its_settings_once_something_was_trained(tmp_path: Path) -> None:
+    first, second = (load_config("train", [f"out={tmp_path}", "name=run", f"seed={seed}"]) for seed in (0, 1))
+    folder = open_run(first)
+    assert open_run(second) == folder
+    assert OmegaConf.load(folder / "config.yaml").seed == 1
+    (folder / "checkpoints").mkdir()
+    assert open_run(second) == folder
+    with pytest.raises(UserError, match=r"holds a run with other settings .seed: 1 -> 0"):
+        open_run(first)
