@@ -9,27 +9,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprofile.decoding import Grammar
+from mmprofile.errors import UserError
+from mmprofile.grammar import Grammar
 from mmprofile.profile import Schema
 from mmprofile.views import Masking, User, View, hidden_attributes, user_rng
 from mmprofile.vision import mask_pixels
 
 IGNORE = -100
+ENCODINGS = ("joint", "segments")
 
 
 @dataclass
 class Batch:
     """A batch of users in their views. A *row* is one user in one view.
 
-    Dimension letters: T distinct texts, N tokens, P distinct photos, R rows, K photos a row, L target tokens.
+    Dimension letters: T distinct texts, S tokens of the longest, N tokens of a row's texts together, P distinct photos,
+    R rows, K photos a row, L target tokens.
 
     Attributes:
         users: user ids, in order.
         views: the views, in order.
-        text_ids, text_mask: (T, N) long and bool.
+        text_ids, text_mask: (T, S) long and bool.
         photos: (P, 3, H, W) uint8, P may be 0; masked copies of a photo are photos of their own.
         row_user, row_view: (R,) indices into ``users`` and ``views``.
-        row_text: (R,) index into the texts.
+        row_tokens: (R, N) indices into the texts' tokens, text * S + place, texts one after another; -1 beyond the end.
         row_photos, row_photo_mask: (R, K) index into the photos and whether there is one; K may be 0.
         labels: (R, L) long, -100 beyond the end; None without targets.
         legal: (3, n) long, every (row, place, id) that the grammar allows along the targets; None without targets.
@@ -42,7 +45,7 @@ class Batch:
     photos: Tensor
     row_user: Tensor
     row_view: Tensor
-    row_text: Tensor
+    row_tokens: Tensor
     row_photos: Tensor
     row_photo_mask: Tensor
     labels: Tensor | None
@@ -87,6 +90,12 @@ class Collator:
         masking: probabilities of hiding.
         max_tokens: longest text; reviews give way to captions and profile, the longest review first.
         seed: of all masking, together with the epoch and the user's id.
+        encoding: one of :data:`ENCODINGS`: ``joint``, what a view shows in words is one text, as in the paper;
+            ``segments``, each review, the masked profile and the captions are texts of their own, which the encoder
+            reads apart and the decoder together (Fusion-in-Decoder, Izacard and Grave 2021), so that views share them.
+
+    Raises:
+        UserError: an unknown encoding.
     """
 
     def __init__(
@@ -97,7 +106,11 @@ class Collator:
         masking: Masking,
         max_tokens: int,
         seed: int,
+        encoding: str = "joint",
     ) -> None:
+        if encoding not in ENCODINGS:
+            raise UserError(f"text.encoding={encoding!r} is not one of {', '.join(ENCODINGS)}")
+        self.joint = encoding == "joint"
         self.tokenizer, self.grammar, self.load_photo = tokenizer, grammar, load_photo
         self.masking, self.max_tokens, self.seed = masking, max_tokens, seed
         self.sentinels = sentinels(tokenizer)
@@ -116,8 +129,11 @@ class Collator:
             ids = self._tokens[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    def text(self, user: User, view: View, rng: np.random.Generator) -> list[int]:
-        """Token ids of what a view shows in words: reviews, or the masked profile, then captions; at most max_tokens."""
+    def texts(self, user: User, view: View, rng: np.random.Generator) -> list[tuple[int, ...]]:
+        """Token ids of what a view shows in words: reviews, or the masked profile, then captions.
+
+        At most ``max_tokens``, of all together or, with ``segments``, of each.
+        """
         reviews = [self.tokens(f" review: {review}") for review in user.reviews] if view.reviews else []
         profile: list[int] = []
         if view.profile:
@@ -132,11 +148,14 @@ class Collator:
                     ids = [self.sentinel_ids[0] if h else i for i, h in zip(ids, hide, strict=True)]
                 captions.append(self.tokens(" photo:") + ids)
         budget = self.max_tokens - 1
-        profile = profile[:budget]
-        spare = (budget - len(profile)) // (2 if reviews else 1)
-        captions = _cut(captions, spare)
-        reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
-        return [*chain(*reviews), *profile, *chain(*captions), self.grammar.eos]
+        if self.joint:
+            profile = profile[:budget]
+            spare = (budget - len(profile)) // (2 if reviews else 1)
+            captions = _cut(captions, spare)
+            reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
+            return [(*chain(*reviews), *profile, *chain(*captions), self.grammar.eos)]
+        segments = [*reviews, profile, [*chain(*_cut(captions, budget))]]
+        return [(*segment[:budget], self.grammar.eos) for segment in segments if segment] or [(self.grammar.eos,)]
 
     def __call__(
         self, users: Sequence[User], views: Sequence[View], epoch: int = 0, drawn: Sequence[int] | None = None
@@ -153,11 +172,12 @@ class Collator:
         texts: dict[tuple[int, ...], int] = {}
         photos: dict[tuple[str, ...], int] = {}
         pixels: list[np.ndarray] = []
-        row_text, row_photos = [], []
+        row_texts: list[list[int]] = []
+        row_photos = []
         for u, v in rows:
             user, view = users[u], views[v]
             rng = user_rng(self.seed, user.user_id, epoch, v)
-            row_text.append(texts.setdefault(tuple(self.text(user, view, rng)), len(texts)))
+            row_texts.append([texts.setdefault(text, len(texts)) for text in self.texts(user, view, rng)])
             keys = [(photo, user.user_id, view.name) if view.photos == "masked" else (photo,) for photo in user.photos]
             for key in keys if view.photos != "none" else []:
                 if key not in photos:
@@ -171,7 +191,9 @@ class Collator:
             pairs = [self.grammar.legal(targets[u]) for u, _ in rows]
             row = np.repeat(np.arange(len(rows)), [len(one) for one in pairs])
             legal = torch.from_numpy(np.vstack([row, np.concatenate(pairs).T]))
-        text_ids = pad([list(text) for text in texts], -1)
+        text_ids = pad(list(texts), -1)
+        width, lengths = text_ids.shape[1], [len(text) for text in texts]
+        row_tokens = [[t * width + place for t in row for place in range(lengths[t])] for row in row_texts]
         return Batch(
             users=[user.user_id for user in users],
             views=tuple(views),
@@ -180,7 +202,7 @@ class Collator:
             photos=torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
             row_user=torch.tensor([u for u, _ in rows]),
             row_view=torch.tensor([v for _, v in rows]),
-            row_text=torch.tensor(row_text),
+            row_tokens=pad(row_tokens, -1),
             row_photos=pad(row_photos, -1).clamp_min(0),
             row_photo_mask=pad(row_photos, -1) >= 0,
             labels=labels,

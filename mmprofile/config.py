@@ -93,6 +93,13 @@ class ModelConfig:
 
 
 @dataclass
+class EncodingConfig:
+    """How texts are encoded, ``joint`` or in ``segments``; see :class:`mmprofile.batch.Collator`."""
+
+    encoding: str = "segments"
+
+
+@dataclass
 class DecoderConfig:
     """What a target token competes with; see :class:`mmprofile.model.ProfileModel`."""
 
@@ -159,6 +166,7 @@ class TrainConfig:
     paradigm: ParadigmConfig = field(default_factory=ParadigmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
+    text: EncodingConfig = field(default_factory=EncodingConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

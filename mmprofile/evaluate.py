@@ -62,7 +62,7 @@ def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
         folder=folder,
         model=model,
         views=views,
-        inputs=OmegaConf.to_container(cfg.inputs),
+        inputs=OmegaConf.to_container(cfg.inputs) | {"encoding": cfg.text.encoding},  # type: ignore[operator]
         masking=masking,
         schedule=cfg.paradigm.schedule,
         weights=weights,

@@ -4,7 +4,7 @@ Dimension letters as in :mod:`mmprofile.batch` and :mod:`mmprofile.fusion`.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.batch import IGNORE, Batch
-from mmprofile.decoding import Grammar
+from mmprofile.decoding import TOLERANCE, WIDTH, Decoded, Rows, Search, T5Trees
 from mmprofile.errors import UserError
 from mmprofile.fusion import Fused, build_fusion
+from mmprofile.grammar import Grammar
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Schema
+from mmprofile.profile import Profile, Schema
 from mmprofile.vision import VisionEncoder, photo_transform
 
 FORMAT = 1
@@ -109,7 +110,9 @@ class ProfileModel(nn.Module):
         Rows without a photo are not touched by the fusion at all.
         """
         states = self._encode_texts(batch.text_ids, batch.text_mask)
-        hidden, mask = states[batch.row_text], batch.text_mask[batch.row_text]
+        mask = batch.row_tokens >= 0
+        hidden = states.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten())
+        hidden = hidden.unflatten(0, mask.shape)
         rows = batch.row_photo_mask.any(1).nonzero().squeeze(1)
         if self.vision is None or not len(rows):
             return Fused(hidden, mask)
@@ -125,7 +128,7 @@ class ProfileModel(nn.Module):
         )
 
     def _encode_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encoder states (T, N, d), zeros behind a text's group: texts of like length go through the encoder together.
+        """Encoder states (T, S, d), zeros behind a text's group: texts of like length go through the encoder together.
 
         A batch holds short texts (a masked profile) and long ones (reviews and captions); padding all of them to the
         longest would be a fifth of a training step.
@@ -176,9 +179,7 @@ class ProfileModel(nn.Module):
         states = self.text.get_decoder()(
             input_ids=inputs, encoder_hidden_states=fused.hidden, encoder_attention_mask=fused.mask
         ).last_hidden_state.flatten(0, 1)[choices]
-        if getattr(self.text.config, "scale_decoder_outputs", False):
-            states = states * states.shape[-1] ** -0.5
-        logits = self.text.get_output_embeddings()(states).float()
+        logits = self.token_logits(states).float()
         illegal = torch.ones_like(logits, dtype=torch.bool)
         several = count[position] > 1
         illegal[torch.searchsorted(choices, position[several]), token[several]] = False
@@ -187,9 +188,52 @@ class ProfileModel(nn.Module):
         )
         return loss.new_zeros(batch.labels.numel()).index_copy(0, choices, loss).view_as(batch.labels)
 
+    def token_logits(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Decoder states (..., d) -> logits of the tokens ``ids`` (k,), or of all."""
+        if getattr(self.text.config, "scale_decoder_outputs", False):
+            states = states * states.shape[-1] ** -0.5
+        head = self.text.get_output_embeddings()
+        return head(states) if ids is None else F.linear(states, head.weight[ids])
+
     @torch.no_grad()
-    def generate(self, batch: Batch, beams: int = 5) -> list[str]:
-        """Beam search restricted to the schema -> one profile text per row."""
+    def decode(
+        self,
+        batch: Batch,
+        known: Sequence[Profile] | None = None,
+        width: int = WIDTH,
+        tolerance: float = TOLERANCE,
+    ) -> list[Decoded]:
+        """The likeliest profile of each row and the posterior of each attribute.
+
+        Args:
+            batch: rows to predict.
+            known: per row, attributes whose values are given; the rest is completed.
+            width: partial profiles to keep at a time, see :class:`mmprofile.decoding.Search`.
+            tolerance: probability that may be given up at a time.
+
+        Raises:
+            UserError: ``known`` has an attribute or value that the schema has not.
+        """
+        fused = self.encode(batch)
+        states = (T5Trees if isinstance(self.text, T5ForConditionalGeneration) else Rows)(self.text, *fused[:2])
+        search = Search(
+            self.grammar,
+            self.text.config.decoder_start_token_id,
+            self.token_logits,
+            self.settings["vocabulary"],
+            width,
+            tolerance,
+        )
+        possible = [self.grammar] * len(fused.mask)
+        if known is not None:
+            possible = [Grammar(self.schema, self.tokenizer, one) if one else self.grammar for one in known]
+        return search(states, possible)
+
+    @torch.no_grad()
+    def generate(self, batch: Batch, beams: int | None = None) -> list[str]:
+        """One profile text per row: the likeliest; or, with ``beams``, by transformers' beam search over the schema."""
+        if beams is None:
+            return [found.text for found in self.decode(batch)]
         fused = self.encode(batch)
         ids = self.text.generate(
             encoder_outputs=BaseModelOutput(fused.hidden.float()),

@@ -153,7 +153,7 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Profiles of users, in order, as rows of the output file."""
     inputs, view = model.settings["inputs"], prediction_view(model)
-    collator = Collator(model.tokenizer, model.grammar, photos, Masking(), inputs["max_tokens"], 0)
+    collator = Collator(model.tokenizer, model.grammar, photos, Masking(), inputs["max_tokens"], 0, inputs["encoding"])
     todo = iter(rows)
     while chunk := list(islice(todo, batch_size)):
         users, used = zip(*(select(row, inputs, view, photos) for row in chunk), strict=True)

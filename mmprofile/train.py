@@ -103,7 +103,8 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     """The model that the configuration describes; without vision where its prediction view shows no photos."""
     plain = OmegaConf.to_container(cfg.model)
     assert isinstance(plain, dict)
-    inputs = {"modality": cfg.paradigm.modality, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
+    seen = {"modality": cfg.paradigm.modality, "encoding": cfg.text.encoding}
+    inputs = {**seen, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
     return build_model(plain["text"], vision, plain["fusion"], schema, inputs, cfg.decoder.vocabulary)
 

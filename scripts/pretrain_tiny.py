@@ -6,18 +6,22 @@ The data are demo cities of other seeds than the demo's, so no user, business, r
 tasks are those of the backbones it stands in for, and none of them shows a profile:
 
 - span corruption of reviews and captions (T5);
-- the stars of reviews and the trades of what they are about, as rating and topic tasks are part of Flan's mixture; two
-  linear heads on the encoder's mean state learn the same, sooner than the decoder learns where to look;
+- the stars of reviews and the trades of what they are about, as rating and topic tasks are part of Flan's mixture;
 - from reviews and captions of a business its trades, and the caption of another of its photos;
 - captions and trades of photos from the ViT's class state (or all its states), which the T5 decoder reads directly.
+
+Linear heads, thrown away afterwards, learn stars, trades and the words of captions from the text encoder's mean state, and
+the words of its caption from a photo's class state: sooner than the decoder learns where to look.
 """
 
 import argparse
 import json
 import math
 import random
+import re
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,27 +152,62 @@ def corrupt_spans(
 
 
 class TextBatch(NamedTuple):
-    """Source (R, N) and target (R, L) ids; the share of each of the stars (R, 5) and trades (R, trades) in the source."""
+    """Source (R, N) and target (R, L) ids; the share of each of the stars (R, 5) and trades (R, trades) in the source.
+
+    ``words`` (R, words): the share of the photos of the businesses in the source whose captions have each word; nan where
+    they have no photos.
+    """
 
     source: Tensor
     target: Tensor
     stars: Tensor
     trades: Tensor
+    words: Tensor
+
+
+class PhotoBatch(NamedTuple):
+    """Photos, uint8 (P, 3, H, W); target ids (P, L), their captions or trades; words of their captions (P, words), 0 or 1."""
+
+    pixels: Tensor
+    target: Tensor
+    words: Tensor
+
+
+def words_of(caption: str) -> set[str]:
+    """The words of a caption."""
+    return set(re.findall(r"[a-z0-9']+", caption.lower()))
+
+
+def frequent_words(photos: list[Photo]) -> list[str]:
+    """The words that at least 20 captions have."""
+    counts = Counter(word for photo in photos for word in words_of(photo.caption))
+    return sorted(word for word, count in counts.items() if count >= 20)
 
 
 class Mixture:
     """Draws batches of the pretraining tasks."""
 
     def __init__(
-        self, reviews: list[Review], photos: list[Photo], trades: Sequence[str], tokenizer: Any, seed: int
+        self,
+        reviews: list[Review],
+        photos: list[Photo],
+        trades: Sequence[str],
+        words: Sequence[str],
+        tokenizer: Any,
+        seed: int,
     ) -> None:
-        self.reviews, self.photos, self.trades, self.tokenizer = reviews, photos, trades, tokenizer
+        self.reviews, self.photos, self.trades, self.words = reviews, photos, trades, words
+        self.tokenizer = tokenizer
         self.rng, self.pixel_rng = random.Random(seed), np.random.default_rng(seed)
         self.sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)])
         self.eos = tokenizer.eos_token_id
         self.captions: dict[str, list[str]] = {}
         for photo in photos:
             self.captions.setdefault(photo.business, []).append(photo.caption)
+        self.shown = {
+            business: np.mean([self.has(caption) for caption in captions], 0)
+            for business, captions in self.captions.items()
+        }
         self.visits: dict[str, list[Review]] = {}
         for review in reviews:
             if len(self.captions.get(review.business, ())) > 1:
@@ -178,6 +217,11 @@ class Mixture:
     def ids(self, text: str) -> list[int]:
         """Token ids without end-of-sequence."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def has(self, caption: str) -> list[float]:
+        """Which of the words a caption has, 0 or 1."""
+        found = words_of(caption)
+        return [float(word in found) for word in self.words]
 
     def text(self, size: int) -> TextBatch:
         """The tasks on text, by ``TASKS``, of ``size`` reviews, one to three at a time."""
@@ -190,10 +234,10 @@ class Mixture:
                 visits = self.visits[self.rng.choice(self.visited)]
                 drawn = self.rng.sample(visits, min(count, len(visits)))
             text = " ".join(f"review: {review.text}" for review in drawn)
+            if task in ("spans", "stars") and self.rng.random() < 0.5:
+                of = [captions for review in drawn if (captions := self.captions.get(review.business))]
+                text = " ".join([text, *(f"photo: {self.rng.choice(captions)}" for captions in of)])
             if task == "spans":
-                if self.rng.random() < 0.5:
-                    captions = self.rng.sample(self.photos, self.rng.choice((1, 2, 3)))
-                    text = " ".join([text, *(f"photo: {photo.caption}" for photo in captions)])
                 source, target = corrupt_spans(self.ids(text), self.sentinels, self.rng)
             elif task == "stars":
                 stars = sorted((review.stars for review in drawn), reverse=True)
@@ -209,12 +253,13 @@ class Mixture:
             groups.append(drawn)
         stars = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
         trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
-        return TextBatch(
-            pad(sources, 0), pad(targets, IGNORE), torch.tensor(stars).float(), torch.tensor(trades).float()
-        )
+        unknown = np.full(len(self.words), np.nan)
+        shown = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
+        heads = (stars, trades, [np.mean(shares or [unknown], 0) for shares in shown])
+        return TextBatch(pad(sources, 0), pad(targets, IGNORE), *(torch.from_numpy(np.stack(h)).float() for h in heads))
 
-    def images(self, size: int, augment: bool = True) -> tuple[Tensor, Tensor]:
-        """Photos, uint8 (size, 3, H, W), and the ids of their captions or trades; ``augment``: mirrored, partly masked."""
+    def images(self, size: int, augment: bool = True) -> PhotoBatch:
+        """Photos and what they show; ``augment``: mirrored, partly masked."""
         drawn = self.rng.sample(self.photos, min(size, len(self.photos)))
         pixels = [photo.pixels for photo in drawn]
         if augment:
@@ -222,13 +267,16 @@ class Mixture:
             pixels = [mask_pixels(p, 0.3, self.pixel_rng) if self.rng.random() < 0.25 else p for p in pixels]
         named = [f"trade: {', '.join(photo.trades) or 'none'}" for photo in drawn]
         texts = [p.caption if self.rng.random() < 0.75 else name for p, name in zip(drawn, named, strict=True)]
-        return torch.from_numpy(np.stack(pixels)), pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
+        target = pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
+        return PhotoBatch(
+            torch.from_numpy(np.stack(pixels)), target, torch.tensor([self.has(p.caption) for p in drawn])
+        )
 
 
 class Pair:
     """The two backbones, and the losses of the tasks."""
 
-    def __init__(self, tokenizer: Any, trades: int) -> None:
+    def __init__(self, tokenizer: Any, trades: int, words: int) -> None:
         config = T5Config(
             vocab_size=VOCABULARY, feed_forward_proj="relu", dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
             eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
@@ -237,7 +285,8 @@ class Pair:
         config._attn_implementation = "eager"  # with T5's position bias a third faster than sdpa on a CPU
         self.t5 = T5ForConditionalGeneration(config)
         self.vit = timm.create_model(ARCHITECTURE, pretrained=False, **VISION)
-        self.heads = nn.ModuleList([nn.Linear(TEXT["d_model"], size) for size in (5, trades)])  # not part of the result
+        self.text_heads = nn.ModuleList([nn.Linear(TEXT["d_model"], size) for size in (5, trades, words)])
+        self.photo_head = nn.Linear(VISION["embed_dim"], words)
 
     def text_loss(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
@@ -245,19 +294,26 @@ class Pair:
         states = self.t5.get_encoder()(input_ids=batch.source, attention_mask=mask).last_hidden_state
         loss = self.t5(encoder_outputs=BaseModelOutput(states), attention_mask=mask, labels=batch.target).loss
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        stars, trades = (head(mean) for head in self.heads)
-        known = F.binary_cross_entropy_with_logits(trades, batch.trades, reduction="none").sum(1).mean()
-        return loss, F.cross_entropy(stars, batch.stars) + 0.5 * known
+        stars, trades, words = (head(mean) for head in self.text_heads)
+        known = ~batch.words.isnan().any(1)
+        heads = F.cross_entropy(stars, batch.stars) + 0.5 * named(trades, batch.trades)
+        return loss, heads + 0.2 * named(words[known], batch.words[known])
 
-    def image_loss(self, photos: Tensor, target: Tensor, only_cls: bool) -> Tensor:
-        """Mean cross-entropy of captions read from the class state, or from all states."""
-        states = self.vit.forward_features((photos.float() / 255 - 0.5) / 0.5)
-        states = states[:, :1] if only_cls else states
+    def image_loss(self, batch: PhotoBatch, only_cls: bool) -> tuple[Tensor, Tensor]:
+        """Mean cross-entropy of captions read from the class state, or from all states, and the loss of the head."""
+        states = self.vit.forward_features((batch.pixels.float() / 255 - 0.5) / 0.5)
+        read = states[:, :1] if only_cls else states
         logits = self.t5(
-            encoder_outputs=BaseModelOutput(states),
-            decoder_input_ids=self.t5.prepare_decoder_input_ids_from_labels(labels=target),
+            encoder_outputs=BaseModelOutput(read),
+            decoder_input_ids=self.t5.prepare_decoder_input_ids_from_labels(labels=batch.target),
         ).logits
-        return F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORE)
+        loss = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE)
+        return loss, 0.2 * named(self.photo_head(states[:, 0]), batch.words)
+
+
+def named(logits: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy of names (rows, names) that hold or not, each with its share; summed over names, mean of rows."""
+    return F.binary_cross_entropy_with_logits(logits, share, reduction="sum") / max(len(logits), 1)
 
 
 def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:
@@ -266,11 +322,12 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
     T5's embeddings start ten times as large as its other weights and learn with five times the rate.
     """
     embedding = pair.t5.get_input_embeddings().weight
-    rest = [p for module in (pair.t5, pair.vit, pair.heads) for p in module.parameters() if p is not embedding]
+    parts = (pair.t5, pair.vit, pair.text_heads, pair.photo_head)
+    rest = [p for part in parts for p in part.parameters() if p is not embedding]
     adam = torch.optim.AdamW(
         [{"params": [embedding], "factor": 5.0}, {"params": rest, "factor": 1.0}], weight_decay=0.01
     )
-    start, step, mean = time.perf_counter(), 0, {"text": 0.0, "heads": 0.0, "photo": 0.0}
+    start, step, mean = time.perf_counter(), 0, dict.fromkeys(("text", "heads", "photo", "photo head"), 0.0)
     while (done := (time.perf_counter() - start) / (60 * minutes)) < 1:
         rate = lr * min(1.0, done / 0.03, 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
         for group in adam.param_groups:
@@ -278,26 +335,28 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
         text, heads = pair.text_loss(mixture.text(48))
         losses = {"text": text, "heads": heads}
         if step % PHOTO_EVERY == 0:
-            losses["photo"] = pair.image_loss(*mixture.images(48), only_cls=step // PHOTO_EVERY % 4 != 3)
+            photo, head = pair.image_loss(mixture.images(48), only_cls=step // PHOTO_EVERY % 4 != 3)
+            losses |= {"photo": photo, "photo head": head}
         adam.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         torch.nn.utils.clip_grad_norm_([embedding, *rest], 1.0)
         adam.step()
         for name, loss in losses.items():
-            mean[name] += (loss.item() - mean[name]) / min(step // (PHOTO_EVERY if name == "photo" else 1) + 1, 100)
+            mean[name] += (loss.item() - mean[name]) / min(step // (PHOTO_EVERY if "photo" in name else 1) + 1, 100)
         step += 1
         if step % 100 == 0:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
             print(f"{step:>6} steps  {60 * minutes * done:6.0f} s  {figures}", flush=True)
     with torch.no_grad():
         texts = torch.tensor([[loss.item() for loss in pair.text_loss(held_out.text(64))] for _ in range(10)]).mean(0)
-        photos = [pair.image_loss(*held_out.images(64, augment=False), only_cls=True).item() for _ in range(10)]
-    return {
-        "steps": step,
-        "text_loss": texts[0].item(),
-        "heads_loss": texts[1].item(),
-        "photo_loss": float(np.mean(photos)),
-    }
+        photos = torch.tensor(
+            [
+                [loss.item() for loss in pair.image_loss(held_out.images(64, augment=False), only_cls=True)]
+                for _ in range(10)
+            ]
+        ).mean(0)
+    names = ("text_loss", "heads_loss", "photo_loss", "photo_head_loss")
+    return {"steps": step} | dict(zip(names, [*texts.tolist(), *photos.tolist()], strict=True))
 
 
 def save(pair: Pair, tokenizer: Any, out: Path) -> None:
@@ -341,9 +400,10 @@ def main() -> None:
     random.Random(0).shuffle(reviews)
     random.Random(0).shuffle(photos)
     cut = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
-    mixture = Mixture(reviews[cut[0] :], photos[cut[1] :], trades, tokenizer, 1)
-    held_out = Mixture(reviews[: cut[0]], photos[: cut[1]], trades, tokenizer, 2)
-    pair = Pair(tokenizer, len(trades))
+    words = frequent_words(photos)
+    mixture = Mixture(reviews[cut[0] :], photos[cut[1] :], trades, words, tokenizer, 1)
+    held_out = Mixture(reviews[: cut[0]], photos[: cut[1]], trades, words, tokenizer, 2)
+    pair = Pair(tokenizer, len(trades), len(words))
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
     print(f"parameters {count}", flush=True)
     if args.start:

@@ -194,9 +194,12 @@ def users(schema: Schema) -> list[User]:
 
 @pytest.fixture(scope="session")
 def make_collator(photos: dict[str, np.ndarray]) -> Callable[..., Collator]:
-    """``make_collator(model, **probabilities)``; ``max_tokens`` and ``seed`` may be given too."""
+    """``make_collator(model, **probabilities)``; ``max_tokens``, ``seed`` and ``encoding`` may be given too."""
 
-    def make(model: ProfileModel, max_tokens: int = 64, seed: int = 0, **masking: float) -> Collator:
-        return Collator(model.tokenizer, model.grammar, photos.__getitem__, Masking(**masking), max_tokens, seed)
+    def make(
+        model: ProfileModel, max_tokens: int = 64, seed: int = 0, encoding: str = "joint", **masking: float
+    ) -> Collator:
+        parts = model.tokenizer, model.grammar, photos.__getitem__, Masking(**masking)
+        return Collator(*parts, max_tokens, seed, encoding)
 
     return make

@@ -20,7 +20,7 @@ from mmprofile.model import ProfileModel
 from mmprofile.profile import Attribute, Schema
 from mmprofile.views import VIEWS, Masking, View, paradigm_views, sample_reviews
 
-INPUTS = {"reviews": 3, "photos_per_review": 1, "max_tokens": 96, "sample_seed": 0}
+INPUTS = {"reviews": 3, "photos_per_review": 1, "max_tokens": 96, "sample_seed": 0, "encoding": "joint"}
 MULTI, BOTH = (paradigm_views(modality, VIEWS) for modality in ("multi", "both"))
 
 

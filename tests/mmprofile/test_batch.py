@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmprofile.batch import IGNORE, Batch, Collator, fair_shares, pad, sentinels
+from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Schema
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
@@ -24,7 +25,7 @@ def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
 
 def words(model: ProfileModel, batch: Batch, row: int) -> str:
     """The text of a row, special tokens included."""
-    ids = batch.text_ids[batch.row_text[row]][batch.text_mask[batch.row_text[row]]]
+    ids = batch.text_ids.flatten()[batch.row_tokens[row][batch.row_tokens[row] >= 0]]
     return model.tokenizer.decode(ids.tolist()).strip()
 
 
@@ -111,7 +112,7 @@ def test_masked_captions(model: ProfileModel, users: list[User], make_collator: 
     text = words(model, batch, row_of(batch, 3, "masked_image")).replace(f" {hidden}", hidden)
     assert text == f"review: we stayed photo:{hidden * 4} photo:{hidden * 2}</s>"
     user = replace(users[3], captions=("warm " * 40, "nice " * 17))
-    ids = torch.tensor(make_collator(model, 400, caption=0.3).text(user, views[2], np.random.default_rng(0)))
+    ids = torch.tensor(make_collator(model, 400, caption=0.3).texts(user, views[2], np.random.default_rng(0))[0])
     share = float((ids == model.tokenizer.convert_tokens_to_ids(hidden)).sum()) / 57
     assert 0.15 < share < 0.45
 
@@ -145,7 +146,7 @@ def test_reviews_give_way(
     captions = " photo: red sign above door photo: two people" if modality == "both" else ""
     for view in ("fusion", "masked_image"):
         text = words(model, batch, row_of(batch, 0, view))
-        assert int(batch.text_mask[batch.row_text[row_of(batch, 0, view)]].sum()) == budget
+        assert int((batch.row_tokens[row_of(batch, 0, view)] >= 0).sum()) == budget
         assert text.endswith(f"{captions}</s>")
         pieces = [len(collator.tokens(f" review: {piece}")) for piece in text.split(" photo")[0].split("review: ")[1:]]
         assert len(pieces) == 3
@@ -164,6 +165,45 @@ def test_nothing_is_longer_than_max_tokens(
         batch = make_collator(model, budget)([user, users[1]], paradigm_views("both", VIEWS, union=True))
         assert batch.text_ids.shape[1] <= budget
         assert (batch.text_ids == model.grammar.eos).sum(1).tolist() == [1] * len(batch.text_ids)
+
+
+def test_segments_are_encoded_once_for_all_views(
+    model: ProfileModel, schema: Schema, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    user = replace(users[2], captions=("red car",))  # three reviews, one photo
+    collator = make_collator(model, encoding="segments", caption=1.0)
+    batch = collator([user], paradigm_views("both", VIEWS))
+    segments = [" ".join(model.tokenizer.decode(row[mask]).split()) for row, mask in zip(
+        batch.text_ids, batch.text_mask, strict=True
+    )]  # fmt: skip
+    reviews = [f"review: {review}</s>" for review in user.reviews]
+    # Three reviews, the captions, the masked captions, the masked profile: nothing else, nothing twice.
+    assert segments[:4] == [*reviews, "photo: red car</s>"]
+    assert segments[4].replace(" ", "") == "photo:<extra_id_0><extra_id_0></s>"
+    assert segments[5].startswith("profile: Stars:")
+    assert len(segments) == 6
+    view = {v.name: words(model, batch, row_of(batch, 0, v.name)).replace("</s>", "</s> ").split() for v in batch.views}
+    assert view["text"] == " ".join(reviews).split()
+    assert view["fusion"] == " ".join(segments[:4]).split()
+    assert view["masked_profile"] == " ".join([segments[5], segments[3]]).split()
+
+
+def test_no_segment_is_cut_because_another_is_long(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    user = replace(users[3], reviews=LONG)
+    texts = make_collator(model, 20, encoding="segments").texts(
+        user, build_view("fusion", "both"), np.random.default_rng(0)
+    )
+    whole = [make_collator(model).tokens(f" review: {review}") for review in LONG]
+    assert [len(text) for text in texts[:3]] == [min(len(ids) + 1, 20) for ids in whole] == [20, 20, 4]
+    assert all(text[-1] == model.grammar.eos for text in texts)
+    nobody = make_collator(model, encoding="segments").texts(
+        User("u", ()), build_view("text", "text"), np.random.default_rng(0)
+    )
+    assert nobody == [(model.grammar.eos,)]
+    with pytest.raises(UserError, match=r"text\.encoding='parts' is not one of joint, segments"):
+        make_collator(model, encoding="parts")
 
 
 @pytest.mark.parametrize(("probability", "least", "most"), [(0.0, 0.0, 0.0), (0.3, 0.2, 0.4), (1.0, 1.0, 1.0)])

@@ -85,6 +85,32 @@ def test_loss_over_what_the_schema_allows(
         tiny_model(vocabulary="half")
 
 
+@pytest.mark.parametrize("fusion", ["concat", "xattn"])
+def test_segments(
+    fusion: str, tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    model = tiny_model(fusion)
+    collator = make_collator(model, encoding="segments")
+
+    def losses(some: list[User]) -> Tensor:
+        with torch.no_grad():
+            return model(collator(some, BOTH)).view_losses
+
+    # The order of reviews does not matter, nor who else is in the batch; what is joint does depend on the order.
+    backwards = [replace(user, reviews=user.reviews[::-1]) for user in users]
+    close(losses(users), losses(backwards))
+    one_by_one = torch.stack([losses([user]) for user in users])
+    assert model(collator(users, BOTH)).view_tokens.unique().numel() == 1
+    tokens = torch.stack([model(collator([user], BOTH)).view_tokens for user in users])
+    close(losses(users), (one_by_one * tokens).sum(0) / tokens.sum(0))
+    together = make_collator(model)
+    assert (model(together(users, BOTH)).view_losses - model(together(backwards, BOTH)).view_losses).abs().max() > 1e-4
+    # A text of one segment is the joint text.
+    single = [user for user in users if len(user.reviews) == 1]
+    for view in (TEXT, FUSION):
+        close(encoded(model, collator(single, [view])), encoded(model, together(single, [view])))
+
+
 def test_without_photos_fusion_is_text_to_the_last_bit(
     tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]
 ) -> None:

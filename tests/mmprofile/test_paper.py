@@ -44,7 +44,7 @@ def test_the_papers_experiment_builds_and_learns(t5_folder: Path, vit_folder: Pa
 
     batch = next(iter(data.train_dataloader()))
     assert len(batch.users) == 4
-    assert len(batch.row_text) == 16
+    assert len(batch.row_tokens) == 16
     assert batch.text_ids.shape[1] <= 600
     losses = []
     for _ in range(3):

@@ -1,0 +1,176 @@
+"""The grammar against brute force: every legal profile can be written, and nothing else can."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from mmprofile.batch import Collator
+from mmprofile.errors import UserError
+from mmprofile.grammar import Grammar
+from mmprofile.model import ProfileModel
+from mmprofile.paths import ASSETS
+from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.views import User, build_view
+
+# Values that begin alike, hold each other's words or those of names; sets and lists at the end, in the middle, first.
+SCHEMAS = {
+    "prefixes": [
+        Attribute("Budget", ("Low", "Low End", "Low End Shop", "High")),
+        Attribute("Budget Range", ("Low", "End"), unknown=True),
+    ],
+    "sets": [
+        Attribute("Likes", ("Pizza", "Coffee & Tea", "Tea", "Cars"), "set", 2),
+        Attribute("Meal", ("Lunch", "Dinner"), unknown=True),
+        Attribute("Hates", ("Tea", "Cars", "Pizza"), "set", 3),
+    ],
+    "ordered": [
+        Attribute("First", ("1", "2", "12"), "ordered", 2, unknown=True),
+        Attribute("Last", ("a", "b", "a b", "b a"), "ordered", 3),
+    ],
+    "one": [Attribute("Stars", ("1", "2", "3"))],
+}
+
+
+@pytest.fixture(scope="module")
+def shipped() -> PreTrainedTokenizerFast:
+    """The tokenizer of the tiny backbone, which cuts words to pieces."""
+    return AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
+
+
+def sentences(grammar: Grammar) -> Iterator[tuple[int, ...]]:
+    """Everything that ``allowed`` lets be written, to the end token."""
+    prefixes: list[tuple[int, ...]] = [()]
+    while prefixes:
+        prefix = prefixes.pop()
+        for token in grammar.allowed(prefix):
+            if token == grammar.eos:
+                yield (*prefix, token)
+            else:
+                prefixes.append((*prefix, token))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("pieces", [False, True])
+def test_what_can_be_written_is_what_is_legal(
+    name: str,
+    pieces: bool,
+    shipped: PreTrainedTokenizerFast,
+    schema_tokenizer: Callable[[Schema], PreTrainedTokenizerFast],
+    legal_profiles: Callable[[Schema], list[Profile]],
+) -> None:
+    schema = Schema(name, SCHEMAS[name])
+    tokenizer = shipped if pieces else schema_tokenizer(schema)
+    grammar = Grammar(schema, tokenizer)
+    profiles = legal_profiles(schema)
+    texts = [schema.render(profile) for profile in profiles]
+    assert len(set(texts)) == len(texts)
+    legal = {(*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id): text for text in texts}
+    written = list(sentences(grammar))
+    assert len(set(written)) == len(written)
+    assert set(written) == set(legal)
+    assert {tuple(grammar.encode(profile)) for profile in profiles} == set(legal)
+    assert max(map(len, written)) <= grammar.max_tokens
+    for ids in written:
+        assert grammar.decode(list(ids)) == legal[ids]
+        assert grammar.allowed(ids) == [grammar.eos]
+
+
+def test_fewer_values_and_unknown_ones_can_be_encoded(schema: Schema, shipped: PreTrainedTokenizerFast) -> None:
+    grammar = Grammar(schema, shipped)
+    profile: Profile = {"Stars": ("3",), "Favorite Category": ("Shopping",), "Budget Range": ()}
+    assert grammar.decode(grammar.encode(profile)) == schema.render(profile)
+    ids = grammar.encode(profile)
+    assert {(place, token) for place, token in enumerate(ids)} <= set(map(tuple, grammar.legal(ids).tolist()))
+    with pytest.raises(ValueError, match="Stars: '6' is not a value of the schema"):
+        grammar.encode({"Stars": ("6",)})
+
+
+def test_a_prefix_that_is_not_legal_ends(schema: Schema, shipped: PreTrainedTokenizerFast) -> None:
+    grammar = Grammar(schema, shipped)
+    start = grammar.allowed(())
+    assert len(start) == 1
+    wrong = (start[0] + 1,)
+    assert grammar.allowed(wrong) == grammar.allowed((*wrong, 7)) == [grammar.eos]
+    ids = torch.tensor([0, *start])  # behind the decoder's start token
+    assert grammar.prefix_allowed_tokens_fn(0, ids) == grammar.allowed(tuple(start))
+
+
+def test_words_that_a_tokenizer_lacks(schema: Schema, make_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> None:
+    texts = [f"{a.name}: {v}, {v};" for a in schema.attributes for v in a.values]
+    Grammar(schema, make_tokenizer(texts))
+    with pytest.raises(
+        UserError, match=r"cannot write the profile schema 'yelp'.*Event Planning & Services.* comes back"
+    ):
+        Grammar(schema, make_tokenizer([text.replace(" &", "") for text in texts]))
+    with pytest.raises(UserError, match="rename 'Stars'"):
+        Grammar(schema, make_tokenizer([text.replace("Discount", "") for text in texts]))
+
+
+@pytest.mark.parametrize("beams", [1, 3, 6])
+@pytest.mark.parametrize("fusion", ["xattn", "concat"])
+def test_generated_profiles_have_no_faults(
+    beams: int,
+    fusion: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+) -> None:
+    model = tiny_model(fusion)
+    with torch.no_grad():  # a model with strong opinions about anything but the schema
+        model.text.lm_head.weight.mul_(30)
+    for text in model.generate(make_collator(model)(users, [build_view("fusion", "both")]), beams):
+        profile, faults = model.schema.parse(text)
+        assert faults == []
+        assert model.schema.render(profile) == text
+
+
+@pytest.mark.parametrize("vocabulary", ["full", "schema"])
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        [Attribute("Meal", ("Lunch", "Dinner", "Brunch")), Attribute("Likes", ("Tea", "Cars", "Pizza"), "set", 2)],
+        [
+            Attribute("Budget", ("Low", "High End", "Low End")),
+            Attribute("Pets", ("a", "b"), "ordered", 2, unknown=True),
+        ],
+    ],
+)
+def test_wide_beams_find_the_most_likely_profile(
+    attributes: list[Attribute],
+    vocabulary: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    legal_profiles: Callable[[Schema], list[Profile]],
+    users: list[User],
+) -> None:
+    schema = Schema("tiny", attributes)
+    model = tiny_model("xattn", schema=schema, vocabulary=vocabulary)
+    collator, view = make_collator(model), build_view("fusion", "multi")
+    profiles = legal_profiles(schema)
+    chosen = set()
+    for user in users:
+        copies: list[Any] = [User(f"{i}", user.reviews, user.photos, (), one) for i, one in enumerate(profiles)]
+        batch = collator(copies, [view])
+        assert batch.labels is not None
+        with torch.no_grad():
+            logits = tiny_model("xattn", schema=schema)(batch).logits.double()
+        if vocabulary == "schema":  # in this oracle: every token that some legal profile continues with
+            for row, target in enumerate(batch.labels.tolist()):
+                for place in range(sum(token >= 0 for token in target)):
+                    near = [o[place] for o in batch.labels.tolist() if o[:place] == target[:place]]
+                    illegal = [token for token in range(logits.shape[-1]) if token not in near]
+                    logits[row, place, illegal] = -torch.inf
+        logs = logits.log_softmax(-1)
+        there = batch.labels >= 0
+        likely = logs.gather(-1, batch.labels.clamp_min(0)[..., None])[..., 0] * there
+        scores = likely.sum(1) / there.sum(1)  # transformers' length penalty of 1
+        best, second = scores.topk(2).values.tolist()
+        assert best - second > 1e-4
+        expected = schema.render(profiles[int(scores.argmax())])
+        found = model.generate(collator([User("u", user.reviews, user.photos)], [view]), len(profiles) + 1)
+        assert found == [expected]
+        chosen.add(expected)
+    assert chosen
