@@ -50,6 +50,58 @@ class PhotoPixels:
         return pixels
 
 
+class Draws:
+    """The users of each split with the reviews and photos that are drawn of each.
+
+    Args:
+        prepared: the data.
+        captions: photo id -> caption.
+        inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``.
+    """
+
+    def __init__(self, prepared: Prepared, captions: Mapping[str, str], inputs: Mapping[str, Any]) -> None:
+        self.prepared, self.captions, self.inputs = prepared, captions, inputs
+        self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+        self._training: tuple[int, list[User]] = -1, []
+
+    def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
+        """The drawn rows and the user as models see it, of every user: the same for every system and run.
+
+        Raises:
+            UserError: the split is empty, or a user lacks a value that the schema demands.
+        """
+        if split not in self._drawn:
+            self._drawn[split] = self._draw(split, None)
+        return self._drawn[split]
+
+    def training(self, epoch: int) -> list[User]:
+        """The training users as they are shown in an epoch: with ``redraw`` other reviews each time."""
+        if not self.inputs["redraw"]:
+            return [user for _, user in self.of("train")]
+        if self._training[0] != epoch:
+            self._training = epoch, [user for _, user in self._draw("train", epoch)]
+        return self._training[1]
+
+    def _draw(self, split: str, epoch: int | None) -> list[tuple[tuple[Mapping, ...], User]]:
+        table = self.prepared.datasets.get(split)
+        if table is None or not len(table):
+            raise UserError(f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}")
+        i = self.inputs
+        drawn = []
+        for row in table:
+            profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+            for attribute in self.prepared.schema.attributes:
+                if not attribute.unknown and not profile.get(attribute.name):
+                    raise UserError(
+                        f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
+                        f"rule or labels, or set `unknown: true` in the profile schema"
+                    )
+            counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
+            rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
+            drawn.append((rows, replace(user, profile=profile)))
+        return drawn
+
+
 class EpochSampler(Sampler[int]):
     """A seeded permutation that differs from epoch to epoch; Lightning calls ``set_epoch``."""
 
@@ -80,7 +132,7 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
     def __init__(
         self,
         sampler: EpochSampler,
-        lengths: Sequence[int],
+        lengths: Callable[[int], Sequence[int]],
         batch_size: int,
         rank: int = 0,
         world: int = 1,
@@ -91,16 +143,17 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = self.sampler.epoch, list(self.sampler)
+        lengths = self.lengths(epoch)
         batches: list[list[int]] = []
         for start in range(0, len(order), self.pool * self.batch_size):
-            pool = sorted(order[start : start + self.pool * self.batch_size], key=lambda i: self.lengths[i])
+            pool = sorted(order[start : start + self.pool * self.batch_size], key=lambda i: lengths[i])
             batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
         np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)
         for batch in batches[self.rank : len(self) * self.world : self.world]:
             yield [(epoch, index) for index in batch]
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.lengths), self.pool * self.batch_size)
+        whole, rest = divmod(len(self.sampler), self.pool * self.batch_size)
         return (whole * self.pool + -(-rest // self.batch_size)) // self.world
 
 
@@ -138,16 +191,17 @@ class EvalCollate:
 
 
 class _Epochs:
-    """Users indexed by (epoch, index), passing the epoch on."""
+    """Training users indexed by (epoch, index), passing the epoch on."""
 
-    def __init__(self, users: Sequence[User]) -> None:
-        self.users = users
+    def __init__(self, draws: Draws, size: int) -> None:
+        self.draws, self.size = draws, size
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, User]:
-        return item[0], self.users[item[1]]
+        epoch, index = item
+        return epoch, self.draws.training(epoch)[index]
 
     def __len__(self) -> int:
-        return len(self.users)
+        return self.size
 
 
 class ProfileDataModule(pl.LightningDataModule):
@@ -157,7 +211,7 @@ class ProfileDataModule(pl.LightningDataModule):
         folder: a prepared folder.
         model: gives tokenizer, grammar and photo transform.
         views: the paradigm's views, the one for prediction first.
-        inputs: ``reviews``, ``photos_per_review``, ``max_tokens``, ``sample_seed``.
+        inputs: ``reviews``, ``photos_per_review``, ``max_tokens``, ``sample_seed``, ``redraw``, ``encoding``.
         masking: probabilities of hiding.
         schedule: ``paired``: every user in all views; ``sampled``: in one view, drawn by ``weights``.
         weights: a weight per view.
@@ -203,8 +257,7 @@ class ProfileDataModule(pl.LightningDataModule):
         every = list(weights or [1.0] * len(views))
         self.loss_weights = every if schedule == "paired" else None
         self.draw_weights = every if schedule == "sampled" else None
-        self._captions = self._captions_by_photo()
-        self._sampled: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+        self.draws = Draws(self.prepared, self._captions_by_photo(), self.inputs)
 
     def users(self, split: str) -> list[User]:
         """The users of a split as models see them, with profile.
@@ -212,7 +265,7 @@ class ProfileDataModule(pl.LightningDataModule):
         Raises:
             UserError: the split is empty, or a user lacks a value that the schema demands.
         """
-        return [user for _, user in self._sample(split)]
+        return [user for _, user in self.draws.of(split)]
 
     def examples(self, split: str) -> list[Example]:
         """The same users, reviews and photos for the classical baselines, with the true cues where a city gives them."""
@@ -224,7 +277,7 @@ class ProfileDataModule(pl.LightningDataModule):
                 photo_cues=[cues.get(("photo", photo), {}) for photo in user.photos],
                 profile=user.profile or {},
             )
-            for rows, user in self._sample(split)
+            for rows, user in self.draws.of(split)
         ]
 
     def steps_per_epoch(self, world: int = 1) -> int:
@@ -236,7 +289,7 @@ class ProfileDataModule(pl.LightningDataModule):
         trainer = self.trainer
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
         return StatefulDataLoader(
-            _Epochs(self.users("train")),
+            _Epochs(self.draws, len(self.users("train"))),
             batch_sampler=self._batches(epoch, rank, world),
             collate_fn=TrainCollate(self.collator, self.views, self.draw_weights, self.seed),
             num_workers=self.workers,
@@ -256,39 +309,13 @@ class ProfileDataModule(pl.LightningDataModule):
         )
 
     def _batches(self, epoch: int, rank: int, world: int) -> BucketBatches:
-        lengths = [
-            sum(len(self.collator.tokens(f" review: {text}")) for text in user.reviews) for user in self.users("train")
-        ]
-        return BucketBatches(EpochSampler(len(lengths), self.seed, epoch), lengths, self.batch_size, rank, world)
+        sampler = EpochSampler(len(self.users("train")), self.seed, epoch)
+        return BucketBatches(sampler, self._lengths, self.batch_size, rank, world)
 
-    def _sample(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
-        if split not in self._sampled:
-            table = self.prepared.datasets.get(split)
-            if table is None or not len(table):
-                raise UserError(
-                    f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
-                )
-            i = self.inputs
-            drawn = []
-            for row in table:
-                rows, user = sample_reviews(
-                    row["user_id"],
-                    row["reviews"],
-                    self._captions,
-                    i["reviews"],
-                    i["photos_per_review"],
-                    i["sample_seed"],
-                )
-                profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
-                for attribute in self.prepared.schema.attributes:
-                    if not attribute.unknown and not profile.get(attribute.name):
-                        raise UserError(
-                            f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
-                            f"rule or labels, or set `unknown: true` in the profile schema"
-                        )
-                drawn.append((rows, replace(user, profile=profile)))
-            self._sampled[split] = drawn
-        return self._sampled[split]
+    def _lengths(self, epoch: int) -> list[int]:
+        """Tokens of each training user's reviews in an epoch."""
+        tokens = self.collator.tokens
+        return [sum(len(tokens(f" review: {text}")) for text in user.reviews) for user in self.draws.training(epoch)]
 
     def _captions_by_photo(self) -> dict[str, str]:
         captions = self.prepared.captions

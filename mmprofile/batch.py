@@ -16,6 +16,8 @@ from mmprofile.views import Masking, User, View, hidden_attributes, user_rng
 from mmprofile.vision import mask_pixels
 
 IGNORE = -100
+REMEMBERED = 20_000
+"""Texts whose tokens are kept: more than an epoch of most data sets, less than 100 MB."""
 ENCODINGS = ("joint", "segments")
 
 
@@ -123,9 +125,11 @@ class Collator:
         return self.grammar.schema
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a piece of text without special tokens, remembered."""
+        """Token ids of a piece of text without special tokens, remembered for some time."""
         ids = self._tokens.get(text)
         if ids is None:
+            if len(self._tokens) >= REMEMBERED:
+                self._tokens.clear()
             ids = self._tokens[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 

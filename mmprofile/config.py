@@ -108,12 +108,16 @@ class DecoderConfig:
 
 @dataclass
 class InputsConfig:
-    """What a model is shown of a user; the same draw (``sample_seed``) for every system."""
+    """What a model is shown of a user; the same draw (``sample_seed``) for every system.
+
+    ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
+    """
 
     reviews: int = 3
     photos_per_review: int = 1
     max_tokens: int = 600
     sample_seed: int = 0
+    redraw: bool = True
 
 
 @dataclass
@@ -145,10 +149,10 @@ class TrainerConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Beam sizes on the test and dev splits, rows per batch, bootstrap resamples."""
+    """Beam sizes on the test and dev splits (None: the search of :mod:`mmprofile.decoding`), rows per batch, resamples."""
 
-    beams: int = 5
-    dev_beams: int = 1
+    beams: int | None = None
+    dev_beams: int | None = None
     batch_size: int = 64
     resamples: int = 2000
 

@@ -10,7 +10,6 @@ Dimension letters: B users, n new nodes, V all nodes of a user's tree (some of t
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
@@ -19,11 +18,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
-from mmprofile.grammar import Grammar
+from mmprofile.grammar import Grammar, Stage
 from mmprofile.profile import Profile
 
-WIDTH = 16
+WIDTH = 8
 TOLERANCE = 1e-3
+NEGLIGIBLE = 15.0
+"""Partial profiles e^-15 less likely than the likeliest count as lost without a look at what they say."""
 
 
 class Decoded(NamedTuple):
@@ -32,10 +33,12 @@ class Decoded(NamedTuple):
     Attributes:
         text: the likeliest profile found.
         profile: the same, parsed.
-        log_probability: its natural logarithm of probability given the input.
-        posteriors: attribute -> its values -> their probability, whatever the other attributes are; () stands for Unknown.
-        lost: the largest probability that the search gave up before an attribute was decided. Every posterior is within
-            ``lost`` of the true one; a profile that was not looked at has less than ``lost``.
+        log_probability: natural logarithm of its probability given the input.
+        posteriors: attribute -> its values, likeliest first -> their probability, whatever the other attributes are; ()
+            stands for Unknown. Of the partial profiles that were looked at.
+        lost: the share of probability in partial profiles that were given up before all attributes were decided. Every
+            posterior is within ``lost`` of the true one.
+        exact: whether no profile at all can be likelier.
     """
 
     text: str
@@ -43,10 +46,10 @@ class Decoded(NamedTuple):
     log_probability: float
     posteriors: dict[str, dict[tuple[str, ...], float]]
     lost: float
+    exact: bool
 
 
-@dataclass(frozen=True)
-class _Path:
+class _Path(NamedTuple):
     """A partial profile: its tokens, the decoder's start token first, up to the next choice."""
 
     tokens: tuple[int, ...]
@@ -57,6 +60,14 @@ class _Path:
     known: int = 0  # in the grammar of what is possible
     values: tuple[tuple[str, ...], ...] = ()  # of the attributes that are written
     begin: int = 1  # where the tokens of the next one begin
+
+
+class _Choice(NamedTuple):
+    """A path and what may come next; the path as it is where ``token`` is None."""
+
+    score: float
+    path: _Path
+    token: int | None
 
 
 class States(Protocol):
@@ -78,8 +89,7 @@ class Search:
     """Finds the likeliest profile of each user, and the posteriors.
 
     All partial profiles of a user advance together, from choice to choice; where they arrive at the next value, those are
-    kept that carry the probability. One given up is taken up again if in the end it could still beat what was found, so
-    the profile returned is the likeliest of all, not of a beam.
+    kept that carry the probability.
 
     Args:
         grammar: what is legal, and what a token competes with if ``vocabulary`` is ``schema``.
@@ -88,6 +98,7 @@ class Search:
         vocabulary: ``schema`` or ``full``, see :class:`mmprofile.model.ProfileModel`.
         width: partial profiles to keep of a user at a time.
         tolerance: share of a user's probability that may be given up at a time even if ``width`` allows to keep it.
+        exact: take up again what was given up as long as it could beat the profile found.
     """
 
     def __init__(
@@ -98,14 +109,15 @@ class Search:
         vocabulary: str,
         width: int = WIDTH,
         tolerance: float = TOLERANCE,
+        exact: bool = False,
     ) -> None:
         self.grammar, self.start, self.logits, self.full = grammar, start, logits, vocabulary == "full"
-        self.width, self.tolerance = width, tolerance
+        self.width, self.tolerance, self.exact = width, tolerance, exact
 
     def __call__(self, states: States, known: Sequence[Grammar]) -> list[Decoded]:
         """Searches for all users at once; ``known`` is the grammar of what is possible for each."""
-        live = [[self._follow(_Path((self.start,)), grammar)] for grammar in known]
-        given_up: list[list[_Path]] = [[] for _ in known]
+        live = [[self._grown(_Choice(0.0, _Path((self.start,)), None), grammar)] for grammar in known]
+        given_up: list[list[_Choice]] = [[] for _ in known]
         done: list[list[_Path]] = [[] for _ in known]
         while any(live):
             stages = [min((self.grammar.stage(path.state) for path in paths), default=None) for paths in live]
@@ -113,43 +125,57 @@ class Search:
                 [path for path in paths if self.grammar.stage(path.state) == stage]
                 for paths, stage in zip(live, stages, strict=True)
             ]
-            children = self._advance(states, turns, known)
+            choices = self._advance(states, turns, known)
             for b, stage in enumerate(stages):
                 waiting = [path for path in live[b] if self.grammar.stage(path.state) != stage]
-                done[b] += [path for path in children[b] if self._is_done(path)]
-                live[b] = waiting + [path for path in children[b] if not self._is_done(path)]
-                if live[b] and min(self.grammar.stage(path.state) for path in live[b]) != stage:
-                    live[b], dropped = self._prune(live[b])
+                choices[b] += [_Choice(path.score, path, None) for path in waiting]
+                if choices[b] and min(self._stage(choice) for choice in choices[b]) != stage:
+                    choices[b], dropped = self._prune(choices[b])
                     given_up[b] += dropped
-                if not live[b] and done[b]:
-                    best = max(path.score for path in done[b])
-                    again = sorted((p for p in given_up[b] if p.score > best), key=lambda p: -p.score)[: self.width]
-                    given_up[b] = [path for path in given_up[b] if path not in again]
-                    live[b] = again
-        return [self._result(d, g) for d, g in zip(done, given_up, strict=True)]
+                live[b] = self._sort(choices[b], known[b], done[b])
+                while self.exact and not live[b] and (again := self._beating(done[b], given_up[b])):
+                    given_up[b] = [choice for choice in given_up[b] if choice not in again]
+                    live[b] = self._sort(again, known[b], done[b])
+        return [self._result(*found) for found in zip(done, given_up, known, strict=True)]
 
-    def _follow(self, path: _Path, known: Grammar) -> _Path:
-        """The path with the tokens that are forced after it."""
-        while len(moves := self.grammar.moves(path.state)) == 1:
-            path = self._step(path, next(iter(moves)), known)
-        return path
+    def _sort(self, choices: list[_Choice], known: Grammar, done: list[_Path]) -> list[_Path]:
+        """The paths that are not at their end; those that are go to ``done``."""
+        paths = [self._grown(choice, known) for choice in choices]
+        done += [path for path in paths if self._is_done(path)]
+        return [path for path in paths if not self._is_done(path)]
 
-    def _step(self, path: _Path, token: int, known: Grammar) -> _Path:
-        state, tokens = self.grammar.moves(path.state)[token], (*path.tokens, token)
-        begin, values = path.begin, path.values
-        if len(values) < min(self.grammar.stage(state).attribute, len(self.grammar.schema.attributes)):
-            values = (*values, self.grammar.values(len(values), tokens[begin:]))
-            begin = len(tokens)
-        return replace(
-            path, tokens=tokens, state=state, known=known.moves(path.known)[token], values=values, begin=begin
-        )
+    def _beating(self, done: list[_Path], given_up: list[_Choice]) -> list[_Choice]:
+        """What was given up and could still beat what was found, as much of it as goes on at a time."""
+        best = max((path.score for path in done), default=math.inf)
+        return sorted((choice for choice in given_up if choice.score > best), key=lambda c: -c.score)[: self.width]
+
+    def _stage(self, choice: _Choice) -> Stage:
+        """How far a choice leads."""
+        state = choice.path.state
+        if choice.token is not None:
+            state = self.grammar.forced(self.grammar.moves(state)[choice.token]).state
+        return self.grammar.stage(state)
+
+    def _grown(self, choice: _Choice, known: Grammar) -> _Path:
+        """The path with its choice and the tokens that are forced after it."""
+        path, chosen = choice.path, () if choice.token is None else (choice.token,)
+        state = path.state if choice.token is None else self.grammar.moves(path.state)[choice.token]
+        forced = self.grammar.forced(state)
+        tokens, values, begin = (*path.tokens, *chosen, *forced.tokens), path.values, path.begin
+        for end, written in enumerate(forced.written, len(path.tokens) + len(chosen)):
+            while len(values) < written:
+                values = (*values, self.grammar.values(len(values), tokens[begin:end]))
+                begin = end
+        possible = known.walk((*chosen, *forced.tokens), path.known)
+        assert possible is not None
+        return _Path(tokens, choice.score, path.read, path.node, forced.state, possible, values, begin)
 
     def _is_done(self, path: _Path) -> bool:
         ended = not self.grammar.moves(path.state)
         return ended and (not self.full or path.read >= len(path.tokens) - 1)
 
-    def _advance(self, states: States, turns: list[list[_Path]], known: Sequence[Grammar]) -> list[list[_Path]]:
-        """Reads what is unread of the paths -> their continuations, scored; a path at its end is its own."""
+    def _advance(self, states: States, turns: list[list[_Path]], known: Sequence[Grammar]) -> list[list[_Choice]]:
+        """Reads what is unread of the paths -> what may come next, scored."""
         chunks = [[(path.node, path.tokens[path.read : self._readable(path)]) for path in paths] for paths in turns]
         hidden, nodes = states.extend(chunks)
         asked: list[tuple[int, int, list[int]]] = []  # user, column, the tokens whose probabilities are wanted
@@ -163,23 +189,24 @@ class Search:
                 if moves := self.grammar.moves(path.state):
                     asked.append((b, column - 1, list(moves)))
         answers = iter(self._log_probabilities(hidden, asked))
-        continued: list[list[_Path]] = []
+        choices: list[list[_Choice]] = [[] for _ in turns]
         for b, paths in enumerate(turns):
-            continued.append([])
             for path, node in zip(paths, nodes[b], strict=True):
                 score = path.score
                 if self.full:
                     score += sum(next(answers)[0] for _ in path.tokens[path.read + 1 :])
-                path = replace(path, score=score, node=node, read=len(path.tokens))
-                if not (moves := self.grammar.moves(path.state)):
-                    continued[b].append(path)
+                read = path._replace(score=score, node=node, read=len(path.tokens))
+                moves = self.grammar.moves(path.state)
+                if not moves:
+                    choices[b].append(_Choice(score, read, None))
                     continue
                 possible = known[b].moves(path.known)
-                for token, log_probability in zip(moves, next(answers), strict=True):
-                    if token in possible:
-                        child = self._step(replace(path, score=score + log_probability), token, known[b])
-                        continued[b].append(self._follow(child, known[b]))
-        return continued
+                choices[b] += [
+                    _Choice(score + log_probability, read, token)
+                    for token, log_probability in zip(moves, next(answers), strict=True)
+                    if token in possible
+                ]
+        return choices
 
     def _readable(self, path: _Path) -> int:
         """How many tokens of a path the decoder has to read: an end-of-sequence token never."""
@@ -201,30 +228,37 @@ class Search:
         flat = iter(table.tolist())
         return [list(islice(flat, len(some))) for some in tokens]
 
-    def _prune(self, paths: list[_Path]) -> tuple[list[_Path], list[_Path]]:
-        """The paths to keep, best first, and those to give up."""
-        paths = sorted(paths, key=lambda path: -path.score)
-        mass = np.exp(np.array([path.score for path in paths]) - paths[0].score).cumsum()
+    def _prune(self, choices: list[_Choice]) -> tuple[list[_Choice], list[_Choice]]:
+        """What to go on with, likeliest first, and what to give up."""
+        choices = sorted(choices, key=lambda choice: -choice.score)
+        mass = np.exp(np.array([choice.score for choice in choices]) - choices[0].score).cumsum()
         enough = int((mass < (1 - self.tolerance) * mass[-1]).sum()) + 1
         keep = min(enough, self.width)
-        return paths[:keep], paths[keep:]
+        return choices[:keep], choices[keep:]
 
-    def _result(self, done: list[_Path], given_up: list[_Path]) -> Decoded:
+    def _result(self, done: list[_Path], given_up: list[_Choice], known: Grammar) -> Decoded:
         best = max(done, key=lambda path: path.score)
-        top = max(path.score for path in (*done, *given_up))
-        share: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in self.grammar.schema.names}
-        for path in (*done, *given_up):
-            for name, values in zip(share, path.values, strict=False):
-                share[name][values] = share[name].get(values, 0.0) + math.exp(path.score - top)
-        posteriors = {}
-        for name, found in share.items():
-            total = sum(found.values())
-            ranked = sorted(found.items(), key=lambda item: -item[1])
-            posteriors[name] = {values: mass / total for values, mass in ranked}
-        lost = sum(math.exp(path.score - top) for path in given_up)
+        top = max([best.score, *(choice.score for choice in given_up)])
+        lost = sum(math.exp(choice.score - top) for choice in given_up)
         total = lost + sum(math.exp(path.score - top) for path in done)
-        profile = dict(zip(self.grammar.schema.names, best.values, strict=True))
-        return Decoded(self.grammar.decode(best.tokens), profile, best.score, posteriors, lost / total)
+        looked_at = [self._grown(choice, known) for choice in given_up if choice.score > best.score - NEGLIGIBLE]
+        names = self.grammar.schema.names
+        scores: dict[str, dict[tuple[str, ...], list[float]]] = {name: {} for name in names}
+        for path in (*done, *looked_at):
+            for name, values in zip(names, path.values, strict=False):
+                scores[name].setdefault(values, []).append(path.score)
+        posteriors = {name: _shares(found) for name, found in scores.items()}
+        profile = dict(zip(names, best.values, strict=True))
+        text = self.grammar.decode(best.tokens)
+        return Decoded(text, profile, best.score, posteriors, lost / total, best.score >= top)
+
+
+def _shares(scores: dict[tuple[str, ...], list[float]]) -> dict[tuple[str, ...], float]:
+    """Each value's share of the probability, from the log-probabilities of the profiles with it; likeliest first."""
+    top = max(max(some) for some in scores.values())
+    mass = {values: sum(math.exp(score - top) for score in some) for values, some in scores.items()}
+    total = sum(mass.values())
+    return {values: mass[values] / total for values in sorted(mass, key=lambda values: -mass[values])}
 
 
 class T5Trees:
@@ -252,14 +286,11 @@ class T5Trees:
         new = ids.shape[1]
         device = self.hidden.device
         depth = torch.from_numpy(self.depth).to(device)
+        length = int(self.depth.max()) + 1
         attention = self.decoder.block[0].layer[0].SelfAttention
-        bucket = attention._relative_position_bucket(
-            depth[:, None, :] - depth[:, -new:, None],
-            bidirectional=False,
-            num_buckets=attention.relative_attention_num_buckets,
-            max_distance=attention.relative_attention_max_distance,
-        )
-        bias = attention.relative_attention_bias(bucket).permute(0, 3, 1, 2)
+        by_distance = attention.compute_bias(1, length, past_seen_tokens=length - 1)[0, :, 0].flip(1)  # (heads, length)
+        distance = (depth[:, -new:, None] - depth[:, None, :]).clamp_min(0)
+        bias = by_distance[:, distance].transpose(0, 1)
         bias = bias.masked_fill(~torch.from_numpy(self.seen[:, -new:]).to(device)[:, None], self.lowest)
         states = self.decoder.embed_tokens(ids.to(device))
         for block in self.decoder.block:

@@ -72,7 +72,7 @@ def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
 
 
 def predict_users(
-    model: ProfileModel, data: Any, users: Sequence[User], beams: int, label: str | None = None
+    model: ProfileModel, data: Any, users: Sequence[User], beams: int | None = None, label: str | None = None
 ) -> list[Prediction]:
     """Generates a profile for each user.
 
@@ -80,7 +80,7 @@ def predict_users(
         model: in evaluation mode.
         data: makes batches: ``loader(users)``.
         users: whose profiles.
-        beams: beam size.
+        beams: see :meth:`mmprofile.model.ProfileModel.generate`.
         label: of a progress bar; None shows none.
     """
     device = next(model.parameters()).device
@@ -102,7 +102,7 @@ def score_predictions(schema: Schema, predictions: Sequence[Prediction], resampl
 
 
 def evaluate_model(
-    model: ProfileModel, data: Any, split: str, beams: int, resamples: int, progress: bool = True
+    model: ProfileModel, data: Any, split: str, beams: int | None, resamples: int, progress: bool = True
 ) -> tuple[dict[str, Any], list[Prediction]]:
     """Test scores of a model, paired and (where it looks at photos) with somebody else's photos.
 

@@ -21,6 +21,15 @@ class Stage(NamedTuple):
     values: int
 
 
+class Forced(NamedTuple):
+    """The tokens that can only follow a state, the state they lead to, and how many attributes are written before each
+    of them and after the last (one number more than tokens)."""
+
+    tokens: tuple[int, ...]
+    state: int
+    written: tuple[int, ...]
+
+
 # The rest of the tokens of the piece being written, its stage, and what follows it: attribute number, values written of it.
 _Todo = tuple[tuple[int, ...], Stage, int, tuple[str, ...]]
 
@@ -49,6 +58,7 @@ class Grammar:
         self._pieces: dict[str, tuple[int, ...]] = {}
         self._todo: list[frozenset[_Todo]] = [frozenset(self._after(0, ()))]
         self._values: dict[tuple[int, tuple[int, ...]], tuple[str, ...]] = {}
+        self._forced: dict[int, Forced] = {}
         self._number = {self._todo[0]: 0}
         self._moves: list[dict[int, int] | None] = [None]
         self._legal: dict[tuple[int, ...], np.ndarray] = {}
@@ -90,6 +100,21 @@ class Grammar:
         """How far a profile in this state is; past the last attribute once all is written."""
         over = Stage(len(self.schema.attributes) + 1, 0)
         return min((stage for _, stage, _, _ in self._todo[state]), default=over)
+
+    def forced(self, state: int) -> Forced:
+        """What is forced after a state."""
+        known = self._forced.get(state)
+        if known is None:
+            tokens, end, written = [], state, [self._written(state)]
+            while len(moves := self.moves(end)) == 1:
+                [(token, end)] = moves.items()
+                tokens.append(token)
+                written.append(self._written(end))
+            known = self._forced[state] = Forced(tuple(tokens), end, tuple(written))
+        return known
+
+    def _written(self, state: int) -> int:
+        return min(self.stage(state).attribute, len(self.schema.attributes))
 
     def values(self, attribute: int, tokens: Sequence[int]) -> tuple[str, ...]:
         """The values that the tokens of an attribute (by number) say, its name among them; () for Unknown."""

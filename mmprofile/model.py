@@ -20,7 +20,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.batch import IGNORE, Batch
-from mmprofile.decoding import TOLERANCE, WIDTH, Decoded, Rows, Search, T5Trees
+from mmprofile.decoding import WIDTH, Decoded, Rows, Search, T5Trees
 from mmprofile.errors import UserError
 from mmprofile.fusion import Fused, build_fusion
 from mmprofile.grammar import Grammar
@@ -201,15 +201,15 @@ class ProfileModel(nn.Module):
         batch: Batch,
         known: Sequence[Profile] | None = None,
         width: int = WIDTH,
-        tolerance: float = TOLERANCE,
+        exact: bool = False,
     ) -> list[Decoded]:
         """The likeliest profile of each row and the posterior of each attribute.
 
         Args:
             batch: rows to predict.
             known: per row, attributes whose values are given; the rest is completed.
-            width: partial profiles to keep at a time, see :class:`mmprofile.decoding.Search`.
-            tolerance: probability that may be given up at a time.
+            width, exact: partial profiles to keep at a time, and whether to go on until no other profile can be likelier;
+                see :class:`mmprofile.decoding.Search`.
 
         Raises:
             UserError: ``known`` has an attribute or value that the schema has not.
@@ -222,7 +222,7 @@ class ProfileModel(nn.Module):
             self.token_logits,
             self.settings["vocabulary"],
             width,
-            tolerance,
+            exact=exact,
         )
         possible = [self.grammar] * len(fused.mask)
         if known is not None:

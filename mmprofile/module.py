@@ -72,7 +72,7 @@ class ProfileModule(pl.LightningModule):
         optim: learning rates and schedule.
         steps: optimizer steps of the whole training (counted by the caller: asking Lightning's
             ``estimated_stepping_batches`` here would break exact resumption).
-        dev_beams: beams for the dev split.
+        dev_beams: beams for the dev split, see :meth:`mmprofile.model.ProfileModel.generate`.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ProfileModule(pl.LightningModule):
         weights: Sequence[float] | None,
         optim: OptimConfig,
         steps: int,
-        dev_beams: int = 1,
+        dev_beams: int | None = None,
     ) -> None:
         super().__init__()
         if optim.schedule not in SCHEDULES:

@@ -2,7 +2,8 @@
 
 Input, a user a line: ``{"user_id": "ann", "reviews": ["...", "..."], "photos": ["photos/1.jpg"], "captions": ["..."]}``;
 ``photos`` (relative to the input file) and ``captions`` (parallel to them) may be left out. Output, a user a line:
-``{"user_id", "profile", "text", "faults", "used"}``.
+``{"user_id", "profile", "text", "faults", "used", "confidence"}``; confidence is the probability that the model gives each
+attribute's values, not calibrated, and left out with ``beams=``.
 """
 
 from mmprofile.config import check_command_line, entry_point
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from PIL import Image
 from tqdm import tqdm
@@ -149,7 +151,7 @@ def prediction_view(model: ProfileModel) -> View:
 
 
 def predict(
-    model: ProfileModel, rows: list[dict[str, Any]], photos: Photos, beams: int, batch_size: int
+    model: ProfileModel, rows: list[dict[str, Any]], photos: Photos, beams: int | None, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Profiles of users, in order, as rows of the output file."""
     inputs, view = model.settings["inputs"], prediction_view(model)
@@ -157,19 +159,27 @@ def predict(
     todo = iter(rows)
     while chunk := list(islice(todo, batch_size)):
         users, used = zip(*(select(row, inputs, view, photos) for row in chunk), strict=True)
-        texts = model.generate(collator(users, (view,)), beams)
+        batch = collator(users, (view,))
+        decoded = model.decode(batch) if beams is None else None
+        texts = model.generate(batch, beams) if decoded is None else [found.text for found in decoded]
         photos.forget()
-        for user, shown, text in zip(users, used, texts, strict=True):
+        for i, (user, shown, text) in enumerate(zip(users, used, texts, strict=True)):
             parsed = model.schema.parse(text)
             profile = {
                 name: list(values) if model.schema[name].kind != "single" else (values[0] if values else None)
                 for name, values in parsed.profile.items()
             }
-            yield {"user_id": user.user_id, "profile": profile, "text": text, "faults": parsed.faults, "used": shown}
+            row = {"user_id": user.user_id, "profile": profile, "text": text, "faults": parsed.faults, "used": shown}
+            if decoded is not None:
+                row["confidence"] = {
+                    name: round(decoded[i].posteriors[name][values], 3) for name, values in parsed.profile.items()
+                }
+            yield row
 
 
 def main(cfg: Any) -> None:
     """Entry point."""
+    torch.set_flush_denormal(True)  # as in training
     path = Path(cfg.input).expanduser()
     rows = read_users(path)
     _, train_cfg, model = load_run(cfg.run)

@@ -1,6 +1,6 @@
 """The profile schema: the attributes a profile has, and the text a model reads and writes for them.
 
-Everything else derives from it: targets and masked inputs (``views``), the decoder's grammar (``decoding``), the classes
+Everything else derives from it: targets and masked inputs (``views``), the decoder's grammar (``grammar``), the classes
 of a score (``metrics``). A new schema is a new YAML file under ``conf/profile/`` and no code.
 """
 

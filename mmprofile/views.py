@@ -126,7 +126,13 @@ def hidden_attributes(names: Sequence[str], probability: float, rng: np.random.G
 
 
 def sample_reviews(
-    user_id: str, reviews: Sequence[Mapping], captions: Mapping[str, str], count: int, photos_per_review: int, seed: int
+    user_id: str,
+    reviews: Sequence[Mapping],
+    captions: Mapping[str, str],
+    count: int,
+    photos_per_review: int,
+    seed: int,
+    epoch: int | None = None,
 ) -> tuple[tuple[Mapping, ...], User]:
     """Draws the reviews (and photos of each) that a model sees of a user; the same for every system and run.
 
@@ -136,11 +142,12 @@ def sample_reviews(
         captions: photo id -> caption.
         count: reviews to draw; all of them when there are fewer.
         photos_per_review: photos to draw of each review's; a photo is taken once.
+        epoch: draw others than in other epochs.
 
     Returns:
         The rows drawn, in time order, and the user without profile.
     """
-    rng = user_rng(seed, user_id)
+    rng = user_rng(seed, user_id, *([] if epoch is None else [epoch]))
     picked = sorted(rng.choice(len(reviews), size=min(count, len(reviews)), replace=False).tolist()) if reviews else []
     rows = tuple(reviews[i] for i in picked)
     photos: list[str] = []

@@ -23,6 +23,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import chain
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -152,13 +154,15 @@ def corrupt_spans(
 
 
 class TextBatch(NamedTuple):
-    """Source (R, N) and target (R, L) ids; the share of each of the stars (R, 5) and trades (R, trades) in the source.
+    """Texts (T, S); what a row reads of them, (R, N) indices of their tokens as in :class:`mmprofile.batch.Batch`; target
+    ids (R, L); the share of each of the stars (R, 5) and trades (R, trades) in what it reads.
 
-    ``words`` (R, words): the share of the photos of the businesses in the source whose captions have each word; nan where
+    ``words`` (R, words): the share of the photos of the businesses it reads of whose captions have each word; nan where
     they have no photos.
     """
 
-    source: Tensor
+    texts: Tensor
+    row_tokens: Tensor
     target: Tensor
     stars: Tensor
     trades: Tensor
@@ -223,32 +227,50 @@ class Mixture:
         found = words_of(caption)
         return [float(word in found) for word in self.words]
 
+    def corrupt(self, pieces: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+        """:func:`corrupt_spans` of all pieces of a text, with one target."""
+        sources: list[list[int]] = []
+        target: list[int] = []
+        used = 0
+        for piece in pieces:
+            source, spans = corrupt_spans(piece, self.sentinels[used:], self.rng)
+            sources.append(source)
+            target = target[:-1] + spans  # what ends a piece's spans begins those of the next
+            used += sum(token in self.sentinels for token in source)
+        return sources, target
+
     def text(self, size: int) -> TextBatch:
-        """The tasks on text, by ``TASKS``, of ``size`` reviews, one to three at a time."""
+        """The tasks on text, by ``TASKS``, of ``size`` reviews, one to three at a time.
+
+        In half of the batches the pieces of a source, its reviews and its captions, are encoded apart and read together.
+        """
         sources, targets, groups = [], [], []
         count = self.rng.choice((1, 1, 1, 2, 3))  # the same throughout a batch: little padding
+        apart = self.rng.random() < 0.5
         for i in range(size // count):
             task = TASKS[i % len(TASKS)]
             drawn = self.rng.sample(self.reviews, count)
             if task in ("trades", "other photo"):
                 visits = self.visits[self.rng.choice(self.visited)]
                 drawn = self.rng.sample(visits, min(count, len(visits)))
-            text = " ".join(f"review: {review.text}" for review in drawn)
+            pieces = [f"review: {review.text}" for review in drawn]
             if task in ("spans", "stars") and self.rng.random() < 0.5:
                 of = [captions for review in drawn if (captions := self.captions.get(review.business))]
-                text = " ".join([text, *(f"photo: {self.rng.choice(captions)}" for captions in of)])
-            if task == "spans":
-                source, target = corrupt_spans(self.ids(text), self.sentinels, self.rng)
-            elif task == "stars":
+                pieces += [" ".join(f"photo: {self.rng.choice(captions)}" for captions in of)] if of else []
+            if task == "stars":
                 stars = sorted((review.stars for review in drawn), reverse=True)
-                source, target = self.ids(f"stars: {text}"), self.ids(", ".join(map(str, stars)))
-            else:
+                target = self.ids(", ".join(map(str, stars)))
+            elif task != "spans":
                 other, *seen = self.rng.sample(captions := self.captions[drawn[0].business], min(3, len(captions)))
-                photos = " ".join(f"photo: {caption}" for caption in seen)
-                text = self.rng.choice((text, photos, f"{text} {photos}", f"{text} {photos}"))
-                source = self.ids(f"{task}: {text}")
+                photos = [" ".join(f"photo: {caption}" for caption in seen)]
+                pieces = self.rng.choice((pieces, photos, pieces + photos, pieces + photos))
                 target = self.ids(other if task == "other photo" else ", ".join(drawn[0].trades) or "none")
-            sources.append([*source, self.eos])
+            source = [self.ids(piece) for piece in pieces]
+            if task == "spans":
+                source, target = self.corrupt(source)
+            head = self.ids(f"{task}:") if task != "spans" else []
+            whole = source if apart else [[*chain(*source)]]
+            sources.append([[*head, *ids, self.eos] for ids in whole])
             targets.append([*target, self.eos])
             groups.append(drawn)
         stars = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
@@ -256,7 +278,15 @@ class Mixture:
         unknown = np.full(len(self.words), np.nan)
         shown = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
         heads = (stars, trades, [np.mean(shares or [unknown], 0) for shares in shown])
-        return TextBatch(pad(sources, 0), pad(targets, IGNORE), *(torch.from_numpy(np.stack(h)).float() for h in heads))
+        texts = pad([ids for source in sources for ids in source], 0)
+        width, numbers = texts.shape[1], count_from()
+        rows = [
+            [number * width + place for ids, number in zip(source, numbers, strict=False) for place in range(len(ids))]
+            for source in sources
+        ]
+        return TextBatch(
+            texts, pad(rows, -1), pad(targets, IGNORE), *(torch.from_numpy(np.stack(h)).float() for h in heads)
+        )
 
     def images(self, size: int, augment: bool = True) -> PhotoBatch:
         """Photos and what they show; ``augment``: mirrored, partly masked."""
@@ -290,8 +320,9 @@ class Pair:
 
     def text_loss(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
-        mask = batch.source != 0
-        states = self.t5.get_encoder()(input_ids=batch.source, attention_mask=mask).last_hidden_state
+        encoded = self.t5.get_encoder()(input_ids=batch.texts, attention_mask=batch.texts != 0).last_hidden_state
+        mask = batch.row_tokens >= 0
+        states = encoded.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten()).unflatten(0, mask.shape)
         loss = self.t5(encoder_outputs=BaseModelOutput(states), attention_mask=mask, labels=batch.target).loss
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         stars, trades, words = (head(mean) for head in self.text_heads)

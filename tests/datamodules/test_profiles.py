@@ -20,7 +20,14 @@ from mmprofile.model import ProfileModel
 from mmprofile.profile import Attribute, Schema
 from mmprofile.views import VIEWS, Masking, View, paradigm_views, sample_reviews
 
-INPUTS = {"reviews": 3, "photos_per_review": 1, "max_tokens": 96, "sample_seed": 0, "encoding": "joint"}
+INPUTS = {
+    "reviews": 3,
+    "photos_per_review": 1,
+    "max_tokens": 96,
+    "sample_seed": 0,
+    "redraw": False,
+    "encoding": "joint",
+}
 MULTI, BOTH = (paradigm_views(modality, VIEWS) for modality in ("multi", "both"))
 
 
@@ -61,7 +68,7 @@ def test_every_user_once_per_epoch(users: int, size: int, pool: int) -> None:
     lengths = np.random.default_rng(0).integers(1, 500, users).tolist()
 
     def made(seed: int, epoch: int) -> list[list[int]]:
-        sampler = BucketBatches(EpochSampler(users, seed, epoch), lengths, size, pool=pool)
+        sampler = BucketBatches(EpochSampler(users, seed, epoch), lambda _: lengths, size, pool=pool)
         assert len(sampler) == len(list(sampler))
         assert all(one == epoch for batch in sampler for one, _ in batch)
         return batches(sampler)
@@ -79,7 +86,7 @@ def test_every_user_once_per_epoch(users: int, size: int, pool: int) -> None:
 
 def test_batches_are_of_a_length_and_in_random_order() -> None:
     lengths = np.random.default_rng(0).integers(1, 500, 400).tolist()
-    found = batches(BucketBatches(EpochSampler(400, 0), lengths, 8, pool=50))
+    found = batches(BucketBatches(EpochSampler(400, 0), lambda _: lengths, 8, pool=50))
     spread = np.mean([np.ptp([lengths[i] for i in batch]) for batch in found])
     assert spread < 0.2 * np.ptp(lengths)
     means = np.array([np.mean([lengths[i] for i in batch]) for batch in found])
@@ -89,8 +96,8 @@ def test_batches_are_of_a_length_and_in_random_order() -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_share_the_batches(world: int) -> None:
     lengths = list(range(50))  # 13 batches
-    whole = batches(BucketBatches(EpochSampler(50, 0, 3), lengths, 4, pool=3))
-    ranks = [BucketBatches(EpochSampler(50, 0, 3), lengths, 4, rank, world, pool=3) for rank in range(world)]
+    whole = batches(BucketBatches(EpochSampler(50, 0, 3), lambda _: lengths, 4, pool=3))
+    ranks = [BucketBatches(EpochSampler(50, 0, 3), lambda _: lengths, 4, rank, world, pool=3) for rank in range(world)]
     parts = [batches(sampler) for sampler in ranks]
     assert {len(part) for part in parts} == {len(sampler) for sampler in ranks} == {len(whole) // world}
     for rank, part in enumerate(parts):
@@ -100,9 +107,9 @@ def test_ranks_share_the_batches(world: int) -> None:
 
 
 def test_the_epoch_is_lightnings_to_set() -> None:
-    sampler = BucketBatches(EpochSampler(20, 0), [1] * 20, 4)
+    sampler = BucketBatches(EpochSampler(20, 0), lambda _: [1] * 20, 4)
     sampler.sampler.set_epoch(7)
-    assert batches(sampler) == batches(BucketBatches(EpochSampler(20, 0, 7), [1] * 20, 4))
+    assert batches(sampler) == batches(BucketBatches(EpochSampler(20, 0, 7), lambda _: [1] * 20, 4))
     assert len(sampler.sampler) == 20
 
 
@@ -123,6 +130,27 @@ def test_users_are_as_prepared(demo: Path, model: ProfileModel, schema: Schema) 
             assert len(drawn) == 3
             assert all(user.captions)
     assert rows == {}
+
+
+def test_other_reviews_in_each_epoch(demo: Path, model: ProfileModel) -> None:
+    same, anew = module(demo, model), module(demo, model, inputs={"redraw": True})
+    assert same.draws.training(0) == same.draws.training(3) == same.users("train") == anew.users("train")
+    first, second = anew.draws.training(0), anew.draws.training(1)
+    assert first == anew.draws.training(0) == module(demo, model, inputs={"redraw": True}).draws.training(0)
+    assert [user.user_id for user in first] == [user.user_id for user in second]
+    assert all(a.profile == b.profile for a, b in zip(first, second, strict=True))
+    assert sum(a.reviews != b.reviews for a, b in zip(first, second, strict=True)) > 0.9 * len(first)
+    rows = {row["user_id"]: {review["text"] for review in row["reviews"]} for row in anew.prepared.datasets["train"]}
+    assert all(set(user.reviews) <= rows[user.user_id] and len(user.reviews) == 3 for user in second)
+    loader = anew.train_dataloader()
+    loader.batch_sampler.sampler.set_epoch(1)
+    shown = {user: batch for batch in loader for user in batch.users}
+    assert set(shown) == set(rows)
+    for user in second[:5]:
+        batch = shown[user.user_id]
+        row = int(((batch.row_user == batch.users.index(user.user_id)) & (batch.row_view == 1)).nonzero())
+        ids = batch.text_ids.flatten()[batch.row_tokens[row][batch.row_tokens[row] >= 0]]
+        assert ids.tolist() == list(anew.collator.texts(user, anew.views[1], np.random.default_rng(0))[0])
 
 
 def test_steps_and_shapes(demo: Path, model: ProfileModel) -> None:

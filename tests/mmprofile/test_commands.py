@@ -169,6 +169,8 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
     assert [row["user_id"] for row in rows] == ["ann", "bob", "3"]
     assert all(set(row["profile"]) == set(ATTRIBUTES) and row["faults"] == [] for row in rows)
     assert all(len(row["profile"]["Favorite Category"]) == 2 for row in rows)
+    assert all(0 < share <= 1 for row in rows for share in row["confidence"].values())
+    assert all(list(row["confidence"]) == list(row["profile"]) for row in rows)
     assert rows[0]["used"] == {"reviews": 2, "photos": 1, "captions": 0, "unusable_photos": {}}
     assert rows[1]["used"]["unusable_photos"] == {"photos/broken.jpg": "truncated", "photos/gone.jpg": "missing"}
     assert "the input has none: expect worse" in done.stderr

@@ -55,10 +55,10 @@ def log_probabilities(model: ProfileModel, user: User, profiles: list[Profile], 
 
 
 def decode(
-    model: ProfileModel, batch: Batch, known: Profile, width: int, tolerance: float, states: type = T5Trees
+    model: ProfileModel, batch: Batch, known: Profile, states: type, width: int, tolerance: float, exact: bool
 ) -> list[Decoded]:
     fused = model.encode(batch)
-    search = Search(model.grammar, 0, model.token_logits, model.settings["vocabulary"], width, tolerance)
+    search = Search(model.grammar, 0, model.token_logits, model.settings["vocabulary"], width, tolerance, exact)
     grammar = Grammar(model.schema, model.tokenizer, known)
     return search(states(model.text, fused.hidden, fused.mask), [grammar] * len(batch.users))
 
@@ -87,21 +87,26 @@ def test_brute_force(
             for user in users
         ]
         for states in (T5Trees, Rows):
-            exact = decode(model, batch, given, 10_000, 0.0, states)
-            narrow = decode(model, batch, given, 2, 0.3, states)
-            for likely, one, quick in zip(oracle, exact, narrow, strict=True):
-                best = max(possible, key=lambda profile: likely[str(profile)])
-                assert one.lost == 0
-                mass = sum(math.exp(likely[str(profile)]) for profile in possible)
-                for attribute, posterior in one.posteriors.items():
-                    for value, share in posterior.items():
-                        agree = [likely[str(p)] for p in possible if p[attribute] == value]
-                        assert share == pytest.approx(sum(map(math.exp, agree)) / mass, abs=1e-5)
-                        assert quick.posteriors[attribute].get(value, 0.0) == pytest.approx(
-                            share, abs=quick.lost + 1e-5
-                        )
-                    assert sum(posterior.values()) == pytest.approx(1)
-                for found in (one, quick):
-                    assert found.profile == best
-                    assert found.text == schema.render(best)
-                    assert found.log_probability == pytest.approx(likely[str(best)], abs=1e-4)
+            whole = decode(model, batch, given, states, 10_000, 0.0, False)
+            narrow = decode(model, batch, given, states, 2, 0.3, True)
+            greedy = decode(model, batch, given, states, 1, 0.3, False)
+            assert all(one.exact and one.lost == 0 for one in whole)
+            assert all(one.exact for one in narrow)
+            assert any(one.lost > 0 for one in greedy) or len(possible) == 1
+            for likely, *three in zip(oracle, whole, narrow, greedy, strict=True):
+                check(schema, likely, possible, three)
+
+
+def check(schema: Schema, likely: dict[str, float], possible: list[Profile], found: list[Decoded]) -> None:
+    """What was found with different widths against the log-probabilities of all profiles."""
+    best = max(possible, key=lambda profile: likely[str(profile)])
+    mass = sum(math.exp(likely[str(profile)]) for profile in possible)
+    for decoded in found:
+        assert decoded.profile == best or not decoded.exact
+        assert decoded.text == schema.render(decoded.profile)
+        assert decoded.log_probability == pytest.approx(likely[str(decoded.profile)], abs=1e-4)
+        for attribute, posterior in decoded.posteriors.items():
+            assert sum(posterior.values()) == pytest.approx(1)
+            for value in {profile[attribute] for profile in possible}:
+                agree = sum(math.exp(likely[str(profile)]) for profile in possible if profile[attribute] == value)
+                assert posterior.get(value, 0.0) == pytest.approx(agree / mass, abs=decoded.lost + 1e-5)

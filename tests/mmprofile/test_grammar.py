@@ -109,10 +109,10 @@ def test_words_that_a_tokenizer_lacks(schema: Schema, make_tokenizer: Callable[.
         Grammar(schema, make_tokenizer([text.replace("Discount", "") for text in texts]))
 
 
-@pytest.mark.parametrize("beams", [1, 3, 6])
+@pytest.mark.parametrize("beams", [None, 1, 3, 6])
 @pytest.mark.parametrize("fusion", ["xattn", "concat"])
 def test_generated_profiles_have_no_faults(
-    beams: int,
+    beams: int | None,
     fusion: str,
     tiny_model: Callable[..., ProfileModel],
     make_collator: Callable[..., Collator],

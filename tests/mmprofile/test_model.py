@@ -184,10 +184,13 @@ def test_padding_and_neighbours_change_nothing(
     close(together.view_totals, losses.sum(0), 1e-4)
 
 
-@pytest.mark.parametrize(("fusion", "beams"), [("none", 1), ("concat", 1), ("concat", 4), ("xattn", 1), ("xattn", 4)])
+@pytest.mark.parametrize(
+    ("fusion", "beams"),
+    [("none", None), ("none", 1), ("concat", 1), ("concat", 4), ("xattn", 1), ("xattn", 4), ("xattn", None)],
+)
 def test_generation_of_one_is_generation_in_a_batch(
     fusion: str,
-    beams: int,
+    beams: int | None,
     tiny_model: Callable[..., ProfileModel],
     make_collator: Callable[..., Collator],
     users: list[User],
