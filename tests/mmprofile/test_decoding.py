@@ -5,31 +5,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from oddschemas import ODD
 from torch import Tensor
 
 from mmprofile.batch import Batch, Collator
 from mmprofile.decoding import Decoded, Rows, Search, T5Trees
 from mmprofile.grammar import Grammar
 from mmprofile.model import ProfileModel
-from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.profile import Profile, Schema
 from mmprofile.views import User, build_view
 
-SCHEMAS = {
-    "prefixes": [
-        Attribute("Budget", ("Low", "Low End", "Low End Shop", "High")),
-        Attribute("Budget Range", ("Low", "End", "Low End"), unknown=True),
-    ],
-    "sets": [
-        Attribute("Likes", ("Pizza", "Coffee & Tea", "Tea", "Cars"), "set", 2),
-        Attribute("Meal", ("Lunch", "Dinner"), unknown=True),
-        Attribute("Hates", ("Tea", "Cars", "Pizza"), "set", 3),
-    ],
-    "ordered": [
-        Attribute("First", ("1", "2", "12"), "ordered", 2, unknown=True),
-        Attribute("Last", ("a", "b", "a b", "b a"), "ordered", 3),
-    ],
-    "one": [Attribute("Stars", ("1", "2", "3"))],
-}
 VIEW = build_view("fusion", "multi")
 
 
@@ -64,7 +49,7 @@ def decode(
 
 
 @pytest.mark.parametrize("vocabulary", ["full", "schema"])
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", ODD)
 @torch.no_grad()
 def test_brute_force(
     name: str,
@@ -74,7 +59,7 @@ def test_brute_force(
     legal_profiles: Callable[[Schema], list[Profile]],
     users: list[User],
 ) -> None:
-    schema = Schema(name, SCHEMAS[name])
+    schema = Schema(name, ODD[name])
     model = tiny_model("xattn", schema=schema, vocabulary=vocabulary)
     model.text.get_decoder().block[0].layer[0].SelfAttention.relative_attention_bias.weight.normal_(std=2)
     collator, profiles = make_collator(model), legal_profiles(schema)

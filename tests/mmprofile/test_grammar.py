@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from oddschemas import ODD
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.batch import Collator
@@ -14,24 +15,6 @@ from mmprofile.model import ProfileModel
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Attribute, Profile, Schema
 from mmprofile.views import User, build_view
-
-# Values that begin alike, hold each other's words or those of names; sets and lists at the end, in the middle, first.
-SCHEMAS = {
-    "prefixes": [
-        Attribute("Budget", ("Low", "Low End", "Low End Shop", "High")),
-        Attribute("Budget Range", ("Low", "End"), unknown=True),
-    ],
-    "sets": [
-        Attribute("Likes", ("Pizza", "Coffee & Tea", "Tea", "Cars"), "set", 2),
-        Attribute("Meal", ("Lunch", "Dinner"), unknown=True),
-        Attribute("Hates", ("Tea", "Cars", "Pizza"), "set", 3),
-    ],
-    "ordered": [
-        Attribute("First", ("1", "2", "12"), "ordered", 2, unknown=True),
-        Attribute("Last", ("a", "b", "a b", "b a"), "ordered", 3),
-    ],
-    "one": [Attribute("Stars", ("1", "2", "3"))],
-}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +35,7 @@ def sentences(grammar: Grammar) -> Iterator[tuple[int, ...]]:
                 prefixes.append((*prefix, token))
 
 
-@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("pieces", [False, True])
 def test_what_can_be_written_is_what_is_legal(
     name: str,
@@ -61,7 +44,7 @@ def test_what_can_be_written_is_what_is_legal(
     schema_tokenizer: Callable[[Schema], PreTrainedTokenizerFast],
     legal_profiles: Callable[[Schema], list[Profile]],
 ) -> None:
-    schema = Schema(name, SCHEMAS[name])
+    schema = Schema(name, ODD[name])
     tokenizer = shipped if pieces else schema_tokenizer(schema)
     grammar = Grammar(schema, tokenizer)
     profiles = legal_profiles(schema)
