@@ -125,6 +125,13 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
     The permutation is cut into pools of ``pool`` batches, each pool is sorted by length and cut into batches, and the
     batches are shuffled. Rank r of w takes every w-th batch; the last ones are dropped where they do not divide.
 
+    Args:
+        sampler: the order of the users in an epoch.
+        lengths: epoch -> a length per user.
+        batch_size: users per batch.
+        rank, world: whose batches, of how many ranks.
+        pool: batches sorted by length together.
+
     Yields:
         Lists of (epoch, index), so that masks can depend on the epoch in any worker.
     """

@@ -45,6 +45,7 @@ def test_the_papers_settings() -> None:
     assert (cfg.inputs.reviews, cfg.inputs.max_tokens, cfg.loader.batch_size) == (3, 600, 4)
     assert (cfg.optim.lr_pretrained, cfg.optim.lr_new, cfg.trainer.max_epochs) == (5e-5, 5e-5, 10)
     assert (cfg.evaluation.beams, cfg.model.fusion.norm, cfg.model.fusion.gate) == (5, "sparsemax", "tanh")
+    assert (cfg.text.encoding, cfg.inputs.redraw, cfg.decoder.vocabulary) == ("joint", False, "full")
     split = cfg.data.prepare.split
     assert (split.train, split.validation, split.test) == (3000, 500, 500)
 
