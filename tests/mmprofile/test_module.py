@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmprofile.batch import Batch, Collator
+from mmprofile.batch import ENCODINGS, Batch, Collator
 from mmprofile.config import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
@@ -55,10 +55,17 @@ def same(found: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) ->
 
 
 @pytest.mark.parametrize(("modality", "union"), [("multi", False), ("both", False), ("uni", False), ("both", True)])
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_paired_loss_is_its_views_one_by_one(
-    model: ProfileModel, people: list[User], make_collator: Callable[..., Collator], modality: str, union: bool
+    model: ProfileModel,
+    people: list[User],
+    make_collator: Callable[..., Collator],
+    modality: str,
+    union: bool,
+    encoding: str,
 ) -> None:
-    views, collator, people = paradigm_views(modality, VIEWS, union), make_collator(model), people[2 if union else 1 :]
+    views, people = paradigm_views(modality, VIEWS, union), people[2 if union else 1 :]
+    collator = make_collator(model, encoding=encoding)
     weights = torch.tensor((WEIGHTS * 3)[: len(views)])
     joint = joint_loss(model(collator(people, views, epoch=1)), weights)
     parts = []
