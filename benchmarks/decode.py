@@ -25,7 +25,7 @@ from mmprofile.profile import Schema
 from mmprofile.views import User
 
 USERS, STATES = 8, 230
-SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 1, "num_decoder_layers": 8, "num_heads": 6}
+SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
