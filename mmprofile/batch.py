@@ -82,6 +82,16 @@ def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
     return shares
 
 
+def check_encoding(encoding: str) -> None:
+    """Refuses what is not an encoding of texts.
+
+    Raises:
+        UserError: not one of :data:`ENCODINGS`.
+    """
+    if encoding not in ENCODINGS:
+        raise UserError(f"text.encoding={encoding!r} is not one of {', '.join(ENCODINGS)}")
+
+
 class Collator:
     """Makes batches.
 
@@ -110,8 +120,7 @@ class Collator:
         seed: int,
         encoding: str = "joint",
     ) -> None:
-        if encoding not in ENCODINGS:
-            raise UserError(f"text.encoding={encoding!r} is not one of {', '.join(ENCODINGS)}")
+        check_encoding(encoding)
         self.joint = encoding == "joint"
         self.tokenizer, self.grammar, self.load_photo = tokenizer, grammar, load_photo
         self.masking, self.max_tokens, self.seed = masking, max_tokens, seed

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from mmprofile.batch import check_encoding
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     check_paradigm,
@@ -48,7 +49,7 @@ def main(cfg: Any) -> None:
     """Entry point: prepare, train, evaluate, report; the same command again goes on where it stopped."""
     torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    check_paradigm(cfg.paradigm)
+    check_settings(cfg)
     folder = open_run(cfg)
     if (folder / "metrics.json").exists():
         print(f"{folder} is finished; its scores:")
@@ -97,6 +98,20 @@ def main(cfg: Any) -> None:
     partial.replace(folder / "metrics.json")
     print_scores(metrics)
     print(f"\nreport: {folder / 'report.md'}   scores: {folder / 'metrics.json'}   model: {folder / 'model'}")
+
+
+def check_settings(cfg: Any) -> None:
+    """Refuses what would only be noticed after the data are prepared, or after training.
+
+    Raises:
+        UserError: a setting of the paradigm, the encoding or the beams makes no sense.
+    """
+    check_paradigm(cfg.paradigm)
+    check_encoding(cfg.text.encoding)
+    for name in ("beams", "dev_beams"):
+        beams = cfg.evaluation[name]
+        if beams is not None and beams < 1:
+            raise UserError(f"evaluation.{name}={beams} is not a number of beams: give 1 or more, or null")
 
 
 def make_model(cfg: Any, schema: Schema) -> ProfileModel:

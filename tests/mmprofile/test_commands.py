@@ -191,6 +191,8 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
         ("train", ["paradigm.views=[text,colour]"], "colour"),
         ("train", ["paradigm.masking.image=1.5"], "paradigm.masking.image"),
         ("train", ["paradigm.schedule=random"], "paradigm.schedule"),
+        ("train", ["text.encoding=segment"], "text.encoding='segment' is not one of joint, segments"),
+        ("train", ["evaluation.beams=0"], "evaluation.beams=0 is not a number of beams"),
         ("evaluate", ["run=nowhere"], "no run there"),
         ("predict", ["run=nowhere", "input=gone.jsonl"], "gone.jsonl"),
     ],
