@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from tqdm import tqdm
 
 from datamodules.demo.captions import HEADER_NOTE, write_caption
 from datamodules.demo.drawing import draw_photo
-from datamodules.demo.language import write_review
+from datamodules.demo.language import WORDS, write_review
 from datamodules.demo.people import TEXT_ONLY, leak_phrases, make_person
 from datamodules.demo.records import business_row, missing_photo_id, photo_row, review_row, user_row
 from datamodules.demo.town import (
     DUPLICATE_PHOTO_ROWS,
+    FORCED_PHOTOS,
     MISSING_PHOTO_ROWS,
     TRUNCATED_PHOTOS,
     Business,
@@ -65,7 +66,15 @@ Lines = dict[str, list[str]]  # file key -> JSON lines
 _town = lru_cache(maxsize=1)(Town)  # once per process: the columns are costly to make for every task
 
 
-def write_city(folder: Path, users: int = 1500, seed: int = 0, progress: bool = True, workers: int = 2) -> None:
+def write_city(
+    folder: Path,
+    users: int = 1500,
+    seed: int = 0,
+    progress: bool = True,
+    workers: int = 2,
+    words: tuple[int, int] = WORDS,
+    photographed: float = 1.0,
+) -> None:
     """Write a city into `folder` (files of the same names are replaced).
 
     Args:
@@ -75,21 +84,27 @@ def write_city(folder: Path, users: int = 1500, seed: int = 0, progress: bool = 
         seed: same seed and users, same bytes.
         progress: show a bar on stderr.
         workers: processes; 1 works in this one. The result does not depend on it.
+        words: least and most words of an ordinary review; Yelp's own have about (30, 180).
+        photographed: share of the businesses with photos that are photographed at all, some photos of every kind
+            of quirk always among them; 0.24 of Yelp's are.
 
     Raises:
-        UserError: `users` or `workers` is below 1, or `folder` is a file.
+        UserError: `users` or `workers` is below 1, `words` or `photographed` make no sense, or `folder` is a file.
     """
     folder = Path(folder)
     if users < 1 or workers < 1:
         raise UserError(f"demo city: users and workers must be at least 1, got users={users}, workers={workers}")
+    if not 1 <= words[0] <= words[1] or not 0 <= photographed <= 1:
+        raise UserError(f"demo city: words={words} must be (least, most) and photographed={photographed} a share")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"demo city: {folder} is a file; name a folder to write into")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     businesses, residents = business_count(users), resident_count(users)
+    photos, texts = partial(business_lines, photographed=photographed), partial(user_lines, words=words)
     tasks: list[tuple[Callable[..., Lines], int, int]] = [
-        (business_lines, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)
+        (photos, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)
     ]
-    reviews = ((user_lines, start, min(start + _CHUNK, residents)) for start in range(0, residents, _CHUNK))
+    reviews = ((texts, start, min(start + _CHUNK, residents)) for start in range(0, residents, _CHUNK))
     total = businesses + residents
     header = {"synthetic": True, "backend": "demo-city", "note": HEADER_NOTE}
     with _Files(folder) as files, tqdm(total=total, desc="demo city", unit="entity", disable=not progress) as bar:
@@ -100,19 +115,23 @@ def write_city(folder: Path, users: int = 1500, seed: int = 0, progress: bool = 
             bar.update(len(lines.get("business", ())) or len(lines["gold"]))
 
 
-def business_lines(folder: str, users: int, seed: int, start: int, stop: int) -> Lines:
+def business_lines(folder: str, users: int, seed: int, start: int, stop: int, photographed: float = 1.0) -> Lines:
     """Businesses `start` to `stop`: their rows, and their photos, drawn into `folder`/photos."""
     lines: Lines = {key: [] for key in ("business", "photo", "caption", "cue")}
     last = business_count(users) - 1
     for index in range(start, stop):
         business = make_business(seed, index)
         lines["business"].append(json.dumps(business_row(seed, business, last)))
-        for number in range(business.photos):
+        for number in range(business.photos if _is_photographed(seed, index, photographed) else 0):
             _photo(Path(folder), seed, business, number, lines)
         if index in MISSING_PHOTO_ROWS:
             row = photo_row(seed, missing_photo_id(seed, index), business.id, "inside")
             lines["photo"].append(json.dumps(row))
     return lines
+
+
+def _is_photographed(seed: int, index: int, share: float) -> bool:
+    return index in FORCED_PHOTOS or share >= 1 or stream(seed, "photographed", index).random() < share
 
 
 def _photo(folder: Path, seed: int, business: Business, number: int, lines: Lines) -> None:
@@ -145,21 +164,21 @@ def _label(shown: dict[str, str], rng: random.Random) -> str:
     return rng.choice(("inside", "inside", "outside"))
 
 
-def user_lines(folder: str, users: int, seed: int, start: int, stop: int) -> Lines:
+def user_lines(folder: str, users: int, seed: int, start: int, stop: int, words: tuple[int, int] = WORDS) -> Lines:
     """Users `start` to `stop`: their reviews, the evidence in them, and who the writers are."""
     town = _town(seed, users)
     lines: Lines = {key: [] for key in ("review", "user", "cue", "gold")}
     for index in range(start, stop):
         user = town.user(index)
         person = make_person(seed, index)
-        stars = _reviews(town, user, person, lines)
+        stars = _reviews(town, user, person, lines, words)
         if index < town.users - USERS_WITHOUT_ROW:
             lines["user"].append(json.dumps(user_row(seed, user, sum(stars) / len(stars))))
         lines["gold"].append(json.dumps({"user_id": user.id, **{name: person[name] for name in TEXT_ONLY}}))
     return lines
 
 
-def _reviews(town: Town, user: User, person: dict[str, str], lines: Lines) -> list[int]:
+def _reviews(town: Town, user: User, person: dict[str, str], lines: Lines, words: tuple[int, int]) -> list[int]:
     """Append one user's reviews and their cues; returns the stars given."""
     leaks = leak_phrases(person)
     odd, given = 0, []
@@ -177,7 +196,7 @@ def _reviews(town: Town, user: User, person: dict[str, str], lines: Lines) -> li
             cues = {name: value for name, value in cues.items() if name == "Stars"}
         leak = [rng.choice(rng.choice(leaks))] if leaks and length != "short" and rng.random() < LEAK_RATE else []
         review_id = make_id(town.seed, "review", 3 if (user.index, number) == (0, 0) else f"{user.index}-{number}")
-        row = review_row(review_id, user, business.id, stars, write_review(cues, leak, rng, length), rng)
+        row = review_row(review_id, user, business.id, stars, write_review(cues, leak, rng, length, words), rng)
         lines["review"].append(json.dumps(row))
         lines["cue"].append(json.dumps({"kind": "review", "id": review_id, "cues": cues}))
     return given

@@ -34,20 +34,26 @@ _STAGES = {
 Pools = Mapping[str, Sequence[str]]
 
 
-def write_review(cues: Mapping[str, str], leak: Sequence[str], rng: random.Random, length: str = "usual") -> str:
+def write_review(
+    cues: Mapping[str, str],
+    leak: Sequence[str],
+    rng: random.Random,
+    length: str = "usual",
+    words: tuple[int, int] = WORDS,
+) -> str:
     """Text of one review.
 
     Args:
         cues: attribute -> value to show; what is absent is not mentioned.
         leak: whole sentences about the writer to work in.
         rng: the review's own stream.
-        length: "usual" (about `WORDS`), "short" (under ten words, shows the stars only) or "long" (over 300).
+        length: "usual" (about `words`), "short" (under ten words, shows the stars only) or "long" (over 300).
     """
     dish, side = rng.sample(SLOTS["dish"], 2)
     own = {"dish": (dish,), "side": (side,), "friend": (rng.choice(SLOTS["friend"]),)}  # the same throughout the review
     if length == "short":
         return fill(rng.choice(SHORT[cues["Stars"]] if "Stars" in cues else SHORT_NEUTRAL), rng, own)
-    target = rng.randint(*(LONG_WORDS if length == "long" else WORDS))
+    target = rng.randint(*(LONG_WORDS if length == "long" else words))
     body = [(_STAGES[name], cue_sentence(name, value, rng, own)) for name, value in cues.items() if name != "Stars"]
     body += [(rng.uniform(0.0, 2.5), sentence) for sentence in leak]
     if "Stars" in cues:
@@ -56,14 +62,14 @@ def write_review(cues: Mapping[str, str], leak: Sequence[str], rng: random.Rando
         body.append((rng.uniform(0.0, 4.0), _distractor(rng, own)))
     head = [fill(rng.choice(OPENERS), rng, own)] if rng.random() < 0.7 else []
     tail = [fill(rng.choice(CLOSERS), rng, own)] if rng.random() < 0.15 else []
-    words = sum(sentence.count(" ") + 1 for sentence in (*head, *tail, *(sentence for _, sentence in body)))
+    said = sum(sentence.count(" ") + 1 for sentence in (*head, *tail, *(sentence for _, sentence in body)))
     topics: list[str] = []
-    while words < max(target - 4, WORDS[0]):
+    while said < max(target - 4, WORDS[0]):
         topics = topics or rng.sample(_TOPICS, len(_TOPICS))  # a long review goes round the topics more than once
         stage, sentences = NEUTRAL[topics.pop()]
         sentence = fill(rng.choice(sentences), rng, own)
         body.append((stage, sentence))
-        words += sentence.count(" ") + 1
+        said += sentence.count(" ") + 1
     told = sorted(body, key=lambda item: item[0] + rng.uniform(0.0, 0.8))
     return _join([*head, *(sentence for _, sentence in told), *tail], rng)
 

@@ -38,7 +38,7 @@ REGULAR_REVIEWS = (32, 44)
 OCCASIONAL_REVIEWS = (2, 24)
 PRICE_WEIGHTS = (0.20, 0.31, 0.30, 0.19)
 MISSING_PHOTO_ROWS, DUPLICATE_PHOTO_ROWS, TRUNCATED_PHOTOS = (11, 23), (5, 17), (29,)  # business indices
-_FORCED_PHOTOS = frozenset((*MISSING_PHOTO_ROWS, *DUPLICATE_PHOTO_ROWS, *TRUNCATED_PHOTOS))
+FORCED_PHOTOS = frozenset((*MISSING_PHOTO_ROWS, *DUPLICATE_PHOTO_ROWS, *TRUNCATED_PHOTOS))
 
 
 def stream(seed: int, kind: str, index: int | str) -> random.Random:
@@ -102,7 +102,7 @@ def make_business(seed: int, index: int) -> Business:
     count = rng.choices((1, 2, 3), (0.55, 0.35, 0.10))[0]
     meals = rng.sample(MEALS, 2 if rng.random() < 0.3 else 1)
     photos = 0 if rng.random() < 0.12 else rng.choices((1, 2, 3, 4, 5), (0.12, 0.24, 0.30, 0.22, 0.12))[0]
-    if index in _FORCED_PHOTOS:
+    if index in FORCED_PHOTOS:
         photos = max(photos, 2)
     return Business(
         index=index,
