@@ -77,7 +77,8 @@ class RawCustom:
         if self.photo_file is not None:
             named = named.union(self._listed(engine, reviews, notes))
         photos = engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
-        return Tables(reviews.drop("photos"), photos, None, notes)
+        full = reviews.drop("photos")
+        return Tables(full.drop("text"), full, photos, None, notes)
 
     def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
         """review_id, business_id and path of the photos file: by review where it names one, else by business."""

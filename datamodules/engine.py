@@ -52,13 +52,12 @@ class Engine:
         rows: list[dict[str, Any]] = self._con.to_pyarrow(expression).to_pylist()
         return rows
 
-    def stream(self, name: str, expression: ir.Table) -> Iterator[dict[str, Any]]:
-        """A large, sorted result row by row, by way of a file."""
+    def stream(self, name: str, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
+        """A large, sorted result in batches of at most so many rows, by way of a file."""
         path = self._work / f"{name}.parquet"
         self._con.to_parquet(expression, path)
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=2_000):
-                yield from batch.to_pylist()
+            yield from file.iter_batches(batch_size=rows)
 
     def close(self) -> None:
         """Lets go of the database file."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
+import ibis.expr.types as ir
 import pyarrow as pa
 
 from datamodules import prepared as out
@@ -34,8 +35,10 @@ from datamodules.raw import RawYelp
 from datamodules.selection import (
     Funnel,
     candidates,
+    full_rows,
     hashed_id,
     split_users,
+    totals_of,
     user_key,
     wanted_photos,
     with_usable_photos,
@@ -90,7 +93,7 @@ def prepare(
         if schema is None:
             raise UserError("prepare needs a profile schema: give schema=, for example conf/profile/yelp.yaml")
         profile = schema if isinstance(schema, Schema) else Schema.from_dict(plain(schema, "schema"))
-        return _Preparation(
+        return Preparation(
             options, profile, None if folder is None else Path(folder).expanduser().absolute(), Progress(progress)
         ).run()
     except OSError as error:
@@ -111,7 +114,7 @@ def _disk_error(error: OSError) -> UserError:
     return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}: {advice}")
 
 
-class _Preparation:
+class Preparation:
     """One run of :func:`prepare`."""
 
     def __init__(self, options: Options, schema: Schema, folder: Path | None, progress: Progress) -> None:
@@ -227,25 +230,20 @@ class _Preparation:
         assert raw is not None
         engine = Engine(work)
         try:
-            with show.step("reading reviews, businesses and photo rows"):
-                tables = raw.tables(engine, work, self.columns)
-            with show.step("selecting users"):
-                reviews = candidates(engine, tables, self.options.selection, self.funnel)
-                wanted = wanted_photos(reviews, tables.photos)
+            tables, reviews = self.select(raw, engine, work)
+            wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
                 photo_counts = process_all(raw.photos(set(wanted)), set(wanted), store, self.options.photos, show)
                 if wanted and not store.index:
                     found = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
                     raise UserError(f"not one photo is usable ({found}): looked in {raw.where()}")
                 usable = _usable(engine, tables, store)
-                with show.step("deriving labels"):
-                    kept = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
-                    labels, label_notes, splits = self._label(raw, tables, kept, engine)
+                kept, labels, label_notes, splits = self.label(raw, engine, tables, reviews, usable)
                 with show.step("writing the prepared data"):
-                    totals = self._write(result, work, engine, (tables, kept, usable), store, labels, splits)
+                    totals, shown = self.write_users(result, work, engine, (tables, kept, usable), labels, splits)
+                    photo_counts["stored"] = out.save_photos(result, work, store, shown)
         finally:
             engine.close()
-        photo_counts["stored"] = totals.pop("photos")
         names = {user: hashed_id(self.key, user) for user in itertools.chain(*splits.values())}
         copied = copy_sidecars(raw_folder, result, names)
         with show.step("hashing the source files"):
@@ -258,10 +256,29 @@ class _Preparation:
         if isinstance(source, DemoSource) and source.keep_raw:
             raw_folder.rename(result / "raw")
 
-    def _label(
-        self, raw: Raw, tables: Tables, kept: Any, engine: Engine
+    def select(self, raw: Raw, engine: Engine, work: Path) -> tuple[Tables, ir.Table]:
+        """The raw tables, and the reviews of users who stay if every photo row has a photo."""
+        with self.progress.step("reading reviews, businesses and photo rows"):
+            tables = raw.tables(engine, work, self.columns)
+        with self.progress.step("selecting users"):
+            return tables, candidates(engine, tables, self.options.selection, self.funnel)
+
+    def label(
+        self, raw: Raw, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table
+    ) -> tuple[ir.Table, Labels, dict[str, Any], dict[str, list[str]]]:
+        """The kept reviews, labels, what to note about them, and the splits of the users whose labels are known.
+
+        Args:
+            reviews: as :meth:`select` gives.
+            usable: the photo rows whose photo can be used.
+        """
+        with self.progress.step("deriving labels"):
+            kept = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
+            return kept, *self._labels(raw, tables, kept, engine)
+
+    def _labels(
+        self, raw: Raw, tables: Tables, kept: ir.Table, engine: Engine
     ) -> tuple[Labels, dict[str, Any], dict[str, list[str]]]:
-        """Labels, what to note about them, and the splits of the users whose required labels are all known."""
         labels = derive(self.schema, kept, tables.businesses, engine)
         labels.add_file(*raw.labels(self.schema))
         people = {row["user_id"] for row in engine.rows(kept.select("user_id").distinct())}
@@ -281,20 +298,22 @@ class _Preparation:
         }
         return profiles, notes, splits
 
-    def _write(
+    def write_users(
         self,
         result: Path,
         work: Path,
         engine: Engine,
-        tables: tuple[Tables, Any, Any],
-        store: PhotoStore,
+        tables: tuple[Tables, ir.Table, ir.Table],
         labels: Labels,
         splits: dict[str, list[str]],
-    ) -> dict[str, int]:
-        """The splits and the photos that their reviews use.
+    ) -> tuple[dict[str, int], list[dict[str, str]]]:
+        """The splits.
+
+        Args:
+            tables: the raw tables, the kept reviews, and the photo rows that can be used.
 
         Returns:
-            Totals: reviews, words, photos (stored), and photos counted once per user.
+            Totals: reviews, words, and photos counted once per user; and the rows of the photos that the reviews use.
         """
         raw, kept, usable = tables
         order = [user for users in splits.values() for user in users]
@@ -302,32 +321,25 @@ class _Preparation:
             {"user_id": order, "place": range(len(order))},
             schema=pa.schema([("user_id", pa.string()), ("place", pa.int64())]),
         )
-        rows = kept.inner_join(engine.table("users", place), "user_id")
-        texts = raw.reviews.select("review_id", "text")
-        sorted_rows = rows.inner_join(texts, "review_id").order_by("place", "date", "review_id")
-        photos_of: dict[str, list[str]] = {}
+        rows = engine.table("rows", kept.inner_join(engine.table("users", place), "user_id"))
+        totals = totals_of(engine, rows, usable)
         about: dict[str, dict[str, str]] = {}
-        needed = usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")
-        for row in engine.rows(needed):
-            photos_of.setdefault(row.pop("photo_key"), []).append(row["photo_id"])
+        for row in engine.rows(usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")):
+            row.pop("photo_key")
             about.setdefault(row["photo_id"], row)
-        totals = {"reviews": 0, "words": 0, "user_photos": 0}
+        found = full_rows(rows, raw.full, usable).order_by("place", "date", "review_id")
+        reviews = out.Sorted(engine.stream("sorted", found))
         schema = out.user_schema(self.schema)
         writers = {name: out.RowWriter(work / f"{name}.arrow", schema) for name in SPLITS}
-        where = {user: name for name, users in splits.items() for user in users}
-        for user, group in itertools.groupby(engine.stream("rows", sorted_rows), key=lambda row: row["user_id"]):
-            reviews = []
-            for row in group:
-                totals["reviews"] += 1
-                totals["words"] += row["words"]
-                reviews.append({name: row[name] for name in ("review_id", "business_id", "text", "stars", "date")})
-                reviews[-1]["photo_ids"] = photos_of.get(row["photo_key"], [])
-            totals["user_photos"] += len({photo for review in reviews for photo in review["photo_ids"]})
-            profile = {name: list(values) for name, values in labels[user].items()}
-            writers[where[user]].add({"user_id": hashed_id(self.key, user), "reviews": reviews, "profile": profile})
+        end = 0
+        for name, users in splits.items():
+            for some in (users[start : start + out.BATCH] for start in range(0, len(users), out.BATCH)):
+                first, end = end, end + len(some)
+                hashed = [hashed_id(self.key, user) for user in some]
+                profiles = [labels[user] for user in some]
+                writers[name].write(out.user_rows(reviews.until(end), first, hashed, profiles, schema))
         out.save_splits(result, {name: writer.dataset(name) for name, writer in writers.items()})
-        totals["photos"] = out.save_photos(result, work, store, about.values())
-        return totals
+        return totals, list(about.values())
 
     def _manifest(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
@@ -16,9 +17,10 @@ from datasets import Dataset, DatasetDict, NamedSplit
 from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from mmprofile.errors import UserError
-from mmprofile.profile import Schema
+from mmprofile.profile import Profile, Schema
 
 FORMAT_VERSION = 1
+BATCH = 256  # users written at a time
 REVIEW = pa.struct(
     [
         ("review_id", pa.string()),
@@ -115,10 +117,50 @@ def user_schema(schema: Schema) -> pa.Schema:
     return pa.schema([("user_id", pa.string()), ("reviews", pa.list_(REVIEW)), ("profile", profile)])
 
 
+class Sorted:
+    """A table that comes in batches, sorted by its column ``place``, given out by place."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = (pa.Table.from_batches([batch]) for batch in batches if batch.num_rows)
+        self._rest = next(self._batches)
+
+    def until(self, place: int) -> pa.Table:
+        """The rows before ``place`` that were not given out yet."""
+        waiting = [self._rest]
+        while not waiting[-1].num_rows or waiting[-1]["place"][-1].as_py() < place:
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            waiting.append(batch)
+        table = pa.concat_tables(waiting)
+        end = int(np.searchsorted(table["place"].to_numpy(), place))
+        self._rest = table.slice(end)
+        return table.slice(0, end)
+
+
+def user_rows(reviews: pa.Table, first: int, users: list[str], profiles: list[Profile], schema: pa.Schema) -> pa.Table:
+    """Rows of a split, a row a user, from the rows of their reviews.
+
+    Args:
+        reviews: the fields of REVIEW, and ``place``, by which they are sorted: ``first`` for the first user and so on.
+        users, profiles: hashed id and profile of each user.
+        schema: as :func:`user_schema` gives.
+    """
+    counts = np.bincount(reviews["place"].to_numpy() - first, minlength=len(users))
+    ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    columns = [reviews[field.name].combine_chunks().cast(field.type) for field in REVIEW]
+    nested = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(columns, fields=list(REVIEW)))
+    labels = [{name: list(values) for name, values in profile.items()} for profile in profiles]
+    return pa.Table.from_arrays(
+        [pa.array(users), nested.cast(schema.field("reviews").type), pa.array(labels, schema.field("profile").type)],
+        schema=schema,
+    )
+
+
 class RowWriter:
     """Rows into an Arrow stream file, some hundred at a time, so that a data set need not fit into memory."""
 
-    def __init__(self, path: Path, schema: pa.Schema, batch: int = 256) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, batch: int = BATCH) -> None:
         self.path, self._schema, self._batch = path, schema, batch
         self._sink = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_stream(self._sink, schema)
@@ -130,8 +172,12 @@ class RowWriter:
         if len(self._rows) >= self._batch:
             self._flush()
 
+    def write(self, rows: pa.Table) -> None:
+        """Many more rows."""
+        self._writer.write_table(rows.combine_chunks())
+
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self.write(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
     def dataset(self, split: str | None = None) -> Dataset:

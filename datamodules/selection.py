@@ -76,7 +76,7 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
     """Steps 1 to 3 of the selection, before any photo is opened: a photo row is taken at its word.
 
     Returns:
-        The candidates' reviews without their text. ``tables.reviews`` is left without repeated review ids.
+        The candidates' reviews without their text. ``tables`` is left without repeated review ids.
 
     Raises:
         UserError: nobody is left.
@@ -86,12 +86,8 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
     distinct = int(reviews.review_id.nunique().execute())
     total = funnel.steps[0]["reviews"]
     if distinct != total:
-        columns = [reviews[name] for name in ("user_id", "business_id", "date", "text")]
-        copy = ibis.row_number().over(group_by=reviews.review_id, order_by=columns)
-        reviews = engine.table("distinct_reviews", reviews.mutate(copy=copy).filter(ibis._.copy == 0).drop("copy"))
-        tables.reviews = reviews
+        reviews = _without_repeats(engine, tables)
         funnel.count("without repeated review ids", reviews)
-    reviews = reviews.drop("text")  # by far the widest column; it comes back when the kept reviews are written
     reviews = reviews.filter(reviews.words.between(max(chosen.min_words, 1), chosen.max_words))
     funnel.count(f"reviews of {max(chosen.min_words, 1)} to {chosen.max_words} words", reviews)
     reviews = engine.table("frequent", users_with(reviews, chosen.min_reviews))
@@ -101,6 +97,20 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
         funnel.count(f"reviews with a photo row, {chosen.photo_reviews} or more a user", reviews)
     funnel.check()
     return engine.table("candidates", reviews)
+
+
+def _without_repeats(engine: Engine, tables: Tables) -> ir.Table:
+    """Of reviews with one id the first by user, business, date and text stays, in ``tables`` too."""
+    counts = tables.reviews.group_by("review_id").aggregate(n=tables.reviews.count())
+    repeated = engine.table("repeated_ids", counts.filter(counts.n > 1).select("review_id"))
+    copies = tables.full.semi_join(repeated, "review_id")
+    columns = [copies[name] for name in ("user_id", "business_id", "date", "text")]
+    copy = ibis.row_number().over(group_by=copies.review_id, order_by=columns)
+    first = engine.table("first_copies", copies.mutate(copy=copy).filter(ibis._.copy == 0).drop("copy"))
+    unique = tables.reviews.anti_join(repeated, "review_id")
+    tables.reviews = engine.table("distinct_reviews", unique.union(first.select(unique.columns)))
+    tables.full = tables.full.anti_join(repeated, "review_id").union(first.select(tables.full.columns))
+    return tables.reviews
 
 
 def wanted_photos(reviews: ir.Table, photos: ir.Table) -> list[str]:
@@ -122,6 +132,21 @@ def with_usable_photos(
         funnel.count(f"reviews with a usable photo, {chosen.photo_reviews} or more a user", reviews)
     funnel.check()
     return engine.table("kept", reviews)
+
+
+def totals_of(engine: Engine, rows: ir.Table, usable: ir.Table) -> dict[str, int]:
+    """Reviews, words, and photos counted once per user."""
+    [totals] = engine.rows(rows.aggregate(reviews=rows.count(), words=rows.words.sum()))
+    seen = rows.select("user_id", "photo_key").distinct().inner_join(usable, "photo_key")
+    return totals | {"user_photos": int(seen.select("user_id", "photo_id").distinct().count().execute())}
+
+
+def full_rows(rows: ir.Table, full: ir.Table, usable: ir.Table) -> ir.Table:
+    """The rows with their texts and the ids of the photos of their ``photo_key``."""
+    photos = usable.group_by("photo_key").aggregate(photo_ids=usable.photo_id.collect(order_by=usable.photo_id))
+    texts = full.semi_join(rows, "review_id").select("review_id", "text")
+    found = rows.inner_join(texts, "review_id").left_join(photos, "photo_key").drop("photo_key_right")
+    return found.mutate(photo_ids=found.photo_ids.fill_null(ibis.literal([], type="array<string>")))
 
 
 def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:

@@ -67,10 +67,30 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert output.out == ""
 
 
-@pytest.mark.parametrize("arguments", [{"users": 0}, {"workers": 0}])
-def test_bad_numbers_are_one_line_errors(tmp_path: Path, arguments: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="at least 1"):
+BAD = [{"users": 0}, {"workers": 0}, {"words": (30, 20)}, {"words": (0, 20)}, {"photographed": 1.1}]
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_numbers_are_one_line_errors(tmp_path: Path, arguments: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"at least 1|must be \(least, most\) .* a share"):
         write_city(tmp_path, progress=False, **arguments)
+
+
+def test_longer_reviews_and_fewer_photographed_businesses(city: Path, tmp_path: Path) -> None:
+    """For benchmarks: the users, their visits and the businesses are those of the usual city of the seed."""
+    write_city(tmp_path, users=USERS, seed=1, progress=False, workers=1, words=(80, 120), photographed=0.25)
+    usual, other = read(city, REVIEW), read(tmp_path, REVIEW)
+    assert [(row["review_id"], row["user_id"], row["business_id"], row["stars"]) for row in usual] == [
+        (row["review_id"], row["user_id"], row["business_id"], row["stars"]) for row in other
+    ]
+    lengths = [sorted(len(row["text"].split()) for row in rows)[len(rows) // 2] for rows in (usual, other)]
+    assert lengths[0] < 35
+    assert 80 <= lengths[1] <= 130
+    assert (city / BUSINESS).read_bytes() == (tmp_path / BUSINESS).read_bytes()
+    photographed = [{row["business_id"] for row in read(folder, "photos.json")} for folder in (city, tmp_path)]
+    assert photographed[1] < photographed[0]
+    assert len(photographed[1]) < 0.5 * len(photographed[0])
+    assert {path.stem for path in (tmp_path / "photos").iterdir()} < {path.stem for path in (city / "photos").iterdir()}
 
 
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path: Path) -> None:

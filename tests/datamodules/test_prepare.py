@@ -15,7 +15,9 @@ import yaml
 from omegaconf import OmegaConf
 from rawdata import BUSINESSES, SMALL, SPLIT, TEXT, as_tar, as_zip, city, jpeg, review, write_lines, yelp_schema
 
+from datamodules import prepared as prepared_folder
 from datamodules import selection
+from datamodules.engine import Engine
 from datamodules.options import Split
 from datamodules.prepare import open_prepared, prepare
 from mmprofile.errors import UserError
@@ -275,6 +277,47 @@ def test_selection_step_by_step(tmp_path: Path) -> None:
         ("users whose required labels are all known", None, 5),
         ("users in a split", None, 5),
     ]
+
+
+def test_of_reviews_with_one_id_the_first_by_user_business_date_and_text_stays(tmp_path: Path) -> None:
+    raw = city(tmp_path / "raw")
+    path = raw / "yelp_academic_dataset_review.json"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    other = "a much longer text about the bread, the soup and the long while that we stayed there " * 2
+    copies = [row | {"text": text, "stars": 1.0} for row in rows[:2] for text in ("zz " * 12, other, "zzz " * 12)]
+    write_lines(path, [*copies[:3], *rows, *copies[3:]])
+    prepared = open_prepared(run(str(raw)))
+    assert [(row["step"], row.get("reviews")) for row in prepared.manifest["steps"][:2]] == [
+        ("raw reviews", 36),
+        ("without repeated review ids", 30),
+    ]
+    kept = {
+        review["review_id"]: review
+        for split in prepared.datasets.values()
+        for row in split
+        for review in row["reviews"]
+    }
+    assert len(kept) == 30
+    assert [(kept[name]["text"], kept[name]["stars"]) for name in ("r0-0", "r0-1", "r0-2")] == [
+        (other, 1.0),
+        (other, 1.0),
+        (TEXT, 3.0),
+    ]
+    words = [len(review["text"].split()) for review in kept.values()]
+    assert prepared.manifest["averages"]["words_per_review"] == sum(words) / 30
+
+
+def test_users_in_many_batches_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = city(tmp_path / "raw")
+    whole = run(str(raw), folder=tmp_path / "whole")
+    monkeypatch.setattr(prepared_folder, "BATCH", 3)
+    stream = Engine.stream
+    monkeypatch.setattr(Engine, "stream", lambda self, name, expression: stream(self, name, expression, rows=7))
+    assert rows_of(run(str(raw), folder=tmp_path / "parts")) == rows_of(whole)
+
+
+def rows_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {name: list(rows) for name, rows in open_prepared(folder).datasets.items()}
 
 
 def test_only_photos_that_are_used_are_stored(tmp_path: Path) -> None:

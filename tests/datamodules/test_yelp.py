@@ -114,7 +114,11 @@ def test_texts_with_line_breaks_emoji_and_great_length(engine: Engine, tmp_path:
         "",
     ]
     rows = [review(f"-r{n}", "-u", "-b", 3.5, text) for n, text in enumerate(texts)]
-    found = {row["review_id"]: row for row in engine.rows(read(engine, tmp_path, rows).reviews)}
+    tables = read(engine, tmp_path, rows)
+    found = {row["review_id"]: row for row in engine.rows(tables.full)}
+    assert engine.rows(tables.full.drop("text").order_by("review_id")) == engine.rows(
+        tables.reviews.order_by("review_id").select(tables.full.drop("text").columns)
+    )
     assert [found[f"-r{n}"]["text"] for n in range(len(texts))] == texts
     assert [found[f"-r{n}"]["words"] for n in range(len(texts))] == [5, 4, 1000, 1, 3, 0]
     assert found["-r0"]["stars"] == 3.5
