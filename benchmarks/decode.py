@@ -2,100 +2,174 @@
 
 Random weights of flan-t5-small's shape, the shipped profile schema, 8 users, 230 input states, the encoder left out; beam 5
 with and without ``prefix_allowed_tokens_fn``. Without it a model may stop when it likes, so it is made to write as many
-tokens as a profile has. With ``--run``, a trained model's test users: whose profile is likelier, its own beam 5's or ours.
+tokens as a profile has. ``flat``: the output weights are made so small that all profiles are about equally likely, the worst
+case for a search that gives up what is unlikely: its beam is always full.
+
+Whose profile is likelier, the model's own beam 5's or ours, is asked of 32 users of the random model or, with ``--run``, of
+a trained model's test users.
 """
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from common import alternate, machine, parser, ratio, report, spread, table
 from hydra.utils import instantiate
+from torch import Tensor
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.batch import Batch
-from mmprofile.decoding import Decoded, Search, T5Trees
+from mmprofile.decoding import Decoded, Search
 from mmprofile.evaluate import load_run, make_data
 from mmprofile.grammar import Grammar
-from mmprofile.model import ATTENTION, ProfileModel
+from mmprofile.model import ATTENTION
 from mmprofile.paths import ASSETS, conf_dir
 from mmprofile.profile import Schema
+from mmprofile.trees import decoder_states
 from mmprofile.views import User
 
-USERS, STATES = 8, 230
-SMALL = {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6}
+SHAPES = {
+    "flan-t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},
+    "tiny": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+CASES = {"": ("schema", False), "_full": ("full", False), "_flat": ("schema", True)}
+"""Suffix of the figures -> vocabulary, and whether all profiles are about equally likely."""
 
 
-def sides(dtype: torch.dtype, vocabulary: str) -> dict[str, Callable[[], Any]]:
-    """Ours and both of generate's, as functions without arguments."""
+class Setting(NamedTuple):
+    """A random model, its grammar and what it reads."""
+
+    text: Any
+    grammar: Grammar
+    vocabulary: str
+    hidden: Tensor
+    mask: Tensor
+
+    def ours(self) -> list[Decoded]:
+        """Our search."""
+
+        def logits(states: Tensor, ids: Tensor | None) -> Tensor:
+            weight = self.text.lm_head.weight
+            return torch.nn.functional.linear(states, weight if ids is None else weight[ids])
+
+        with torch.no_grad():
+            states = decoder_states(self.text, self.hidden, self.mask)
+            return Search(self.grammar, 0, logits, self.vocabulary)(states, [self.grammar] * len(self.hidden))
+
+    def generate(self, **options: Any) -> Tensor:
+        """Transformers' beam 5 -> token ids, the start token first."""
+        ids: Tensor = self.text.generate(
+            encoder_outputs=BaseModelOutput(self.hidden),
+            attention_mask=self.mask.long(),
+            num_beams=5,
+            do_sample=False,
+            **options,
+        )
+        return ids
+
+    def generate_legal(self, **options: Any) -> Tensor:
+        """The same, over legal profiles only."""
+        prefix = self.grammar.prefix_allowed_tokens_fn
+        return self.generate(max_new_tokens=self.grammar.max_tokens, prefix_allowed_tokens_fn=prefix, **options)
+
+
+def setting(shape: str, users: int, states: int, dtype: torch.dtype, vocabulary: str, flat: bool = False) -> Setting:
+    """The same random weights and inputs each time."""
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
-    grammar = Grammar(schema, tokenizer)
     torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32128, feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, **SMALL
-    )
+    sizes = {"vocab_size": 32128, "num_decoder_layers": SHAPES[shape]["num_layers"], **SHAPES[shape]}
+    config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, **sizes)
     config._attn_implementation = ATTENTION
     text = T5ForConditionalGeneration(config).to(dtype).eval()
-    hidden, mask = torch.randn(USERS, STATES, config.d_model, dtype=dtype), torch.ones(USERS, STATES, dtype=torch.bool)
-    length = len(grammar.encode({a.name: a.values[: a.size] for a in schema.attributes}))
+    if flat:
+        text.lm_head.weight.data.mul_(1e-3)
+    hidden, mask = torch.randn(users, states, config.d_model, dtype=dtype), torch.ones(users, states, dtype=torch.bool)
+    return Setting(text, Grammar(schema, tokenizer), vocabulary, hidden, mask)
 
-    def logits(states: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
-        weight = text.lm_head.weight
-        return torch.nn.functional.linear(states, weight if ids is None else weight[ids])
 
-    def ours() -> list[Decoded]:
-        with torch.no_grad():
-            return Search(grammar, 0, logits, vocabulary)(T5Trees(text, hidden, mask), [grammar] * USERS)
-
-    def generate(**options: Any) -> Any:
-        return text.generate(
-            encoder_outputs=BaseModelOutput(hidden), attention_mask=mask.long(), num_beams=5, do_sample=False, **options
-        )
-
+def sides(made: Setting) -> dict[str, Callable[[], Any]]:
+    """Ours and both of generate's, as functions without arguments."""
+    schema = made.grammar.schema
+    length = len(made.grammar.encode({a.name: a.values[: a.size] for a in schema.attributes}))
     return {
-        "ours": ours,
-        "generate": lambda: generate(max_new_tokens=length, min_new_tokens=length),
-        "prefix": lambda: generate(
-            max_new_tokens=grammar.max_tokens, prefix_allowed_tokens_fn=grammar.prefix_allowed_tokens_fn
-        ),
+        "ours": made.ours,
+        "generate": lambda: made.generate(max_new_tokens=length, min_new_tokens=length),
+        "prefix": made.generate_legal,
     }
 
 
-def log_probabilities(model: ProfileModel, batch: Batch, labels: list[list[int]]) -> list[float]:
+def log_probabilities(made: Setting, labels: Sequence[list[int]]) -> list[float]:
     """Of a target per row, by one pass over whole targets: what a wrong search could not agree with."""
-    fused = model.encode(batch)
     found = []
     for row, target in enumerate(labels):
-        logits = (
-            model.text(
-                encoder_outputs=BaseModelOutput(fused.hidden[row : row + 1]),
-                attention_mask=fused.mask[row : row + 1],
-                labels=torch.tensor([target]),
-            )
-            .logits[0]
-            .double()
-        )
+        logits = made.text(
+            encoder_outputs=BaseModelOutput(made.hidden[row : row + 1]),
+            attention_mask=made.mask[row : row + 1],
+            labels=torch.tensor([target]),
+        ).logits[0]
         total = 0.0
         for place, token in enumerate(target):
-            rivals = logits[place]
-            if model.settings["vocabulary"] == "schema":
-                rivals = rivals[model.grammar.allowed(target[:place])]
-            total += float(logits[place, token] - rivals.logsumexp(0))
+            rivals = logits[place].double()
+            if made.vocabulary == "schema":
+                rivals = rivals[made.grammar.allowed(target[:place])]
+            total += float(logits[place, token].double() - rivals.logsumexp(0))
         found.append(total)
     return found
 
 
+class Compared(NamedTuple):
+    """Of one user: whether our profile is no less likely than beam 5's, is a legal one, and is certain to be the best."""
+
+    no_less: bool
+    fault: bool
+    exact: bool
+    lost: float
+
+
+def compare(made: Setting, decoded: Sequence[Decoded], beams: Sequence[str]) -> list[Compared]:
+    """Our profiles against beam 5's."""
+    grammar = made.grammar
+    ids = [
+        [grammar.encode(grammar.schema.parse(text).profile) for text in texts]
+        for texts in ([one.text for one in decoded], beams)
+    ]
+    mine, theirs = (log_probabilities(made, labels) for labels in ids)
+    return [
+        Compared(a >= b - 1e-4, bool(grammar.schema.parse(one.text).faults), one.exact, one.lost)
+        for a, b, one in zip(mine, theirs, decoded, strict=True)
+    ]
+
+
+def summary(found: Sequence[Compared]) -> dict[str, float]:
+    """Shares, and the median of what was lost."""
+    return {
+        "parse_fault_rate": sum(one.fault for one in found) / len(found),
+        "logprob_not_below": sum(one.no_less for one in found) / len(found),
+        "exact": sum(one.exact for one in found) / len(found),
+        "median_lost": sorted(one.lost for one in found)[len(found) // 2],
+        "compared": len(found),
+    }
+
+
 @torch.no_grad()
-def against_beams(run: str) -> dict[str, float]:
-    """On a trained model's test users: share whose profile is no less likely than beam 5's, faults, seconds of both."""
+def against_beams(shape: str, users: int, states: int) -> dict[str, float]:
+    """The random model in fp32."""
+    made = setting(shape, users, states, torch.float32, "schema")
+    beams = made.generate_legal(renormalize_logits=True)
+    return summary(compare(made, made.ours(), [made.grammar.decode(row) for row in beams.tolist()]))
+
+
+@torch.no_grad()
+def against_beams_trained(run: str) -> dict[str, float]:
+    """On a trained model's test users; and the seconds of both, encoder included."""
     _, cfg, model = load_run(run)
     data = make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema))
     users: list[User] = data.users("test")
-    no_less, faults, seconds, exact, lost = 0, 0, [0.0, 0.0], 0, []
+    found: list[Compared] = []
+    seconds = [0.0, 0.0]
     for batch in data.loader(users):
         clock = time.perf_counter()
         decoded = model.decode(batch)
@@ -103,41 +177,35 @@ def against_beams(run: str) -> dict[str, float]:
         clock = time.perf_counter()
         beams = model.generate(batch, 5)
         seconds[1] += time.perf_counter() - clock
-        ids = [[model.grammar.encode(model.schema.parse(text).profile) for text in texts] for texts in (
-            [one.text for one in decoded], beams
-        )]  # fmt: skip
-        pairs = zip(*(log_probabilities(model, batch, labels) for labels in ids), strict=True)
-        no_less += sum(ours >= theirs - 1e-4 for ours, theirs in pairs)
-        faults += sum(bool(model.schema.parse(one.text).faults) for one in decoded)
-        exact += sum(one.exact for one in decoded)
-        lost += [one.lost for one in decoded]
-    return {
-        "parse_fault_rate": faults / len(users),
-        "logprob_not_below": no_less / len(users),
-        "exact": exact / len(users),
-        "median_lost": sorted(lost)[len(lost) // 2],
-        "seconds": seconds[0],
-        "seconds_generate": seconds[1],
-    }
+        fused = model.encode(batch)
+        made = Setting(model.text, model.grammar, model.settings["vocabulary"], fused.hidden, fused.mask)
+        found += compare(made, decoded, beams)
+    return {**summary(found), "seconds": seconds[0], "seconds_generate": seconds[1]}
 
 
 def main() -> None:
     """Command line."""
     made = parser((__doc__ or "").splitlines()[0])
     made.add_argument("--run", default=None, help="a finished run, to compare with beam 5 on its test users")
+    made.add_argument("--shape", choices=SHAPES, default="flan-t5-small")
+    made.add_argument("--users", type=int, default=8, help="in a batch")
+    made.add_argument("--states", type=int, default=230, help="input states of a user")
+    made.add_argument("--compared", type=int, default=32, help="users of the random model to compare with beam 5")
     arguments = made.parse_args()
+    sizes = arguments.shape, arguments.users, arguments.states
     figures: dict[str, Any] = {}
     rows = []
     for name, dtype in DTYPES.items():
-        for vocabulary in ("schema", "full"):
-            seconds = alternate(sides(dtype, vocabulary), arguments.repeats)
+        for suffix, case in CASES.items():
+            seconds = alternate(sides(setting(*sizes, dtype, *case)), arguments.repeats)
             found = {f"vs_{other}": ratio(seconds, other, "ours") for other in ("generate", "prefix")}
-            figures[name if vocabulary == "schema" else f"{name}_full"] = {
+            figures[name + suffix] = {
                 "vs_generate": round(found["vs_generate"], 2),
                 "vs_prefix_fn": round(found["vs_prefix"], 2),
             }
             times = [spread(seconds[side]) for side in ("ours", "generate", "prefix")]
-            rows.append([f"{name}, {vocabulary}", *times, *(f"{value:.1f}" for value in found.values())])
+            label = f"{name}, {case[0]}{', flat' * case[1]}"
+            rows.append([label, *times, *(f"{value:.1f}" for value in found.values())])
     head = [
         "dtype, vocabulary",
         "ours, s",
@@ -147,17 +215,22 @@ def main() -> None:
         "ratio",
     ]
     text = f"## Decoding\n\n`python benchmarks/decode.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
-    text += f"{machine()}, {torch.get_num_threads()} threads; median (least to most) of {arguments.repeats}.\n\n"
+    text += f"{sizes[0]}, {sizes[1]} users, {sizes[2]} states; {machine()}, {torch.get_num_threads()} threads; "
+    text += f"median (least to most) of {arguments.repeats}.\n\n"
     text += table(head, rows)
+    who = f"{arguments.compared} users of the random model"
     if arguments.run:
-        trained = against_beams(arguments.run)
-        figures |= trained
-        text += (
-            f"\n\nOf a trained tiny model's test users {100 * trained['logprob_not_below']:.1f} % get a profile at least as "
-            f"likely as beam 5's; parse faults: {100 * trained['parse_fault_rate']:.1f} %; for "
-            f"{100 * trained['exact']:.1f} % it is certain that no profile is likelier; "
-            f"{trained['seconds']:.1f} s against {trained['seconds_generate']:.1f} s, encoder included."
-        )
+        who = "a trained tiny model's test users"
+        trained = against_beams_trained(arguments.run)
+        took = f"; {trained['seconds']:.1f} s against {trained['seconds_generate']:.1f} s, encoder included"
+    else:
+        trained, took = against_beams(arguments.shape, arguments.compared, arguments.states), ""
+    figures |= trained
+    text += (
+        f"\n\nOf {who} {100 * trained['logprob_not_below']:.1f} % get a profile at least as likely as beam 5's; parse "
+        f"faults: {100 * trained['parse_fault_rate']:.1f} %; for {100 * trained['exact']:.1f} % it is certain that no "
+        f"profile is likelier{took}."
+    )
     report("decode", text, figures, arguments)
 
 

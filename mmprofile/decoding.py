@@ -5,21 +5,23 @@ choice to choice (of a value, or of a token where values share their first ones)
 choices in one piece, and keeps the partial profiles that carry the probability. Partial profiles of one user share what
 they have in common: they are a tree.
 
-Dimension letters: B users, n new nodes, V all nodes of a user's tree (some of them padding), N input tokens, d width.
+Dimension letters as in :mod:`mmprofile.trees`.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
 from mmprofile.grammar import Grammar, Stage
 from mmprofile.profile import Profile
+from mmprofile.trees import Rows as Rows  # for model.py, until it asks trees.decoder_states
+from mmprofile.trees import States
+from mmprofile.trees import T5Trees as T5Trees
 
 WIDTH = 8
 TOLERANCE = 1e-3
@@ -36,7 +38,8 @@ class Decoded(NamedTuple):
         log_probability: natural logarithm of its probability given the input.
         posteriors: attribute -> its values, likeliest first -> their probability, whatever the other attributes are; ()
             stands for Unknown. Of the partial profiles that were looked at.
-        lost: the share of probability in partial profiles that were given up before all attributes were decided. Every
+        lost: the share of probability in what was given up, much or little of which may be legal further on: the format
+            in the full vocabulary, and attributes yet to come that are known, can still cost any part of it. Every
             posterior is within ``lost`` of the true one.
         exact: whether no profile at all can be likelier.
     """
@@ -70,21 +73,6 @@ class _Choice(NamedTuple):
     token: int | None
 
 
-class States(Protocol):
-    """Decoder states along the paths of trees, one tree for each user."""
-
-    def extend(self, chunks: Sequence[Sequence[tuple[int, Sequence[int]]]]) -> tuple[Tensor, list[list[int]]]:
-        """Reads more tokens.
-
-        Args:
-            chunks: for every user, pairs of a node (-1: above the root) and the tokens that follow it.
-
-        Returns:
-            The states (B, n, d) of the new nodes, chunk after chunk; for every user and chunk its last node.
-        """
-        ...
-
-
 class Search:
     """Finds the likeliest profile of each user, and the posteriors.
 
@@ -93,7 +81,7 @@ class Search:
 
     Args:
         grammar: what is legal, and what a token competes with if ``vocabulary`` is ``schema``.
-        start: the decoder's start token.
+        start: the decoder's start token; of a causal model, the last token of every prompt.
         logits: (states (R, d), ids (k,) or None for all) -> logits (R, k or vocabulary).
         vocabulary: ``schema`` or ``full``, see :class:`mmprofile.model.ProfileModel`.
         width: partial profiles to keep of a user at a time.
@@ -249,7 +237,7 @@ class Search:
                 scores[name].setdefault(values, []).append(path.score)
         posteriors = {name: _shares(found) for name, found in scores.items()}
         profile = dict(zip(names, best.values, strict=True))
-        text = self.grammar.decode(best.tokens)
+        text = self.grammar.decode(best.tokens[1:])  # a causal model's start token need not be a special one
         return Decoded(text, profile, best.score, posteriors, lost / total, best.score >= top)
 
 
@@ -259,110 +247,3 @@ def _shares(scores: dict[tuple[str, ...], list[float]]) -> dict[tuple[str, ...],
     mass = {values: sum(math.exp(score - top) for score in some) for values, some in scores.items()}
     total = sum(mass.values())
     return {values: mass[values] / total for values in sorted(mass, key=lambda values: -mass[values])}
-
-
-class T5Trees:
-    """States of a T5 decoder: keys and values of a user's tree are computed once, those of the input as well.
-
-    A node sees its ancestors only, at the distance that it has from them in the text.
-
-    Args:
-        text: T5ForConditionalGeneration.
-        hidden: (B, N, d), what the decoder reads.
-        mask: (B, N) bool.
-    """
-
-    def __init__(self, text: Any, hidden: Tensor, mask: Tensor) -> None:
-        self.decoder, self.hidden = text.get_decoder(), hidden
-        self.lowest = torch.finfo(hidden.dtype).min
-        self.unseen_input = (~mask[:, None, None, :]).to(hidden.dtype) * self.lowest
-        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        self.depth = np.zeros((len(hidden), 0), dtype=np.int64)
-        self.seen = np.zeros((len(hidden), 0, 0), dtype=bool)
-
-    def extend(self, chunks: Sequence[Sequence[tuple[int, Sequence[int]]]]) -> tuple[Tensor, list[list[int]]]:
-        """See :class:`States`."""
-        ids, nodes = self._grow(chunks)
-        new = ids.shape[1]
-        device = self.hidden.device
-        depth = torch.from_numpy(self.depth).to(device)
-        length = int(self.depth.max()) + 1
-        attention = self.decoder.block[0].layer[0].SelfAttention
-        by_distance = attention.compute_bias(1, length, past_seen_tokens=length - 1)[0, :, 0].flip(1)  # (heads, length)
-        distance = (depth[:, -new:, None] - depth[:, None, :]).clamp_min(0)
-        bias = by_distance[:, distance].transpose(0, 1)
-        bias = bias.masked_fill(~torch.from_numpy(self.seen[:, -new:]).to(device)[:, None], self.lowest)
-        states = self.decoder.embed_tokens(ids.to(device))
-        for block in self.decoder.block:
-            states = block.layer[0](states, position_bias=bias, past_key_values=self.cache)[0]
-            states = block.layer[1](
-                states, key_value_states=self.hidden, position_bias=self.unseen_input, past_key_values=self.cache
-            )[0]
-            states = block.layer[2](states)
-        return self.decoder.final_layer_norm(states), nodes
-
-    def _grow(self, chunks: Sequence[Sequence[tuple[int, Sequence[int]]]]) -> tuple[Tensor, list[list[int]]]:
-        """Adds nodes to depth and seen -> their ids (B, n), and the last node of each chunk."""
-        users, old = self.depth.shape
-        new = max(sum(len(tokens) for _, tokens in user) for user in chunks)
-        ids = torch.zeros(users, new, dtype=torch.long)
-        depth = np.zeros((users, new), dtype=np.int64)
-        seen = np.zeros((users, old + new, old + new), dtype=bool)
-        seen[:, :old, :old] = self.seen
-        seen[:, old:, old:] |= np.eye(new, dtype=bool)  # padding sees itself
-        nodes: list[list[int]] = []
-        for b, user in enumerate(chunks):
-            first = 0
-            nodes.append([])
-            for parent, tokens in user:
-                count = len(tokens)
-                ids[b, first : first + count] = torch.tensor(tokens)
-                here = slice(old + first, old + first + count)
-                if parent >= 0:
-                    seen[b, here] |= seen[b, parent]
-                seen[b, here, here] |= np.tri(count, dtype=bool)
-                depth[b, first : first + count] = np.arange(count) + (self.depth[b, parent] + 1 if parent >= 0 else 0)
-                first += count
-                nodes[b].append(old + first - 1)
-        self.depth, self.seen = np.concatenate([self.depth, depth], 1), seen
-        return ids, nodes
-
-
-class Rows:
-    """States of any encoder-decoder's decoder: every partial profile is a row of its own and is read anew each time."""
-
-    def __init__(self, text: Any, hidden: Tensor, mask: Tensor) -> None:
-        self.decoder, self.hidden, self.mask = text.get_decoder(), hidden, mask
-        self.paths: list[list[tuple[int, ...]]] = [[] for _ in range(len(hidden))]
-
-    def extend(self, chunks: Sequence[Sequence[tuple[int, Sequence[int]]]]) -> tuple[Tensor, list[list[int]]]:
-        """See :class:`States`."""
-        users = [b for b, user in enumerate(chunks) for _ in user]
-        paths = [
-            (*(self.paths[b][parent] if parent >= 0 else ()), *tokens)
-            for b, user in enumerate(chunks)
-            for parent, tokens in user
-        ]
-        ids = torch.zeros(len(paths), max(map(len, paths)), dtype=torch.long)
-        for row, path in enumerate(paths):
-            ids[row, : len(path)] = torch.tensor(path)
-        states = self.decoder(
-            input_ids=ids.to(self.hidden.device),
-            encoder_hidden_states=self.hidden[users],
-            encoder_attention_mask=self.mask[users],
-            use_cache=False,
-        ).last_hidden_state
-        new = max(sum(len(tokens) for _, tokens in user) for user in chunks)
-        found = states.new_zeros(len(self.hidden), new, states.shape[-1])
-        nodes: list[list[int]] = []
-        row = 0
-        for b, user in enumerate(chunks):
-            column = 0
-            nodes.append([])
-            for _, tokens in user:
-                count, end = len(tokens), len(paths[row])
-                found[b, column : column + count] = states[row, end - count : end]
-                self.paths[b].append(paths[row])
-                nodes[b].append(len(self.paths[b]) - 1)
-                column, row = column + count, row + 1
-        return found, nodes
