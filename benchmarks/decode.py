@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mmprofile.decoding import Decoded, Search
 from mmprofile.evaluate import load_run, make_data
 from mmprofile.grammar import Grammar
-from mmprofile.model import ATTENTION
+from mmprofile.kernels import ATTENTION
 from mmprofile.paths import ASSETS, conf_dir
 from mmprofile.profile import Schema
 from mmprofile.trees import decoder_states

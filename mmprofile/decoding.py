@@ -19,9 +19,7 @@ from torch import Tensor
 
 from mmprofile.grammar import Grammar, Stage
 from mmprofile.profile import Profile
-from mmprofile.trees import Rows as Rows  # for model.py, until it asks trees.decoder_states
 from mmprofile.trees import States
-from mmprofile.trees import T5Trees as T5Trees
 
 WIDTH = 8
 TOLERANCE = 1e-3

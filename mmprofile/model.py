@@ -4,7 +4,7 @@ Dimension letters as in :mod:`mmprofile.batch` and :mod:`mmprofile.fusion`.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,25 +15,25 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.batch import IGNORE, Batch
-from mmprofile.decoding import WIDTH, Decoded, Rows, Search, T5Trees
+from mmprofile.decoding import WIDTH, Decoded, Search
 from mmprofile.errors import UserError
 from mmprofile.fusion import Fused, build_fusion
 from mmprofile.grammar import Grammar
+from mmprofile.kernels import ATTENTION, speed_up
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Profile, Schema
+from mmprofile.trees import decoder_states
 from mmprofile.vision import VisionEncoder, photo_transform
 
 FORMAT = 1
 VOCABULARIES = ("schema", "full")
-LIKE = 0.85
-"""Texts at least this share of the longest among them are padded to it and encoded together."""
-ATTENTION = "sdpa" if torch.cuda.is_available() else "eager"
-"""T5's position bias keeps sdpa off its fast path on a CPU, where it then only adds passes over the scores."""
+LIKE_TEXTS, LIKE_ROWS = 0.85, 0.7
+"""Texts at least this share of the longest among them are padded to it and encoded together; rows, decoded together."""
 transformers_logging.disable_progress_bar()  # a bar for every file it opens
 
 
@@ -44,18 +44,47 @@ class Output(NamedTuple):
         view_totals: (views,) cross-entropy summed over the target tokens of each view's rows.
         view_tokens: (views,) the number of those tokens, 0 where a view has no row.
         logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them.
-        fused: the fused states, gate and attention of all rows.
     """
 
     view_totals: Tensor
     view_tokens: Tensor
     logits: Tensor | None
-    fused: Fused
 
     @property
     def view_losses(self) -> Tensor:
         """(views,) mean cross-entropy of a target token in each view, as transformers computes it; 0 without rows."""
         return self.view_totals / self.view_tokens.clamp_min(1)
+
+
+class _Read(NamedTuple):
+    """Every text and photo of a batch, encoded once.
+
+    Attributes:
+        texts: (tokens, d) states of the texts' tokens, in some order.
+        place: (T * S,) where in ``texts`` the state of a token is, as ``Batch.row_tokens`` counts them.
+        photos: (P, M, dv), None where no row shows one or the model sees none.
+    """
+
+    texts: Tensor
+    place: Tensor
+    photos: Tensor | None
+
+
+def alike(lengths: Tensor, share: float) -> Iterator[tuple[Tensor, int]]:
+    """Groups of like length, and the longest of each: padding all to the longest would be a good part of a step.
+
+    Args:
+        lengths: (n,) long.
+        share: of the longest in its group that the shortest has at least.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    sorted_lengths: list[int] = lengths[order].tolist()
+    first = 0
+    while first < len(order):
+        longest = sorted_lengths[first]
+        last = next((i for i in range(first, len(order)) if sorted_lengths[i] < share * longest), len(order))
+        yield order[first:last], longest
+        first = last
 
 
 class ProfileModel(nn.Module):
@@ -89,6 +118,7 @@ class ProfileModel(nn.Module):
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
         self.grammar = Grammar(schema, tokenizer)
+        speed_up(self)
 
     @property
     def transform(self) -> Callable[[Image.Image], np.ndarray] | None:
@@ -105,59 +135,68 @@ class ProfileModel(nn.Module):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in new]
 
     def encode(self, batch: Batch) -> Fused:
-        """Texts and photos -> what the decoder reads, per row (equations 1, 2 and 3 or 6 to 8).
+        """Texts and photos -> what the decoder reads, per row (equations 1, 2 and 3 or 6 to 8)."""
+        return self._fuse(batch, self._read(batch), torch.arange(len(batch.row_view), device=batch.row_view.device))
 
-        Rows without a photo are not touched by the fusion at all.
-        """
-        states = self._encode_texts(batch.text_ids, batch.text_mask)
-        mask = batch.row_tokens >= 0
-        hidden = states.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten())
-        hidden = hidden.unflatten(0, mask.shape)
-        rows = batch.row_photo_mask.any(1).nonzero().squeeze(1)
-        if self.vision is None or not len(rows):
-            return Fused(hidden, mask)
-        tokens = self.vision(batch.photos)
-        visual = tokens[batch.row_photos[rows]].flatten(1, 2)
-        visual_mask = batch.row_photo_mask[rows].repeat_interleave(tokens.shape[1], 1)
-        fused: Fused = self.fusion(hidden[rows], mask[rows], visual, visual_mask)
-        count = len(hidden)
-        return Fused(
-            _spread(fused.hidden, hidden, rows, count),
-            _spread(fused.mask, mask, rows, count),
-            *(None if part is None else _spread(part, None, rows, count) for part in fused[2:]),
-        )
-
-    def _encode_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Encoder states (T, S, d), zeros behind a text's group: texts of like length go through the encoder together.
-
-        A batch holds short texts (a masked profile) and long ones (reviews and captions); padding all of them to the
-        longest would be a fifth of a training step.
-        """
-        order = mask.sum(1).argsort(descending=True, stable=True)
-        lengths: list[int] = mask.sum(1)[order].tolist()
+    def _read(self, batch: Batch, embedded: Tensor | None = None) -> _Read:
+        """Every text and photo of a batch, once; ``embedded`` (T, S, d) where the texts' embeddings are there already."""
+        if embedded is None:
+            embedded = self.text.get_encoder().get_input_embeddings()(batch.text_ids)
+        lengths = batch.text_mask.sum(1)
+        place = torch.full_like(batch.text_ids, -1)
         parts, first = [], 0
-        while first < len(lengths):
-            width = lengths[first]
-            last = next((i for i in range(first, len(lengths)) if lengths[i] < LIKE * width), len(lengths))
-            group = order[first:last]
-            states = self.text.get_encoder()(input_ids=ids[group, :width], attention_mask=mask[group, :width])
-            parts.append(F.pad(states.last_hidden_state, (0, 0, 0, ids.shape[1] - width)))
-            first = last
-        return torch.cat(parts)[order.argsort()]
+        for texts, width in alike(lengths, LIKE_TEXTS):
+            mask = batch.text_mask[texts, :width]
+            states = self.text.get_encoder()(inputs_embeds=embedded[texts, :width], attention_mask=mask)
+            parts.append(states.last_hidden_state.flatten(0, 1))
+            place[texts, :width] = torch.arange(first, first + mask.numel(), device=place.device).view(mask.shape)
+            first += mask.numel()
+        seen = self.vision is not None and bool(batch.row_photo_mask.any())
+        return _Read(torch.cat(parts), place.flatten(), self.vision(batch.photos) if seen and self.vision else None)
+
+    def _fuse(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
+        """What the decoder reads of some rows; those without a photo are not touched by the fusion at all."""
+        tokens = batch.row_tokens[rows]
+        tokens = tokens[:, : int((tokens >= 0).sum(1).max())]
+        mask = tokens >= 0
+        hidden = read.texts.index_select(0, read.place[tokens.clamp_min(0).flatten()]).unflatten(0, mask.shape)
+        there = batch.row_photo_mask[rows]
+        some = there.any(1).nonzero().squeeze(1)
+        if read.photos is None or not len(some):
+            return Fused(hidden, mask)
+        visual = read.photos[batch.row_photos[rows[some]]].flatten(1, 2)
+        visual_mask = there[some].repeat_interleave(read.photos.shape[1], 1)
+        if len(some) == len(rows):
+            return self.fusion(hidden, mask, visual, visual_mask)  # type: ignore[no-any-return]
+        fused: Fused = self.fusion(hidden[some], mask[some], visual, visual_mask)
+        return Fused(
+            _spread(fused.hidden, hidden, some, len(rows)),
+            _spread(fused.mask, mask, some, len(rows)),
+            *(None if part is None else _spread(part, None, some, len(rows)) for part in fused[2:]),
+        )
 
     def forward(self, batch: Batch) -> Output:
         """The loss of each view, and everything needed to look inside. ``batch.labels`` must be there."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
-        fused = self.encode(batch)
-        inputs = self.text.prepare_decoder_input_ids_from_labels(labels=batch.labels)
+        texts, inputs = self._embed(batch.text_ids, self.text.prepare_decoder_input_ids_from_labels(batch.labels))
+        read = self._read(batch, texts)
+        parts, order = [], []
+        for rows, _ in alike((batch.row_tokens >= 0).sum(1), LIKE_ROWS):
+            fused = self._fuse(batch, read, rows)
+            decoded = self.text.get_decoder()(
+                inputs_embeds=inputs[rows],
+                encoder_hidden_states=_as_autocast(fused.hidden),
+                encoder_attention_mask=fused.mask,
+                use_cache=False,
+            )
+            parts.append(decoded.last_hidden_state)
+            order.append(rows)
+        states = torch.cat(parts)[torch.cat(order).argsort()]
         logits = None
         if self.settings["vocabulary"] == "schema":
-            loss = self._schema_loss(batch, fused, inputs)
+            loss = self._schema_loss(batch, states)
         else:
-            # A fresh BaseModelOutput each time: transformers changes it in place when it expands beams.
-            logits = self.text(
-                encoder_outputs=BaseModelOutput(fused.hidden), attention_mask=fused.mask, decoder_input_ids=inputs
-            ).logits
+            logits = self.token_logits(states)
             flat = F.cross_entropy(
                 logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
@@ -166,34 +205,46 @@ class ProfileModel(nn.Module):
         zeros = loss.new_zeros(views)
         total = zeros.index_add(0, batch.row_view, loss.sum(1))
         count = zeros.index_add(0, batch.row_view, (batch.labels != IGNORE).sum(1).to(loss.dtype))
-        return Output(total, count, logits, fused)
+        return Output(total, count, logits)
 
-    def _schema_loss(self, batch: Batch, fused: Fused, inputs: Tensor) -> Tensor:
+    def _embed(self, texts: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings of the texts (T, S, d) and of the decoder's inputs (R, L, d).
+
+        In one look-up where encoder and decoder share the table: each has a gradient as large as the whole table.
+        """
+        encoder, decoder = (part.get_input_embeddings() for part in (self.text.get_encoder(), self.text.get_decoder()))
+        if encoder.weight is not decoder.weight:
+            return encoder(texts), decoder(inputs)
+        both = encoder(torch.cat([texts.flatten(), inputs.flatten()]))
+        return both[: texts.numel()].unflatten(0, texts.shape), both[texts.numel() :].unflatten(0, inputs.shape)
+
+    def _schema_loss(self, batch: Batch, states: Tensor) -> Tensor:
         """(R, L) loss over the tokens that the grammar allows: 0 where there is no choice, so only choices get logits."""
         assert batch.labels is not None
         assert batch.legal is not None
         row, place, token = batch.legal
+        labels = batch.labels.flatten()
         position = row * batch.labels.shape[1] + place
-        count = position.bincount(minlength=batch.labels.numel())
+        count = position.bincount(minlength=len(labels))
         choices = (count > 1).nonzero().squeeze(1)
-        states = self.text.get_decoder()(
-            input_ids=inputs, encoder_hidden_states=fused.hidden, encoder_attention_mask=fused.mask
-        ).last_hidden_state.flatten(0, 1)[choices]
-        logits = self.token_logits(states).float()
-        illegal = torch.ones_like(logits, dtype=torch.bool)
         several = count[position] > 1
-        illegal[torch.searchsorted(choices, position[several]), token[several]] = False
-        loss = F.cross_entropy(
-            logits.masked_fill(illegal, -torch.inf), batch.labels.flatten()[choices], reduction="none"
-        )
-        return loss.new_zeros(batch.labels.numel()).index_copy(0, choices, loss).view_as(batch.labels)
+        rivals, number = token[several].unique(return_inverse=True)
+        logits = self.token_logits(states.flatten(0, 1)[choices], rivals).float()
+        illegal = torch.ones_like(logits, dtype=torch.bool)
+        illegal[torch.searchsorted(choices, position[several]), number] = False
+        target = torch.searchsorted(rivals, labels[choices])
+        loss = F.cross_entropy(logits.masked_fill(illegal, -torch.inf), target, reduction="none")
+        return loss.new_zeros(len(labels)).index_copy(0, choices, loss).view_as(batch.labels)
 
     def token_logits(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
         """Decoder states (..., d) -> logits of the tokens ``ids`` (k,), or of all."""
         if getattr(self.text.config, "scale_decoder_outputs", False):
             states = states * states.shape[-1] ** -0.5
-        head = self.text.get_output_embeddings()
-        return head(states) if ids is None else F.linear(states, head.weight[ids])
+        head, bias = self.text.get_output_embeddings(), getattr(self.text, "final_logits_bias", None)
+        logits = head(states) if ids is None else F.linear(states, head.weight[ids])
+        if bias is not None:  # BART's
+            logits = logits + (bias if ids is None else bias[..., ids])
+        return logits
 
     @torch.no_grad()
     def decode(
@@ -215,7 +266,7 @@ class ProfileModel(nn.Module):
             UserError: ``known`` has an attribute or value that the schema has not.
         """
         fused = self.encode(batch)
-        states = (T5Trees if isinstance(self.text, T5ForConditionalGeneration) else Rows)(self.text, *fused[:2])
+        states = decoder_states(self.text, *fused[:2])
         search = Search(
             self.grammar,
             self.text.config.decoder_start_token_id,
@@ -293,6 +344,12 @@ class ProfileModel(nn.Module):
                 f"{folder / 'model.safetensors'}: damaged or missing ({error}); export the model again"
             ) from error
         return model.eval()
+
+
+def _as_autocast(states: Tensor) -> Tensor:
+    """States in the dtype that autocast would give every linear map that reads them: once instead of twice a layer."""
+    kind = states.device.type
+    return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
 
 
 def _spread(part: Tensor, base: Tensor | None, rows: Tensor, count: int) -> Tensor:

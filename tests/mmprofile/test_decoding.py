@@ -9,10 +9,11 @@ from oddschemas import ODD
 from torch import Tensor
 
 from mmprofile.batch import Batch, Collator
-from mmprofile.decoding import Decoded, Rows, Search, T5Trees
+from mmprofile.decoding import Decoded, Search
 from mmprofile.grammar import Grammar
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Profile, Schema
+from mmprofile.trees import Rows, T5Trees
 from mmprofile.views import User, build_view
 
 VIEW = build_view("fusion", "multi")
