@@ -54,10 +54,10 @@ def ours(raw: Path, result: Path) -> None:
     with _fresh(result / "work") as work:
         options = Options.checked({"kind": "yelp", "path": str(raw)}, SELECTION, SPLIT, {}, "duckdb")
         run = Preparation(options, SCHEMA, result, Progress(False))
-        engine = Engine(work)
+        source, engine = RawYelp([raw]), Engine(work)
         try:
-            tables, reviews = run.select(RawYelp([raw]), engine, work)
-            kept, labels, _, splits = run.label(RawYelp([raw]), engine, tables, reviews, tables.photos)
+            tables, reviews = run.select(source, engine, work)
+            kept, labels, _, splits = run.label(source, engine, tables, reviews, tables.photos)
             run.write_users(result, work, engine, (tables, kept, tables.photos), labels, splits)
         finally:
             engine.close()
@@ -120,7 +120,7 @@ def _labels(visits: pd.DataFrame) -> tuple[pd.DataFrame, "pd.Series[float]"]:
     categories = visits.assign(value=visits["categories"].str.split(", ")).explode("value")
     top = _most_frequent(categories, SCHEMA["Favorite Category"].values)
     top = top[top.groupby("user_id")["value"].transform("size") >= 2].groupby("user_id").head(2)
-    profiles["Favorite Category"] = top.groupby("user_id")["value"].agg(list)
+    profiles["Favorite Category"] = top.sort_values(["user_id", "place"]).groupby("user_id")["value"].agg(list)
     flags = visits["GoodForMeal"].map(
         lambda meals: [meal for meal, good in meals.items() if good is True] if isinstance(meals, dict) else []
     )

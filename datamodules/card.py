@@ -71,9 +71,10 @@ def balance(schema: Schema, labels: Labels, splits: dict[str, list[str]]) -> dic
     for attribute in schema.attributes:
         result[attribute.name] = {}
         for split, users in splits.items():
+            found = Counter([labels.get(user, {}).get(attribute.name) or (UNKNOWN,) for user in users])
             counts: Counter[str] = Counter()
-            for user in users:
-                counts.update(labels.get(user, {}).get(attribute.name) or (UNKNOWN,))
+            for values, number in found.items():
+                counts.update(dict.fromkeys(values, number))
             result[attribute.name][split] = {
                 value: counts[value] for value in (*attribute.values, UNKNOWN) if counts[value] or value != UNKNOWN
             }

@@ -78,7 +78,7 @@ class RawCustom:
             named = named.union(self._listed(engine, reviews, notes))
         photos = engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
         full = reviews.drop("photos")
-        return Tables(full.drop("text"), full, photos, None, notes)
+        return Tables(full.drop("text", "date"), full, photos, None, notes)
 
     def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
         """review_id, business_id and path of the photos file: by review where it names one, else by business."""

@@ -14,7 +14,7 @@ LONGEST_LINE = 16 * 1024 * 1024  # bytes; the reader's buffers are a multiple of
 
 
 class Engine:
-    """DuckDB with its tables in a file of the work folder, so that reviews need not fit into memory."""
+    """DuckDB with its tables in memory up to a limit and beyond it in the work folder: reviews need not fit into memory."""
 
     def __init__(self, work: Path) -> None:
         self._work = work
@@ -22,7 +22,6 @@ class Engine:
         spill.mkdir(parents=True, exist_ok=True)
         # No insertion order: rows are sorted where their order matters, and keeping it costs memory.
         self._con = ibis.duckdb.connect(
-            work / "tables.duckdb",
             memory_limit=MEMORY_LIMIT,
             temp_directory=str(spill),
             preserve_insertion_order=False,
@@ -52,13 +51,13 @@ class Engine:
         rows: list[dict[str, Any]] = self._con.to_pyarrow(expression).to_pylist()
         return rows
 
-    def stream(self, name: str, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-        """A large, sorted result in batches of at most so many rows, by way of a file."""
-        path = self._work / f"{name}.parquet"
-        self._con.to_parquet(expression, path)
-        with pq.ParquetFile(path) as file:
-            yield from file.iter_batches(batch_size=rows)
+    def stream(self, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
+        """A large, sorted result in batches of about so many rows; nothing else may be asked of the engine meanwhile."""
+        found = self._con.con.sql(self._con.compile(expression))
+        # Not Ibis' own to_pyarrow_batches, which asks some releases of DuckDB for a method by its old name.
+        read = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
+        yield from read(rows)
 
     def close(self) -> None:
-        """Lets go of the database file."""
+        """Lets go of the tables and of the files that hold a part of them."""
         self._con.disconnect()

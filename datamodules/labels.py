@@ -6,6 +6,7 @@ attribute of the raw business file. Every review counts as one visit. Written as
 """
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import ibis
@@ -165,10 +166,11 @@ class Derived:
         """Takes in the labels of a file."""
         self.given, self.from_file = given, columns
 
-    def _known(self, user: str, name: str) -> bool:
-        if name in self.from_file:
-            return bool(self.given.get(user, {}).get(name))
-        return bool(self.labels.get(user, {}).get(name)) or user in self.means.get(name, {})
+    def _known(self, name: str) -> set[str]:
+        """Users of whom an attribute is known."""
+        labels = self.given if name in self.from_file else self.labels
+        known = {user for user, profile in labels.items() if profile.get(name)}
+        return known if name in self.from_file else known.union(self.means.get(name, {}))
 
     def complete(self, people: set[str]) -> tuple[set[str], dict[str, int]]:
         """Users known in every attribute that must be known, and how many are unknown in each.
@@ -180,7 +182,7 @@ class Derived:
             name = attribute.name
             if attribute.unknown or name not in self.possible | self.from_file:
                 continue
-            without = {user for user in people if not self._known(user, name)}
+            without = people - self._known(name)
             unknown[name] = len(without)
             left -= without
         return left, unknown
@@ -212,9 +214,12 @@ class Derived:
         """A user's profile with every attribute of the schema, () where unknown."""
         by_rule, by_file = self.labels.get(user, {}), self.given.get(user, {})
         return {
-            a.name: a.canonical((by_file if a.name in self.from_file else by_rule).get(a.name, ()))
+            a.name: self._canonical(a, (by_file if a.name in self.from_file else by_rule).get(a.name, ()))
             for a in self.schema.attributes
         }
+
+    def _canonical(self, attribute: Attribute, values: tuple[str, ...]) -> tuple[str, ...]:
+        return attribute.canonical(values) if len(values) > 1 else values
 
 
 def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:
@@ -237,7 +242,7 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
             result.means[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
             continue
         rows = engine.rows(_decided(attribute, visits))
-        for row in sorted(rows, key=lambda row: int(row.get("place", 0))):
+        for row in sorted(rows, key=itemgetter("place")) if attribute.size > 1 else rows:
             if row["label"] in attribute.values:
                 profile = result.labels.setdefault(row["user_id"], {})
                 profile[attribute.name] = (*profile.get(attribute.name, ()), row["label"])

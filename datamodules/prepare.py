@@ -328,7 +328,7 @@ class Preparation:
             row.pop("photo_key")
             about.setdefault(row["photo_id"], row)
         found = full_rows(rows, raw.full, usable).order_by("place", "date", "review_id")
-        reviews = out.Sorted(engine.stream("sorted", found))
+        reviews = out.Sorted(engine.stream(found))
         schema = out.user_schema(self.schema)
         writers = {name: out.RowWriter(work / f"{name}.arrow", schema) for name in SPLITS}
         end = 0

@@ -150,11 +150,10 @@ def user_rows(reviews: pa.Table, first: int, users: list[str], profiles: list[Pr
     ends = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     columns = [reviews[field.name].combine_chunks().cast(field.type) for field in REVIEW]
     nested = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(columns, fields=list(REVIEW)))
-    labels = [{name: list(values) for name, values in profile.items()} for profile in profiles]
-    return pa.Table.from_arrays(
-        [pa.array(users), nested.cast(schema.field("reviews").type), pa.array(labels, schema.field("profile").type)],
-        schema=schema,
-    )
+    names = schema.field("profile").type
+    labels = [pa.array([profile[field.name] for profile in profiles], field.type) for field in names]
+    labelled = pa.StructArray.from_arrays(labels, fields=list(names))
+    return pa.Table.from_arrays([pa.array(users), nested.cast(schema.field("reviews").type), labelled], schema=schema)
 
 
 class RowWriter:

@@ -3,6 +3,7 @@
 Archives are read as streams. The three JSON files are copied out of them; of the photos only those asked for are read.
 """
 
+import os
 import re
 import shutil
 import tarfile
@@ -62,7 +63,7 @@ class RawYelp:
     def _look_into(self, folder: Path) -> None:
         """JSON files and photo folders in a folder or one or two levels down; archives where there is no JSON file."""
         levels = [folder, *_subfolders(folder)]
-        levels += [below for level in levels[1:] for below in _subfolders(level) if level.name != "photos"]
+        levels += [below for level in levels[1:] if level.name != "photos" for below in _subfolders(level)]
         for role in ROLES:
             candidates = [level / name for name in NAMES[role] for level in levels]
             found = next((path for path in candidates if path.is_file()), None)
@@ -83,7 +84,7 @@ class RawYelp:
 
     def stamps(self) -> list[Any]:
         """Sizes and times of the sources, and how many files the photo folders hold."""
-        counts = [sum(1 for _ in folder.iterdir()) for folder in self._photo_folders]
+        counts = [len(os.listdir(folder)) for folder in self._photo_folders]
         return [*(source.stamp for source in self.sources), counts]
 
     def json_files(self, work: Path) -> dict[str, Path]:
@@ -152,7 +153,9 @@ class RawYelp:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "__MACOSX")
+    # What a photo is, its entry says: asking for each of 200,000 would take seconds.
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.name != "__MACOSX" and entry.is_dir())
 
 
 def _role(name: str) -> str | None:

@@ -64,19 +64,19 @@ class Funnel:
                 )
 
 
-def users_with(reviews: ir.Table, least: int) -> ir.Table:
-    """The reviews of users who have at least ``least`` of them."""
+def users_with(engine: Engine, name: str, reviews: ir.Table, least: int) -> ir.Table:
+    """The reviews of users who have at least ``least`` of them; the users are kept as table ``name``, not the reviews."""
     if least <= 1:
         return reviews
     counts = reviews.group_by("user_id").aggregate(n=reviews.count())
-    return reviews.semi_join(counts.filter(counts.n >= least), "user_id")
+    return reviews.semi_join(engine.table(name, counts.filter(counts.n >= least).select("user_id")), "user_id")
 
 
 def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel) -> ir.Table:
     """Steps 1 to 3 of the selection, before any photo is opened: a photo row is taken at its word.
 
     Returns:
-        The candidates' reviews without their text. ``tables`` is left without repeated review ids.
+        The candidates' reviews without date and text. ``tables`` is left without repeated review ids.
 
     Raises:
         UserError: nobody is left.
@@ -90,10 +90,11 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
         funnel.count("without repeated review ids", reviews)
     reviews = reviews.filter(reviews.words.between(max(chosen.min_words, 1), chosen.max_words))
     funnel.count(f"reviews of {max(chosen.min_words, 1)} to {chosen.max_words} words", reviews)
-    reviews = engine.table("frequent", users_with(reviews, chosen.min_reviews))
+    reviews = users_with(engine, "frequent_users", reviews, chosen.min_reviews)
     funnel.count(f"users with {chosen.min_reviews} or more of them", reviews)
     if chosen.photo_reviews > 0:
-        reviews = users_with(reviews.semi_join(tables.photos, "photo_key"), chosen.photo_reviews)
+        reviews = reviews.semi_join(tables.photos, "photo_key")
+        reviews = users_with(engine, "shown_users", reviews, chosen.photo_reviews)
         funnel.count(f"reviews with a photo row, {chosen.photo_reviews} or more a user", reviews)
     funnel.check()
     return engine.table("candidates", reviews)
@@ -128,7 +129,7 @@ def with_usable_photos(
         UserError: nobody is left.
     """
     if chosen.photo_reviews > 0:
-        reviews = users_with(reviews.semi_join(usable, "photo_key"), chosen.photo_reviews)
+        reviews = users_with(engine, "kept_users", reviews.semi_join(usable, "photo_key"), chosen.photo_reviews)
         funnel.count(f"reviews with a usable photo, {chosen.photo_reviews} or more a user", reviews)
     funnel.check()
     return engine.table("kept", reviews)
@@ -142,9 +143,9 @@ def totals_of(engine: Engine, rows: ir.Table, usable: ir.Table) -> dict[str, int
 
 
 def full_rows(rows: ir.Table, full: ir.Table, usable: ir.Table) -> ir.Table:
-    """The rows with their texts and the ids of the photos of their ``photo_key``."""
+    """The rows with their dates, their texts and the ids of the photos of their ``photo_key``."""
     photos = usable.group_by("photo_key").aggregate(photo_ids=usable.photo_id.collect(order_by=usable.photo_id))
-    texts = full.semi_join(rows, "review_id").select("review_id", "text")
+    texts = full.select("review_id", "date", "text")
     found = rows.inner_join(texts, "review_id").left_join(photos, "photo_key").drop("photo_key_right")
     return found.mutate(photo_ids=found.photo_ids.fill_null(ibis.literal([], type="array<string>")))
 
@@ -208,4 +209,4 @@ def user_key(kind: str) -> bytes:
 
 def hashed_id(key: bytes, raw: str) -> str:
     """First 16 hex digits of HMAC-SHA256 of a raw user id."""
-    return hmac.new(key, raw.encode(), hashlib.sha256).hexdigest()[:16]
+    return hmac.digest(key, raw.encode(), "sha256").hex()[:16]

@@ -5,8 +5,10 @@ Reviews and photo rows have an explicit schema, because inference from the first
 
 import ast
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -38,9 +40,9 @@ class Tables:
     """What the selection works on, whatever the source.
 
     Args:
-        reviews: review_id, user_id, business_id, stars, date, photo_key, words.
-        full: the same rows and their ``text``, by far the widest column: read from the file again where it is needed,
-            which is faster than to store the texts of reviews that are not kept.
+        reviews: review_id, user_id, business_id, stars, photo_key, words.
+        full: the same rows with ``text``, by far the widest column, and ``date``: read from the file again where they
+            are needed, which is faster than to store them for reviews that are not kept.
         photos: photo_id, photo_key, business_id, label: the photos of a review are those of its ``photo_key``.
         businesses: business_id and one column per source that the schema's rules name; None: there are none.
         notes: what was read and what was not understood, for the manifest.
@@ -56,7 +58,12 @@ class Tables:
 def word_count(text: ir.StringValue) -> ir.IntegerValue:
     """Number of words separated by blanks or line breaks."""
     blanks = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")  # four times as fast as translate
-    return blanks.split(" ").filter(lambda word: word != "").length()
+    words = blanks.split(" ").filter(lambda word: word != "").length()
+    # Most texts have one blank between two words and no others: to count those is faster than to make a list of words.
+    odd = text.startswith(" ") | text.endswith(" ") | (text == "")
+    for gap in ("\n", "\t", "\r", "  "):
+        odd = odd | text.contains(gap)
+    return ibis.ifelse(odd, words, text.length() - text.replace(" ", "").length() + 1)
 
 
 def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
@@ -71,9 +78,16 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
     """
     notes: dict[str, Any] = {"malformed_lines": {}}
     raw = engine.read_json(files["review"], REVIEW_COLUMNS)
-    raw = raw.mutate(date=raw.date.fill_null(""), photo_key=raw.business_id, words=word_count(raw.text))
-    reviews = well_formed(engine.table("review_lines", raw.drop("text")), files["review"], REVIEW_REQUIRED, notes)
-    full = raw.filter([raw[name].notnull() for name in REVIEW_REQUIRED])
+    raw = raw.mutate(date=raw.date.fill_null(""), words=word_count(raw.text))
+    with ThreadPoolExecutor(1) as pool:  # the engine lets go of the interpreter's lock
+        lines = pool.submit(engine.table, "review_lines", raw.drop("text", "date"))
+        about: dict[str, Any] = {}
+        businesses = read_businesses(files["business"], keys, about)
+        reviews = well_formed(lines.result(), files["review"], REVIEW_REQUIRED, notes)
+    reviews, full = (
+        table.mutate(photo_key=table.business_id)
+        for table in (reviews, raw.filter([raw[name].notnull() for name in REVIEW_REQUIRED]))
+    )
     lines = engine.table("photo_lines", engine.read_json(files["photos"], PHOTO_COLUMNS))
     rows = well_formed(lines, files["photos"], PHOTO_REQUIRED, notes).mutate(label=ibis._.label.fill_null(""))
     # A photo id is one photo: of several rows the first in alphabetical order stays.
@@ -82,8 +96,8 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
     photos = engine.table("photo_rows", photos)
     notes["photo_rows"] = _count(rows)
     notes["duplicate_photo_rows"] = notes["photo_rows"] - _count(photos)
-    businesses = engine.table("businesses", read_businesses(files["business"], keys, notes))
-    return Tables(reviews, full, photos, businesses, notes)
+    notes["malformed_lines"] |= about.pop("malformed_lines")
+    return Tables(reviews, full, photos, engine.table("businesses", businesses), notes | about)
 
 
 def well_formed(lines: ir.Table, path: Path, required: tuple[str, ...], notes: dict[str, Any]) -> ir.Table:
@@ -159,6 +173,9 @@ def _count(table: ir.Table) -> int:
 # Business attributes. Every value is a string that holds a Python literal: "True", "u'free'", "{'lunch': True}".
 
 NOT_A_LITERAL = object()
+_FLAG_VALUES = {"True": True, "False": False, "None": None}
+_FLAG = re.compile(r"'(\w+)': (True|False|None)")
+_FLAGS = re.compile(r"\{(?:u?'\w+': (?:True|False|None)(?:, (?=u?')|(?=\})))*\}")
 
 
 def literal(value: Any) -> Any:
@@ -171,6 +188,8 @@ def literal(value: Any) -> Any:
 
 @lru_cache(maxsize=10_000)  # a hundred thousand businesses say the same few things
 def _parsed(text: str) -> Any:
+    if _FLAGS.fullmatch(text):  # ten times as fast as Python's own parser
+        return {name: _FLAG_VALUES[value] for name, value in _FLAG.findall(text)}
     try:
         return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):

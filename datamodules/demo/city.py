@@ -100,10 +100,9 @@ def write_city(
         raise UserError(f"demo city: {folder} is a file; name a folder to write into")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     businesses, residents = business_count(users), resident_count(users)
-    photos, texts = partial(business_lines, photographed=photographed), partial(user_lines, words=words)
-    tasks: list[tuple[Callable[..., Lines], int, int]] = [
-        (photos, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)
-    ]
+    photos: Callable[..., Lines] = partial(business_lines, photographed=photographed)
+    texts: Callable[..., Lines] = partial(user_lines, words=words)
+    tasks = [(photos, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)]
     reviews = ((texts, start, min(start + _CHUNK, residents)) for start in range(0, residents, _CHUNK))
     total = businesses + residents
     header = {"synthetic": True, "backend": "demo-city", "note": HEADER_NOTE}

@@ -1,11 +1,15 @@
 """Every quirk of the raw files, each as its own small file written here."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ibis
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rawdata import TEXT, review, write_lines
 
 from datamodules.engine import Engine
@@ -19,6 +23,7 @@ from datamodules.yelp import (
     literal,
     read_businesses,
     read_tables,
+    word_count,
 )
 from mmprofile.errors import UserError
 
@@ -50,6 +55,13 @@ def read(engine: Engine, folder: Path, reviews: list[Any], photos: list[Any] | N
         (" 2 ", 2),
         ("{'lunch': True, 'dinner': None}", {"lunch": True, "dinner": None}),
         ("{u'dj': False}", {"dj": False}),
+        ("{}", {}),
+        ("{'a': True, u'b': None, 'a': False}", {"a": False, "b": None}),
+        ("{'a': True 'b': False}", NOT_A_LITERAL),
+        ("{'a': True,, 'b': False}", NOT_A_LITERAL),
+        ("{'a': True, 'b': False, }", {"a": True, "b": False}),
+        ("{'a b': True, 'c': 2}", {"a b": True, "c": 2}),
+        ("{'a\\x41': True}", {"aA": True}),
         ("oops(", NOT_A_LITERAL),
         ("free", NOT_A_LITERAL),
         ("", NOT_A_LITERAL),
@@ -116,18 +128,28 @@ def test_texts_with_line_breaks_emoji_and_great_length(engine: Engine, tmp_path:
     rows = [review(f"-r{n}", "-u", "-b", 3.5, text) for n, text in enumerate(texts)]
     tables = read(engine, tmp_path, rows)
     found = {row["review_id"]: row for row in engine.rows(tables.full)}
-    assert engine.rows(tables.full.drop("text").order_by("review_id")) == engine.rows(
-        tables.reviews.order_by("review_id").select(tables.full.drop("text").columns)
-    )
+    columns = ("review_id", "user_id", "business_id", "stars", "photo_key", "words")
+    both = [table.select(columns).order_by("review_id") for table in (tables.reviews, tables.full)]
+    assert engine.rows(both[0]) == engine.rows(both[1])
     assert [found[f"-r{n}"]["text"] for n in range(len(texts))] == texts
     assert [found[f"-r{n}"]["words"] for n in range(len(texts))] == [5, 4, 1000, 1, 3, 0]
     assert found["-r0"]["stars"] == 3.5
 
 
+@settings(max_examples=30)
+@given(st.lists(st.text("ab é\n\t\r  \x0b\u00a0🍕", max_size=9), min_size=1, max_size=40))
+def test_words_are_what_blanks_and_line_breaks_divide(texts: list[str]) -> None:
+    table = ibis.memtable({"text": texts})
+    counted = ibis.duckdb.connect().to_pyarrow(table.select("text", words=word_count(table.text))).to_pylist()
+    for row in counted:
+        assert row["words"] == len([word for word in re.split("[ \n\t\r]", row["text"]) if word])
+    assert sorted(row["text"] for row in counted) == sorted(texts)
+
+
 def test_date_may_be_missing_and_extra_fields_are_ignored(engine: Engine, tmp_path: Path) -> None:
     row = review("r", "u", "b", 4.0) | {"surprise": {"a": [1]}}
     del row["date"]
-    assert engine.rows(read(engine, tmp_path, [row]).reviews)[0]["date"] == ""
+    assert engine.rows(read(engine, tmp_path, [row]).full)[0]["date"] == ""
 
 
 def test_duplicate_photo_rows_are_counted(engine: Engine, tmp_path: Path) -> None:
