@@ -321,8 +321,9 @@ class ProfileDataModule(pl.LightningDataModule):
 
     def _lengths(self, epoch: int) -> list[int]:
         """Tokens of each training user's reviews in an epoch."""
-        tokens = self.collator.tokens
-        return [sum(len(tokens(f" review: {text}")) for text in user.reviews) for user in self.draws.training(epoch)]
+        users = self.draws.training(epoch)
+        tokens = iter(self.collator.review_tokens([text for user in users for text in user.reviews]))
+        return [sum(len(next(tokens)) for _ in user.reviews) for user in users]
 
     def _captions_by_photo(self) -> dict[str, str]:
         captions = self.prepared.captions

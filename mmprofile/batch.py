@@ -1,5 +1,6 @@
 """Users and views -> one batch of tensors: each distinct text and each distinct photo in it once."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
@@ -33,6 +34,7 @@ class Batch:
         views: the views, in order.
         text_ids, text_mask: (T, S) long and bool.
         photos: (P, 3, H, W) uint8, P may be 0; masked copies of a photo are photos of their own.
+        photo_keys: per photo a digest of its pixels, by which its states may be remembered; None for masked copies.
         row_user, row_view: (R,) indices into ``users`` and ``views``.
         row_tokens: (R, N) indices into the texts' tokens, text * S + place, texts one after another; -1 beyond the end.
         row_photos, row_photo_mask: (R, K) index into the photos and whether there is one; K may be 0.
@@ -45,6 +47,7 @@ class Batch:
     text_ids: Tensor
     text_mask: Tensor
     photos: Tensor
+    photo_keys: list[bytes | None]
     row_user: Tensor
     row_view: Tensor
     row_tokens: Tensor
@@ -69,8 +72,10 @@ class Batch:
 
 def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     """Rows of different lengths -> (rows, longest) long, filled up with ``value``."""
-    width = max((len(row) for row in rows), default=0)
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
+    padded = np.full((len(rows), max(map(len, rows), default=0)), value, dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(padded)
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
@@ -127,6 +132,7 @@ class Collator:
         self.sentinels = sentinels(tokenizer)
         self.sentinel_ids = tokenizer.convert_tokens_to_ids(self.sentinels)
         self._tokens: dict[str, list[int]] = {}
+        self._digests: dict[str, bytes] = {}
 
     @property
     def schema(self) -> Schema:
@@ -135,19 +141,28 @@ class Collator:
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a piece of text without special tokens, remembered for some time."""
-        ids = self._tokens.get(text)
-        if ids is None:
-            if len(self._tokens) >= REMEMBERED:
-                self._tokens.clear()
-            ids = self._tokens[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        if text not in self._tokens:
+            self._learn([text])
+        return self._tokens[text]
+
+    def review_tokens(self, reviews: Sequence[str]) -> list[list[int]]:
+        """Token ids of many reviews as :meth:`texts` has them; those not remembered are tokenised together, which is faster."""
+        texts = [f" review: {review}" for review in reviews]
+        self._learn([text for text in dict.fromkeys(texts) if text not in self._tokens])
+        return [self.tokens(text) for text in texts]
+
+    def _learn(self, texts: list[str]) -> None:
+        if len(self._tokens) + len(texts) > REMEMBERED:
+            self._tokens.clear()
+        if texts:
+            self._tokens |= zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)
 
     def texts(self, user: User, view: View, rng: np.random.Generator) -> list[tuple[int, ...]]:
         """Token ids of what a view shows in words: reviews, or the masked profile, then captions.
 
         At most ``max_tokens``, of all together or, with ``segments``, of each.
         """
-        reviews = [self.tokens(f" review: {review}") for review in user.reviews] if view.reviews else []
+        reviews = self.review_tokens(user.reviews) if view.reviews else []
         profile: list[int] = []
         if view.profile:
             hidden = hidden_attributes(self.schema.names, self.masking.profile, rng)
@@ -213,6 +228,7 @@ class Collator:
             text_ids=torch.where(text_ids < 0, self.tokenizer.pad_token_id or 0, text_ids),
             text_mask=text_ids >= 0,
             photos=torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
+            photo_keys=[self._digest(key[0], pixels[i]) if len(key) == 1 else None for key, i in photos.items()],
             row_user=torch.tensor([u for u, _ in rows]),
             row_view=torch.tensor([v for _, v in rows]),
             row_tokens=pad(row_tokens, -1),
@@ -221,6 +237,11 @@ class Collator:
             labels=labels,
             legal=legal,
         )
+
+    def _digest(self, photo: str, pixels: np.ndarray) -> bytes:
+        if photo not in self._digests:
+            self._digests[photo] = hashlib.sha256(pixels.tobytes()).digest()
+        return self._digests[photo]
 
     def _photo(
         self,

@@ -90,4 +90,4 @@ def speed_up(model: nn.Module, on: bool = True) -> None:
         if isinstance(part, nn.Dropout):
             part.__class__ = Dropout if on else nn.Dropout
         if hasattr(part, "fused_attn"):  # timm's sdpa: on a CPU its backward pass is slower than products and a softmax
-            part.fused_attn = not on or torch.cuda.is_available()
+            part.fused_attn = not on or torch.cuda.is_available()  # type: ignore[assignment]

@@ -151,8 +151,9 @@ class ProfileModel(nn.Module):
             parts.append(states.last_hidden_state.flatten(0, 1))
             place[texts, :width] = torch.arange(first, first + mask.numel(), device=place.device).view(mask.shape)
             first += mask.numel()
-        seen = self.vision is not None and bool(batch.row_photo_mask.any())
-        return _Read(torch.cat(parts), place.flatten(), self.vision(batch.photos) if seen and self.vision else None)
+        seen = self.vision is not None and len(batch.photos) > 0
+        photos = self.vision(batch.photos, batch.photo_keys) if seen else None  # type: ignore[misc]
+        return _Read(torch.cat(parts), place.flatten(), photos)
 
     def _fuse(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
         """What the decoder reads of some rows; those without a photo are not touched by the fusion at all."""
@@ -167,7 +168,7 @@ class ProfileModel(nn.Module):
         visual = read.photos[batch.row_photos[rows[some]]].flatten(1, 2)
         visual_mask = there[some].repeat_interleave(read.photos.shape[1], 1)
         if len(some) == len(rows):
-            return self.fusion(hidden, mask, visual, visual_mask)  # type: ignore[no-any-return]
+            return self.fusion(hidden, mask, visual, visual_mask)
         fused: Fused = self.fusion(hidden[some], mask[some], visual, visual_mask)
         return Fused(
             _spread(fused.hidden, hidden, some, len(rows)),

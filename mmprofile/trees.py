@@ -187,7 +187,7 @@ def _unseen(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _heads(states: Tensor, heads: int) -> Tensor:
     """(B, n, H * width) -> (B, H, n, width)."""
-    return states.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return states.unflatten(-1, (heads, -1)).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from torch.nn import functional as F
 from mmprofile.errors import UserError
 
 VISUAL_TOKENS = ("cls", "patch", "grid")
+REMEMBERED_MB = 512
+"""Memory for what a frozen tower saw: of ViT-B's class states 170,000 photos, of all its patches 900."""
 
 
 def photo_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], np.ndarray]:
@@ -37,8 +40,13 @@ def _bytes(transform: Callable[[Image.Image], Any], image: Image.Image) -> np.nd
 
 
 def mask_pixels(photo: np.ndarray, probability: float, rng: np.random.Generator) -> np.ndarray:
-    """Turns each pixel black with ``probability`` (all channels of a pixel together); uint8 (3, H, W) both ways."""
-    return photo * (rng.random(photo.shape[1:]) >= probability)
+    """Turns each pixel black with ``probability``, in steps of 2^-16 (all channels of a pixel together).
+
+    uint8 (3, H, W) both ways.
+    """
+    size = photo.shape[1:]
+    draws = np.frombuffer(rng.bytes(2 * math.prod(size)), np.uint16).reshape(size)  # 4 times as fast as rng.random
+    return photo * (draws >= round(probability * 2**16))
 
 
 class VisionEncoder(nn.Module):
@@ -83,6 +91,8 @@ class VisionEncoder(nn.Module):
             value = torch.tensor(self.data_config[key], dtype=torch.float32).view(3, 1, 1)
             self.register_buffer(key, value, persistent=False)
         self.vit.requires_grad_(trainable)
+        self.forget()
+        self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     def rebuild_arguments(self) -> dict[str, Any]:
         """Arguments that build the same encoder without its source: plain data."""
@@ -106,8 +116,37 @@ class VisionEncoder(nn.Module):
         super().train(mode and self.trainable)
         return self
 
-    def forward(self, photos: Tensor) -> Tensor:
-        """Photos, uint8 (P, 3, H, W) -> visual tokens (P, M, dv)."""
+    def forget(self) -> None:
+        """Lets go of all that is remembered of photos; called when weights are loaded."""
+        self._remembered: dict[Hashable, Tensor] = {}
+        self._left = REMEMBERED_MB << 20
+
+    def forward(self, photos: Tensor, keys: Sequence[bytes | None] | None = None) -> Tensor:
+        """Photos -> visual tokens; a frozen tower reads a photo once and remembers what it saw.
+
+        Args:
+            photos: uint8 (P, 3, H, W).
+            keys: per photo what it is known by, None for one that will not come again.
+
+        Returns:
+            (P, M, dv).
+        """
+        if self.trainable or keys is None:
+            return self._tokens(photos)
+        kind = photos.device.type
+        how = photos.device, self.mean.dtype, torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        names = [None if key is None else (key, *how) for key in keys]
+        found = {i: self._remembered[name] for i, name in enumerate(names) if name in self._remembered}
+        new = [i for i in range(len(names)) if i not in found]
+        if new:
+            found |= zip(new, self._tokens(photos[new]), strict=True)
+        for i in new:
+            if names[i] is not None and self._left > 0:
+                self._remembered[names[i]] = found[i].clone()
+                self._left -= found[i].nbytes
+        return torch.stack([found[i] for i in range(len(names))])
+
+    def _tokens(self, photos: Tensor) -> Tensor:
         pixels = (photos.to(self.mean.dtype) / 255 - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             states = self.vit.forward_features(pixels)

@@ -155,3 +155,39 @@ def test_damaged_folders(tmp_path: Path, vit_folder: Path) -> None:
         (tmp_path / "config.json").write_text(broken)
         with pytest.raises(UserError, match="cannot be loaded"):
             VisionEncoder(f"local-dir:{tmp_path}")
+
+
+def test_a_frozen_tower_reads_a_photo_once(vit_folder: Path, pixels: Tensor) -> None:
+    encoder = VisionEncoder(f"local-dir:{vit_folder}", "patch", trainable=False)
+    plain = encoder(pixels)
+    read: list[int] = []
+    encoder.vit.patch_embed.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    with torch.inference_mode():
+        assert torch.equal(encoder(pixels, [b"a", None, b"c"]), plain)
+    again = encoder(pixels.flip(0), [b"c", None, b"a"])
+    torch.testing.assert_close(again, plain.flip(0), rtol=0, atol=1e-6)
+    assert torch.equal(encoder(pixels[[0, 0]], [b"a", b"c"]), plain[[0, 2]])  # by key, whatever the pixels
+    assert read == [3, 1]  # all three, then the one without a key, then none
+    # What was seen by other weights, or in another precision, is not used.
+    with torch.autocast("cpu", torch.bfloat16):
+        encoder(pixels[:1], [b"a"])
+    weights = {name: value + 0.1 for name, value in encoder.state_dict().items()}
+    encoder.load_state_dict(weights)
+    changed = encoder(pixels[:1], [b"a"])
+    assert read == [3, 1, 1, 1]
+    assert (changed - plain[:1]).abs().max() > 1e-3
+    assert torch.equal(changed, encoder(pixels[:1]))
+
+
+def test_a_tower_that_learns_remembers_nothing(vit_folder: Path, pixels: Tensor) -> None:
+    encoder = VisionEncoder(f"local-dir:{vit_folder}")
+    assert torch.equal(encoder(pixels[[0, 1]], [b"a", b"a"]), encoder(pixels[[0, 1]]))
+    assert encoder(pixels, [b"a", b"b", b"c"]).requires_grad
+
+
+def test_memory_for_photos_is_bounded(vit_folder: Path, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmprofile.vision.REMEMBERED_MB", 0)
+    encoder = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)
+    assert torch.equal(encoder(pixels, [b"a", b"b", b"c"]), encoder(pixels))
+    other = encoder(pixels.flip(0), [b"a", b"b", b"c"])
+    assert torch.equal(other, encoder(pixels.flip(0)))
