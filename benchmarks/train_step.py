@@ -205,10 +205,15 @@ class Stepper:
 
     def __init__(self, model: ProfileModel) -> None:
         self.model = model
+        self.device = next(model.parameters()).device.type
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
+        self.side: Side | None = None
 
     def set(self, side: Side) -> None:
-        """Readies the model for a side."""
+        """Readies the model for a side, unless it is ready for it."""
+        if side is self.side:
+            return
+        self.side = side
         self.model.settings["vocabulary"] = side.vocabulary
         self.model.text.set_attn_implementation(side.attention)
         speed_up(self.model, not side.stock)
@@ -217,7 +222,7 @@ class Stepper:
         """Forward, backward and Adam."""
         self.set(side)
         self.optimizer.zero_grad()
-        with autocast(side.dtype):
+        with autocast(side.dtype, self.device):
             for loss in side.losses():
                 loss.backward()
         self.optimizer.step()
@@ -227,15 +232,15 @@ class Stepper:
         """The joint loss without dropout."""
         self.set(replace(side, vocabulary="full"))
         self.model.eval()
-        with autocast(dtype):
+        with autocast(dtype, self.device):
             value = float(torch.stack(list(side.losses())).mean())
         self.model.train()
         return value
 
 
-def autocast(dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` on the CPU; nothing for float32."""
-    return torch.autocast("cpu", dtype) if dtype != torch.float32 else nullcontext()
+def autocast(dtype: torch.dtype, device: str) -> AbstractContextManager[Any]:
+    """Autocast to ``dtype`` on a type of device; nothing for float32."""
+    return torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext()
 
 
 def check_losses(stepper: Stepper, sides: dict[str, Side]) -> dict[str, float]:
