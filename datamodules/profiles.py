@@ -3,6 +3,7 @@
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ class Draws:
     def __init__(self, prepared: Prepared, captions: Mapping[str, str], inputs: Mapping[str, Any]) -> None:
         self.prepared, self.captions, self.inputs = prepared, captions, inputs
         self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
-        self._training: tuple[int, list[User]] = -1, []
+        self._training: tuple[int, dict[int, User]] = -1, {}
 
     def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
         """The drawn rows and the user as models see it, of every user: the same for every system and run.
@@ -71,35 +72,37 @@ class Draws:
             UserError: the split is empty, or a user lacks a value that the schema demands.
         """
         if split not in self._drawn:
-            self._drawn[split] = self._draw(split, None)
+            table = self.prepared.datasets.get(split)
+            if table is None or not len(table):
+                raise UserError(
+                    f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
+                )
+            self._drawn[split] = [self._draw(row, None) for row in table]
         return self._drawn[split]
 
-    def training(self, epoch: int) -> list[User]:
-        """The training users as they are shown in an epoch: with ``redraw`` other reviews each time."""
+    def training(self, epoch: int, index: int) -> User:
+        """A training user as it is shown in an epoch: with ``redraw`` other reviews each time."""
         if not self.inputs["redraw"]:
-            return [user for _, user in self.of("train")]
+            return self.of("train")[index][1]
         if self._training[0] != epoch:
-            self._training = epoch, [user for _, user in self._draw("train", epoch)]
-        return self._training[1]
+            self._training = epoch, {}
+        users = self._training[1]
+        if index not in users:
+            users[index] = self._draw(self.prepared.datasets["train"][index], epoch)[1]
+        return users[index]
 
-    def _draw(self, split: str, epoch: int | None) -> list[tuple[tuple[Mapping, ...], User]]:
-        table = self.prepared.datasets.get(split)
-        if table is None or not len(table):
-            raise UserError(f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}")
+    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> tuple[tuple[Mapping, ...], User]:
+        profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+        for attribute in self.prepared.schema.attributes:
+            if not attribute.unknown and not profile.get(attribute.name):
+                raise UserError(
+                    f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
+                    f"rule or labels, or set `unknown: true` in the profile schema"
+                )
         i = self.inputs
-        drawn = []
-        for row in table:
-            profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
-            for attribute in self.prepared.schema.attributes:
-                if not attribute.unknown and not profile.get(attribute.name):
-                    raise UserError(
-                        f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
-                        f"rule or labels, or set `unknown: true` in the profile schema"
-                    )
-            counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
-            rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
-            drawn.append((rows, replace(user, profile=profile)))
-        return drawn
+        counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
+        rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
+        return rows, replace(user, profile=profile)
 
 
 class EpochSampler(Sampler[int]):
@@ -205,10 +208,55 @@ class _Epochs:
 
     def __getitem__(self, item: tuple[int, int]) -> tuple[int, User]:
         epoch, index = item
-        return epoch, self.draws.training(epoch)[index]
+        return epoch, self.draws.training(epoch, index)
 
     def __len__(self) -> int:
         return self.size
+
+
+class Ahead:
+    """A stateful loader read one batch ahead, in a thread: a step does not wait for its batch.
+
+    Args:
+        loader: whose state is taken with every batch, so that resuming repeats none and leaves out none.
+    """
+
+    def __init__(self, loader: StatefulDataLoader) -> None:
+        self.loader = loader
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def batch_sampler(self) -> Any:
+        """Lightning tells it the epoch."""
+        return self.loader.batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.loader)
+
+        def fetch() -> tuple[Batch | None, dict[str, Any]]:
+            return next(batches, None), self.loader.state_dict()
+
+        with ThreadPoolExecutor(1) as thread:
+            ahead = thread.submit(fetch)
+            while True:
+                batch, state = ahead.result()
+                if batch is None:
+                    return
+                ahead = thread.submit(fetch)
+                self._state = state
+                yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the batch given last was, not the one that waits."""
+        return self.loader.state_dict() if self._state is None else self._state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on behind the batch that was given last."""
+        self.loader.load_state_dict(state)
+        self._state = None
 
 
 class ProfileDataModule(pl.LightningDataModule):
@@ -291,16 +339,18 @@ class ProfileDataModule(pl.LightningDataModule):
         """Optimizer steps of an epoch, on each of ``world`` ranks."""
         return len(self._batches(0, 0, world))
 
-    def train_dataloader(self) -> StatefulDataLoader:
+    def train_dataloader(self) -> Ahead:
         """Training batches; resumable in mid-epoch."""
         trainer = self.trainer
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
-        return StatefulDataLoader(
+        loader = StatefulDataLoader(
             _Epochs(self.draws, len(self.users("train"))),
             batch_sampler=self._batches(epoch, rank, world),
             collate_fn=TrainCollate(self.collator, self.views, self.draw_weights, self.seed),
             num_workers=self.workers,
+            persistent_workers=self.workers > 0,  # they remember tokens and pixels
         )
+        return Ahead(loader)
 
     def val_dataloader(self) -> DataLoader:
         """The dev split in the view that prediction uses."""
@@ -321,7 +371,7 @@ class ProfileDataModule(pl.LightningDataModule):
 
     def _lengths(self, epoch: int) -> list[int]:
         """Tokens of each training user's reviews in an epoch."""
-        users = self.draws.training(epoch)
+        users = [self.draws.training(epoch, index) for index in range(len(self.users("train")))]
         tokens = iter(self.collator.review_tokens([text for user in users for text in user.reviews]))
         return [sum(len(next(tokens)) for _ in user.reviews) for user in users]
 

@@ -70,7 +70,7 @@ class Batch:
         return replace(self, **changed)
 
 
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def pad(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> Tensor:
     """Rows of different lengths -> (rows, longest) long, filled up with ``value``."""
     padded = np.full((len(rows), max(map(len, rows), default=0)), value, dtype=np.int64)
     for line, row in zip(padded, rows, strict=True):
@@ -220,8 +220,8 @@ class Collator:
             row = np.repeat(np.arange(len(rows)), [len(one) for one in pairs])
             legal = torch.from_numpy(np.vstack([row, np.concatenate(pairs).T]))
         text_ids = pad(list(texts), -1)
-        width, lengths = text_ids.shape[1], [len(text) for text in texts]
-        row_tokens = [[t * width + place for t in row for place in range(lengths[t])] for row in row_texts]
+        numbers = [np.arange(t * text_ids.shape[1], t * text_ids.shape[1] + len(text)) for text, t in texts.items()]
+        row_tokens = [np.concatenate([numbers[t] for t in row]) for row in row_texts]
         return Batch(
             users=[user.user_id for user in users],
             views=tuple(views),
@@ -258,7 +258,8 @@ class Collator:
 
 def sentinels(tokenizer: Any) -> list[str]:
     """The tokens that stand for something hidden: T5's ``<extra_id_0>``, ... in order, else the mask token."""
-    found = [token for token in (f"<extra_id_{i}>" for i in range(100)) if token in tokenizer.get_vocab()]
+    known = tokenizer.get_vocab()
+    found = [token for token in (f"<extra_id_{i}>" for i in range(100)) if token in known]
     if found:
         return found
     return [tokenizer.mask_token or tokenizer.unk_token]

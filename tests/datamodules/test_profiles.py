@@ -1,7 +1,7 @@
 """From the prepared demo city to batches: order, ranks, draws, resuming in mid-epoch, and what is refused."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmprofile.batch import Batch
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Attribute, Schema
-from mmprofile.views import VIEWS, Masking, View, paradigm_views, sample_reviews
+from mmprofile.views import VIEWS, Masking, User, View, paradigm_views, sample_reviews
 
 INPUTS = {
     "reviews": 3,
@@ -134,9 +134,15 @@ def test_users_are_as_prepared(demo: Path, model: ProfileModel, schema: Schema) 
 
 def test_other_reviews_in_each_epoch(demo: Path, model: ProfileModel) -> None:
     same, anew = module(demo, model), module(demo, model, inputs={"redraw": True})
-    assert same.draws.training(0) == same.draws.training(3) == same.users("train") == anew.users("train")
-    first, second = anew.draws.training(0), anew.draws.training(1)
-    assert first == anew.draws.training(0) == module(demo, model, inputs={"redraw": True}).draws.training(0)
+    every = range(len(same.users("train")))
+
+    def drawn(data: ProfileDataModule, epoch: int, order: Iterable[int] = every) -> list[User]:
+        users = {index: data.draws.training(epoch, index) for index in order}
+        return [users[index] for index in every]
+
+    assert drawn(same, 0) == drawn(same, 3) == same.users("train") == anew.users("train")
+    first, second = drawn(anew, 0), drawn(anew, 1)
+    assert first == drawn(anew, 0) == drawn(module(demo, model, inputs={"redraw": True}), 0, reversed(every))
     assert [user.user_id for user in first] == [user.user_id for user in second]
     assert all(a.profile == b.profile for a, b in zip(first, second, strict=True))
     assert sum(a.reviews != b.reviews for a, b in zip(first, second, strict=True)) > 0.9 * len(first)

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -162,9 +163,9 @@ def test_unknown_schedule(model: ProfileModel) -> None:
         ProfileModule(model, paradigm_views("multi", VIEWS), None, OptimConfig(schedule="steps"), 1)
 
 
-def trainer(epochs: int) -> pl.Trainer:
+def trainer(epochs: int, **options: Any) -> pl.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-    return pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, num_sanity_val_steps=0, **quiet)
+    return pl.Trainer(max_epochs=epochs, accelerator="cpu", logger=False, num_sanity_val_steps=0, **quiet, **options)
 
 
 def loader(batches: list[Batch]) -> DataLoader:
@@ -198,6 +199,23 @@ def test_training_lowers_the_loss_and_keeps_a_curve(
     )
     assert ("loss/text" in fit.callback_metrics) == (weights is not None)
     assert module.seconds == pytest.approx(first["seconds"] + last["seconds"])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("clip", [1e-3, None])
+def test_gradients_are_clipped(
+    tiny_model: Callable[..., ProfileModel],
+    people: list[User],
+    make_collator: Callable[..., Collator],
+    precision: str,
+    clip: float | None,
+) -> None:
+    model, views = tiny_model("xattn", schema=SMALL), paradigm_views("multi", VIEWS)
+    module = ProfileModule(model, views, WEIGHTS, OptimConfig(), steps=1)
+    fit = trainer(1, precision=precision, gradient_clip_val=clip, limit_val_batches=0)
+    fit.fit(module, loader([make_collator(model)(people[:2], views)]))
+    norm = torch.stack([p.grad.square().sum() for p in module.parameters() if p.grad is not None]).sum().sqrt()
+    assert float(norm) == pytest.approx(clip, rel=1e-3) if clip else float(norm) > 0.1
 
 
 def test_the_curve_is_in_the_checkpoint(model: ProfileModel) -> None:

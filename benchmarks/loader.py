@@ -1,0 +1,95 @@
+"""Does a training step wait for its batch? ``python benchmarks/loader.py``.
+
+The default training on the demo city, as ``mmprofile.train paradigm=both`` does it, with the batches made by the process itself
+and by two workers. *Waits* is the time between asking for a batch and having it. In its first epoch a process decodes photos and
+tokenises reviews that it remembers afterwards, so that epoch is shown apart.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from common import machine, parser, report, spread, table
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mmprofile.config import load_config
+from mmprofile.evaluate import make_data
+from mmprofile.module import ProfileModule, joint_loss
+from mmprofile.profile import Schema
+from mmprofile.train import make_model
+
+WORKERS = (0, 2)
+
+
+def waits(batches: Iterable[Any]) -> Iterator[tuple[float, Any]]:
+    """Seconds waited for each batch, and the batch."""
+    start = time.perf_counter()
+    for batch in batches:
+        yield time.perf_counter() - start, batch
+        start = time.perf_counter()
+
+
+class Training:
+    """The configured training on the configured data, step by step."""
+
+    def __init__(self, overrides: list[str]) -> None:
+        self.cfg = load_config("train", ["paradigm=both", *overrides])
+        schema = Schema.from_dict(OmegaConf.to_container(self.cfg.profile))  # type: ignore[arg-type]
+        torch.manual_seed(self.cfg.seed)
+        self.model = make_model(self.cfg, schema)
+        self.folder = instantiate(self.cfg.data.prepare, _partial_=True)(schema=schema)
+
+    def epochs(self, workers: int, count: int) -> list[dict[str, list[float]]]:
+        """Per epoch the seconds of every wait for a batch: of the ``step``, the loader ``alone``; and of every ``work``."""
+        self.cfg.loader.workers = workers
+        data = make_data(self.cfg, self.model, self.folder)
+        module = ProfileModule(self.model, data.views, data.loss_weights, self.cfg.optim, steps=10**6)
+        optimizer = module.configure_optimizers()["optimizer"]
+        loader = data.train_dataloader()
+        found = []
+        for epoch in range(count):
+            loader.batch_sampler.sampler.set_epoch(epoch)
+            seconds: dict[str, list[float]] = {"step": [], "work": []}
+            for waited, batch in waits(loader):
+                start = time.perf_counter()
+                optimizer.zero_grad()
+                joint_loss(self.model(batch), module.weights).backward()
+                torch.nn.utils.clip_grad_norm_(module.parameters(), self.cfg.trainer.gradient_clip)
+                optimizer.step()
+                seconds["step"].append(waited)
+                seconds["work"].append(time.perf_counter() - start)
+            seconds["alone"] = [waited for waited, _ in waits(loader)]
+            found.append(seconds)
+        return found
+
+
+def main() -> None:
+    """Command line."""
+    made = parser((__doc__ or "").splitlines()[0])
+    made.add_argument("--epochs", type=int, default=3, help="epochs of training with each number of workers")
+    made.add_argument("overrides", nargs="*", help="settings as mmprofile.train takes them")
+    arguments = made.parse_args()
+    torch.set_flush_denormal(True)  # as mmprofile.train does
+    training = Training(arguments.overrides)
+    figures: dict[str, Any] = {"step_waits_share": 0.0, "workers": {}}
+    rows = []
+    for workers in WORKERS:
+        for epoch, seconds in enumerate(training.epochs(workers, arguments.epochs), 1):
+            waited, worked, alone = (sum(seconds[name]) for name in ("step", "work", "alone"))
+            count = len(seconds["step"])
+            share = waited / (waited + worked)
+            figures["step_waits_share"] = max(figures["step_waits_share"], share)
+            figures["workers"].setdefault(workers, []).append(round(share, 4))
+            rates = [f"{count / alone:.0f}", f"{count / worked:.1f}"]
+            rows.append([f"{workers}, {epoch}", *rates, spread([1000 * s for s in seconds["step"]]), f"{share:.1%}"])
+    figures["step_waits_share"] = round(figures["step_waits_share"], 4)
+    head = ["workers, epoch", "batches/s, loader alone", "steps/s", "a step waits, ms", "share of the time"]
+    text = f"## Loader\n\n`python benchmarks/loader.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
+    text += f"{machine()}, {torch.get_num_threads()} threads; median (least to most).\n\n{table(head, rows)}"
+    report("loader", text, figures, arguments)
+
+
+if __name__ == "__main__":
+    main()
