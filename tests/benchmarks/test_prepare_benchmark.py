@@ -56,6 +56,18 @@ def test_pandas_comes_to_the_same_and_any_difference_is_seen(
     assert said.startswith(f"{len(profiles)} users here, {len(profiles) - 1} there")
 
 
+def test_a_commands_peak_is_its_own_not_that_of_who_starts_it(benchmark: ModuleType) -> None:
+    held = b"x" * (400 << 20)
+    small, large = (
+        benchmark.measured([sys.executable, "-c", f"x = b'x' * ({size} << 20)"])["peak_mb"] for size in (1, 200)
+    )
+    assert len(held) >> 20 == 400
+    assert small < 100
+    assert 200 < large < 300
+    with pytest.raises(SystemExit, match=r"exit\(3\) failed with status 3"):
+        benchmark.measured([sys.executable, "-c", "exit(3)"])
+
+
 def test_the_script_writes_its_figures_and_its_section(town: Path, tmp_path: Path) -> None:
     page, figures = tmp_path / "page.md", tmp_path / "figures.json"
     page.write_text("# Benchmarks\n\n<!-- other -->\nkept\n<!-- /other -->\n")
