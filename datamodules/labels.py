@@ -5,7 +5,9 @@ sources are ``review.stars`` and ``business.<key>``, where the key is ``categori
 attribute of the raw business file. Every review counts as one visit. Written as Ibis expressions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from operator import itemgetter
 from typing import Any
 
@@ -85,6 +87,9 @@ def _check_values(attribute: Attribute, aggregation: str, threshold: Any, where:
 def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | None) -> ir.Table:
     """One row per visit with something to say about an attribute: user_id, value (null-free).
 
+    Of a list those of its items count that are values of the attribute, compared without case: a row each, with the value's
+    position in the schema.
+
     Raises:
         UserError: the rule reads businesses and there are none.
     """
@@ -94,6 +99,11 @@ def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | Non
         return reviews.select("user_id", value=reviews[key]).drop_null("value")
     assert businesses is not None
     known = businesses.select("business_id", value=businesses[key]).drop_null("value")
+    if AGGREGATIONS[attribute.rule["aggregation"]] == "list":
+        spelled = [value.lower() for value in attribute.values]
+        names = ibis.memtable({"spelled": spelled, "position": range(len(spelled))})
+        items = known.select("business_id", item=known.value.unnest())
+        known = items.inner_join(names, items.item.lower() == names.spelled).select("business_id", value="position")
     return reviews.select("user_id", "business_id").inner_join(known, "business_id").select("user_id", "value")
 
 
@@ -116,23 +126,13 @@ def share_true(visits: ir.Table, threshold: float) -> ir.Table:
     return counts.select("user_id", label=ibis.ifelse(counts.yes >= threshold * counts.n, "True", "False"))
 
 
-def most_frequent(visits: ir.Table, attribute: Attribute) -> ir.Table:
-    """user_id, label and place: the ``size`` values seen most, compared without case, ties by schema order.
+def most_frequent(visits: ir.Table, size: int) -> ir.Table:
+    """user_id, label (its position in the schema) and place: the ``size`` values seen most, ties by schema order.
 
     Users who saw fewer different values than that have no row.
     """
-    size = attribute.size
-    names = ibis.memtable(
-        {
-            "spelled": [v.lower() for v in attribute.values],
-            "label": list(attribute.values),
-            "position": range(len(attribute.values)),
-        }
-    )
-    seen = visits.select("user_id", spelled=visits.value.unnest())
-    seen = seen.mutate(spelled=seen.spelled.lower()).inner_join(names, "spelled")
-    counts = seen.group_by("user_id", "label", "position").aggregate(n=seen.count())
-    place = ibis.row_number().over(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.position])
+    counts = visits.group_by("user_id", label="value").aggregate(n=visits.count())
+    place = ibis.row_number().over(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label])
     ranked = counts.mutate(place=place)
     enough = ranked.filter(ranked.place == size - 1).select("user_id")
     return ranked.filter(ranked.place < size).semi_join(enough, "user_id").select("user_id", "label", "place")
@@ -143,34 +143,31 @@ class Derived:
     """Labels by rule, labels from a file, and the means that wait for a cut.
 
     Args:
-        labels: what rules say.
+        by_rule: attributes that a rule could say something about here -> user -> values.
         means: attribute of a ``mean_above`` rule -> user -> mean; its cut may be fitted on the training users.
-        possible: attributes that a rule could say something about here.
-        given: what the labels file says.
-        from_file: attributes the file has; for them it alone counts.
+        from_file: the same of the labels file; for the attributes it has, it alone counts.
     """
 
     schema: Schema
-    labels: Labels
-    means: dict[str, dict[str, float]]
-    possible: set[str]
-    given: Labels = field(default_factory=dict)
-    from_file: set[str] = field(default_factory=set)
+    by_rule: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    means: dict[str, dict[str, float]] = field(default_factory=dict)
+    from_file: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
     @property
     def derived(self) -> set[str]:
         """Attributes labelled by a rule."""
-        return self.possible - self.from_file
+        return self.by_rule.keys() - self.from_file.keys()
 
     def add_file(self, given: Labels, columns: set[str]) -> None:
         """Takes in the labels of a file."""
-        self.given, self.from_file = given, columns
+        for name in columns:
+            self.from_file[name] = {user: profile[name] for user, profile in given.items() if profile.get(name)}
 
     def _known(self, name: str) -> set[str]:
         """Users of whom an attribute is known."""
-        labels = self.given if name in self.from_file else self.labels
-        known = {user for user, profile in labels.items() if profile.get(name)}
-        return known if name in self.from_file else known.union(self.means.get(name, {}))
+        if name in self.from_file:
+            return set(self.from_file[name])
+        return self.by_rule[name].keys() | self.means.get(name, {}).keys()
 
     def complete(self, people: set[str]) -> tuple[set[str], dict[str, int]]:
         """Users known in every attribute that must be known, and how many are unknown in each.
@@ -180,7 +177,7 @@ class Derived:
         left, unknown = set(people), {}
         for attribute in self.schema.attributes:
             name = attribute.name
-            if attribute.unknown or name not in self.possible | self.from_file:
+            if attribute.unknown or not (name in self.by_rule or name in self.from_file):
                 continue
             without = people - self._known(name)
             unknown[name] = len(without)
@@ -197,8 +194,8 @@ class Derived:
             Attribute -> the cut that was used.
         """
         cuts: dict[str, float] = {}
-        for name in self.means:
-            attribute, by_user = self.schema[name], self.means[name]
+        for name, by_user in self.means.items():
+            attribute = self.schema[name]
             if name in self.from_file or attribute.rule is None:
                 continue
             threshold = attribute.rule["threshold"]
@@ -206,20 +203,14 @@ class Derived:
                 known = [by_user[user] for user in train if user in by_user]
                 threshold = np.median(known) if known else 0.0
             cuts[name] = float(threshold)
-            for user, mean in by_user.items():
-                self.labels.setdefault(user, {})[name] = (attribute.values[int(mean > cuts[name])],)
+            low, high = ((value,) for value in attribute.values)
+            self.by_rule[name] = {user: high if mean > cuts[name] else low for user, mean in by_user.items()}
         return cuts
 
-    def profile(self, user: str) -> Profile:
-        """A user's profile with every attribute of the schema, () where unknown."""
-        by_rule, by_file = self.labels.get(user, {}), self.given.get(user, {})
-        return {
-            a.name: self._canonical(a, (by_file if a.name in self.from_file else by_rule).get(a.name, ()))
-            for a in self.schema.attributes
-        }
-
-    def _canonical(self, attribute: Attribute, values: tuple[str, ...]) -> tuple[str, ...]:
-        return attribute.canonical(values) if len(values) > 1 else values
+    def profiles(self, users: Iterable[str]) -> Labels:
+        """Profiles with every attribute of the schema, () where unknown."""
+        labels = {name: self.from_file.get(name, self.by_rule.get(name, {})) for name in self.schema.names}
+        return {user: {name: known.get(user, ()) for name, known in labels.items()} for user in users}
 
 
 def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:
@@ -229,7 +220,7 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
         reviews: the kept reviews: user_id, business_id, stars.
         businesses: as ``datamodules.yelp.read_businesses`` gives; None: rules about businesses say nothing.
     """
-    result = Derived(schema, {}, {}, set())
+    result = Derived(schema)
     for attribute in schema.attributes:
         rule = attribute.rule
         if rule is None or (businesses is None and str(rule["source"]).startswith("business.")):
@@ -237,23 +228,17 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
         visits = evidence(attribute, reviews, businesses)
         if businesses is None and int(visits.count().execute()) == 0:
             continue  # reviews without stars
-        result.possible.add(attribute.name)
+        labels = result.by_rule[attribute.name] = {}
         if rule["aggregation"] == "mean_above":
             result.means[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
-            continue
-        rows = engine.rows(_decided(attribute, visits))
-        for row in sorted(rows, key=itemgetter("place")) if attribute.size > 1 else rows:
-            if row["label"] in attribute.values:
-                profile = result.labels.setdefault(row["user_id"], {})
-                profile[attribute.name] = (*profile.get(attribute.name, ()), row["label"])
+        elif AGGREGATIONS[rule["aggregation"]] == "list":
+            for row in sorted(engine.rows(most_frequent(visits, attribute.size)), key=itemgetter("place")):
+                labels[row["user_id"]] = (*labels.get(row["user_id"], ()), attribute.values[row["label"]])
+            canonical = cache(attribute.canonical)  # users share few values
+            labels |= {user: canonical(values) for user, values in labels.items()}
+        else:
+            is_mean = rule["aggregation"] == "mean_round_half_up"
+            decided = rounded(visits) if is_mean else share_true(visits, float(rule["threshold"]))
+            known = {value: (value,) for value in attribute.values}
+            labels |= {row["user_id"]: known[row["label"]] for row in engine.rows(decided) if row["label"] in known}
     return result
-
-
-def _decided(attribute: Attribute, visits: ir.Table) -> ir.Table:
-    """user_id and label (and place, where there are several) by the attribute's rule."""
-    assert attribute.rule is not None
-    if attribute.rule["aggregation"] == "mean_round_half_up":
-        return rounded(visits)
-    if attribute.rule["aggregation"] == "share_true":
-        return share_true(visits, float(attribute.rule["threshold"]))
-    return most_frequent(visits, attribute)

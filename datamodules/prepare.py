@@ -99,10 +99,14 @@ def prepare(
     except OSError as error:
         raise _disk_error(error) from error
     except duckdb.InvalidInputException as error:
-        raise UserError(f"the raw data cannot be read: {error}: get the file again") from error
+        raise UserError(f"the raw data cannot be read: {_first_line(error)}: get the file again") from error
     except duckdb.Error as error:
         advice = "check free disk space and memory, then run the same command again"
-        raise UserError(f"the database engine stopped: {error}: {advice}") from error
+        raise UserError(f"the database engine stopped: {_first_line(error)}: {advice}") from error
+
+
+def _first_line(error: duckdb.Error) -> str:
+    return str(error).partition("\n")[0]  # what follows is the query or general advice
 
 
 def _disk_error(error: OSError) -> UserError:
@@ -288,7 +292,7 @@ class Preparation:
         splits = split_users(sorted(known), self.options.split)
         self.funnel.add("users in a split", sum(map(len, splits.values())))
         cuts = labels.cut(splits["train"])
-        profiles = {user: labels.profile(user) for user in known}
+        profiles = labels.profiles(known)
         notes = {
             "derived": sorted(labels.derived),
             "from_file": sorted(labels.from_file),

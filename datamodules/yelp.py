@@ -4,6 +4,7 @@ Reviews and photo rows have an explicit schema, because inference from the first
 """
 
 import ast
+import codecs
 import json
 import re
 from collections import Counter
@@ -15,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datamodules.engine import Engine
 from mmprofile.errors import UserError
@@ -33,6 +37,7 @@ REVIEW_REQUIRED = ("review_id", "user_id", "business_id", "text", "stars")
 PHOTO_COLUMNS = {"photo_id": "VARCHAR", "business_id": "VARCHAR", "label": "VARCHAR"}
 PHOTO_REQUIRED = ("photo_id", "business_id")
 MALFORMED_LIMIT = 0.01
+LARGEST_NUMBER = 1e12
 
 
 @dataclass
@@ -55,15 +60,29 @@ class Tables:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def word_count(text: ir.StringValue) -> ir.IntegerValue:
-    """Number of words separated by blanks or line breaks."""
-    blanks = text.replace("\n", " ").replace("\t", " ").replace("\r", " ")  # four times as fast as translate
-    words = blanks.split(" ").filter(lambda word: word != "").length()
-    # Most texts have one blank between two words and no others: to count those is faster than to make a list of words.
-    odd = text.startswith(" ") | text.endswith(" ") | (text == "")
-    for gap in ("\n", "\t", "\r", "  "):
-        odd = odd | text.contains(gap)
-    return ibis.ifelse(odd, words, text.length() - text.replace(" ", "").length() + 1)
+def count_words(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Number of words of each text, separated by blanks, tabs or line breaks; no text may be null."""
+    # The bytes of all texts at once: to count in SQL takes three times as long as to read the JSON.
+    texts = (texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts).cast(pa.string())
+    filled = pc.binary_length(texts).to_numpy(zero_copy_only=False) > 0
+    counts = np.zeros(len(texts), np.int32)
+    if filled.any():
+        _, offsets, data = texts.buffers()
+        ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+        letters = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+        blank = letters == ord(" ")
+        for other in "\n\t\r":
+            blank |= letters == ord(other)
+        first = (ends[:-1] - ends[0])[filled]
+        begun = np.empty_like(blank)
+        np.greater(blank[:-1], blank[1:], out=begun[1:])
+        begun[first] = ~blank[first]
+        counts[filled] = np.add.reduceat(begun.view(np.uint8), first, dtype=np.int32)
+    return pa.array(counts)
+
+
+word_count = ibis.udf.scalar.pyarrow(count_words, signature=((dt.string,), dt.int32))
+"""``count_words`` in an expression; null where the text is."""
 
 
 def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
@@ -85,8 +104,7 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
         businesses = read_businesses(files["business"], keys, about)
         reviews = well_formed(lines.result(), files["review"], REVIEW_REQUIRED, notes)
     reviews, full = (
-        table.mutate(photo_key=table.business_id)
-        for table in (reviews, raw.filter([raw[name].notnull() for name in REVIEW_REQUIRED]))
+        table.mutate(photo_key=table.business_id) for table in (reviews, raw.filter(_complete(raw, REVIEW_REQUIRED)))
     )
     lines = engine.table("photo_lines", engine.read_json(files["photos"], PHOTO_COLUMNS))
     rows = well_formed(lines, files["photos"], PHOTO_REQUIRED, notes).mutate(label=ibis._.label.fill_null(""))
@@ -101,17 +119,23 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
 
 
 def well_formed(lines: ir.Table, path: Path, required: tuple[str, ...], notes: dict[str, Any]) -> ir.Table:
-    """The rows that have all required fields; counts the others in ``notes``.
-
-    Where the lines are without their text, ``words`` stands for it: it is null where the text is.
+    """The rows that have all required fields, and stars that are a number; counts the others in ``notes``.
 
     Raises:
         UserError: over 1 % are malformed; names the file and the first bad line.
     """
-    good = lines.filter([lines[name if name in lines.columns else "words"].notnull() for name in required])
+    good = lines.filter(_complete(lines, required))
     total = _count(lines)
     check_malformed(path, total - _count(good), total, required, notes)
     return good
+
+
+def _complete(lines: ir.Table, required: tuple[str, ...]) -> list[ir.BooleanValue]:
+    # Where the lines are without their text, ``words`` stands for it: it is null where the text is.
+    conditions = [lines[name if name in lines.columns else "words"].notnull() for name in required]
+    if "stars" in lines.columns:  # NaN and infinity are none
+        conditions.append(lines.stars.isnull() | (lines.stars.abs() < LARGEST_NUMBER))
+    return conditions
 
 
 def check_malformed(path: Path, bad: int, total: int, required: tuple[str, ...], notes: dict[str, Any]) -> None:
@@ -139,6 +163,8 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Line number (from 1) and the object on it, or what is wrong with it; blank lines are passed over."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if not line.strip():
                 continue
             try:
@@ -161,7 +187,7 @@ def first_malformed(path: Path, required: tuple[str, ...]) -> tuple[int, str] | 
         absent = [name for name in required if row.get(name) is None]
         if absent:
             return number, f"no {absent[0]}"
-        if "stars" in required and as_number(row["stars"]) is None:
+        if row.get("stars") is not None and as_number(row["stars"]) is None:
             return number, "stars is not a number"
     return None
 
@@ -207,7 +233,7 @@ def as_number(value: Any) -> float | None:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
         return None
-    return number if number is not None and abs(number) < 1e12 else None
+    return number if number is not None and abs(number) < LARGEST_NUMBER else None
 
 
 def as_list(value: Any) -> list[str] | None:

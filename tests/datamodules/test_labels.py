@@ -46,7 +46,7 @@ def labels(
         columns[key] = pa.array(list(businesses.values()), kinds[kind])
     result = derive(schema, reviews, engine.table("businesses", pa.table(columns)), engine)
     result.cut(sorted({user for user, _, _ in visits}) if train is None else train)
-    return {user: result.profile(user) for user in {user for user, _, _ in visits}}
+    return result.profiles({user for user, _, _ in visits})
 
 
 def test_stars_are_rounded_half_up(engine: Engine) -> None:
@@ -168,7 +168,7 @@ def test_any_business_attribute_may_be_named(engine: Engine, tmp_path: Path) -> 
     table = read_businesses(path, check_rules(schema), {})
     visits = pa.table({"user_id": ["u", "u", "u"], "business_id": ["b", "a", "b"], "stars": [1.0, 1.0, 1.0]})
     result = derive(schema, engine.table("visits", visits), engine.table("places", table), engine)
-    assert result.profile("u") == {"WiFi": ("No",)}
+    assert result.profiles(["u"]) == {"u": {"WiFi": ("No",)}}
 
 
 def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> None:
@@ -177,7 +177,7 @@ def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> No
     places = pa.table({"business_id": ["b", "c"], "categories": [["Pizza", "Shopping"], ["Pizza"]]})
     result = derive(schema, engine.table("reviews", reviews), engine.table("places", places), engine)
     assert result.complete({"u", "v"}) == ({"u"}, {"Favorite": 1})
-    assert result.profile("u") == {"Favorite": ("Pizza", "Shopping"), "Age": ()}
+    assert result.profiles(["u"]) == {"u": {"Favorite": ("Pizza", "Shopping"), "Age": ()}}
 
 
 @pytest.mark.parametrize(

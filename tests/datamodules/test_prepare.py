@@ -307,6 +307,32 @@ def test_of_reviews_with_one_id_the_first_by_user_business_date_and_text_stays(t
     assert prepared.manifest["averages"]["words_per_review"] == sum(words) / 30
 
 
+def test_what_only_one_file_knows_of(tmp_path: Path) -> None:
+    """Users without a user row, users and businesses without a review, and reviews of an unknown business."""
+    expected = digests(run(str(city(tmp_path / "raw")), folder=tmp_path / "expected"))
+    raw = city(tmp_path / "raw")
+    (raw / "yelp_academic_dataset_user.json").write_text('{"user_id": "nobody"}\n')
+    stranger = {**BUSINESSES[0], "business_id": "never visited"}
+    write_lines(raw / "yelp_academic_dataset_business.json", [*BUSINESSES, stranger])
+    with (raw / "yelp_academic_dataset_review.json").open("a") as file:
+        file.writelines(json.dumps(review(f"s{n}", "u0", "no business row", 4.0)) + "\n" for n in range(3))
+    found = run(str(raw), folder=tmp_path / "found")
+    users = [name for name in expected if name.endswith(".arrow")]
+    assert users
+    assert {name: digests(found)[name] for name in users} == {name: expected[name] for name in users}
+    steps = json.loads((found / "manifest.json").read_text())["steps"]
+    assert [(step["reviews"], step["users"]) for step in steps[:4]] == [(33, 6), (33, 6), (33, 6), (30, 6)]
+
+
+def test_engine_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.engine.MEMORY_LIMIT", "1MB")
+    with pytest.raises(
+        UserError, match=r"^the database engine stopped: .*: check free disk space and memory"
+    ) as caught:
+        run(str(city(tmp_path / "raw", users=2_000)))
+    assert "\n" not in str(caught.value)
+
+
 def test_users_in_many_batches_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = city(tmp_path / "raw")
     whole = run(str(raw), folder=tmp_path / "whole")

@@ -1,5 +1,6 @@
 """Every quirk of the raw files, each as its own small file written here."""
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ibis
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from datamodules.yelp import (
     as_list,
     as_number,
     categories,
+    count_words,
     first_malformed,
     literal,
     read_businesses,
@@ -136,14 +139,21 @@ def test_texts_with_line_breaks_emoji_and_great_length(engine: Engine, tmp_path:
     assert found["-r0"]["stars"] == 3.5
 
 
-@settings(max_examples=30)
-@given(st.lists(st.text("ab é\n\t\r  \x0b\u00a0🍕", max_size=9), min_size=1, max_size=40))
-def test_words_are_what_blanks_and_line_breaks_divide(texts: list[str]) -> None:
-    table = ibis.memtable({"text": texts})
-    counted = ibis.duckdb.connect().to_pyarrow(table.select("text", words=word_count(table.text))).to_pylist()
-    for row in counted:
-        assert row["words"] == len([word for word in re.split("[ \n\t\r]", row["text"]) if word])
-    assert sorted(row["text"] for row in counted) == sorted(texts)
+@settings(max_examples=100)
+@given(st.lists(st.text("ab é\n\t\r  \x0b\u00a0🍕", max_size=9), max_size=40), st.integers(0, 3), st.booleans())
+def test_words_are_what_blanks_and_line_breaks_divide(texts: list[str], start: int, large: bool) -> None:
+    given_texts = pa.array(texts, pa.large_string() if large else pa.string())[start:]
+    expected = [len([word for word in re.split("[ \n\t\r]", text) if word]) for text in texts[start:]]
+    assert count_words(given_texts).to_pylist() == expected
+    assert count_words(pa.chunked_array([given_texts, given_texts])).to_pylist() == 2 * expected
+
+
+def test_words_are_null_where_the_text_is() -> None:
+    texts = [None, "a b", "", None, " c\n", None]
+    for some, expected in ((texts, [None, 2, 0, None, 1, None]), ([None, None], [None, None]), ([], [])):
+        table = ibis.memtable(pa.table({"text": pa.array(some, pa.string())}))
+        counted = ibis.duckdb.connect().to_pyarrow(table.select(words=word_count(table.text)))
+        assert counted["words"].to_pylist() == expected
 
 
 def test_date_may_be_missing_and_extra_fields_are_ignored(engine: Engine, tmp_path: Path) -> None:
@@ -164,10 +174,28 @@ def test_duplicate_photo_rows_are_counted(engine: Engine, tmp_path: Path) -> Non
     assert found == {"-p": "drink", "q": ""}  # the first in alphabetical order, whatever the order of rows
 
 
-BAD_LINES = ['{"review_id": "x", "tex', "[1, 2]", "5", '{"review_id": "x"}', '{"a": "\\ud83d"}', ""]
+def whole(**changes: Any) -> str:
+    return json.dumps(review("x", "u", "b", 4.0) | changes)
 
 
-@pytest.mark.parametrize("bad", BAD_LINES[:-1])
+BAD_LINES = [
+    '{"review_id": "x", "tex',
+    '{"review_id": "x", "text": "no end',
+    "[1, 2]",
+    "5",
+    '{"review_id": "x"}',
+    '{"a": "\\ud83d"}',
+    whole(text=None),
+    whole(user_id=None),
+    whole(stars="many"),
+    whole(stars=float("nan")),
+    whole(stars=float("inf")),
+    whole().replace("4.0", "1e400"),
+    whole() + whole(),
+]
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
 def test_few_malformed_lines_are_counted(engine: Engine, tmp_path: Path, bad: str) -> None:
     rows: list[Any] = [review(f"r{n}", "u", "b", 4.0) for n in range(200)]
     rows.insert(77, bad)
@@ -175,6 +203,50 @@ def test_few_malformed_lines_are_counted(engine: Engine, tmp_path: Path, bad: st
     tables = read(engine, tmp_path, rows)
     assert int(tables.reviews.count().execute()) == 200
     assert tables.notes["malformed_lines"]["review.json"] == {"lines": 201, "malformed": 1}
+
+
+@pytest.mark.parametrize("bad", [b"so\xffp", b"caf\xe9", b"raw\ttab", b"raw\rreturn"])
+def test_line_that_is_not_utf8_or_holds_a_raw_control_character_is_malformed(
+    engine: Engine, tmp_path: Path, bad: bytes
+) -> None:
+    rows: list[Any] = [review(f"r{n}", "u", "b", 4.0) for n in range(200)]
+    read(engine, tmp_path, rows)
+    other = Engine(tmp_path / "other")
+    files = {role: tmp_path / f"{role}.json" for role in ("business", "review", "photos")}
+    files["review"].write_bytes(files["review"].read_bytes().replace(b"soup", bad, 1))
+    tables = read_tables(other, files, {})
+    assert tables.notes["malformed_lines"]["review.json"] == {"lines": 200, "malformed": 1}
+    assert [int(table.count().execute()) for table in (tables.reviews, tables.full)] == [199, 199]
+    other.close()
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b"\n\n \n", b"\r\n\r\n"])
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_byte_order_marks_and_blank_lines_change_nothing(
+    engine: Engine, tmp_path: Path, ends: bytes, mark: bytes, last: bool
+) -> None:
+    files = {role: tmp_path / f"{role}.json" for role in ("business", "review", "photos")}
+    write_lines(files["business"], [{"business_id": "b", "categories": "Pizza"}, {"business_id": "c"}])
+    write_lines(files["review"], [review("r", "u", "b", 4.0), review("s", "v", "c", 3.0)])
+    write_lines(files["photos"], [{"photo_id": "p", "business_id": "b"}, {"photo_id": "q", "business_id": "c"}])
+    for path in files.values():
+        content = mark + path.read_bytes().replace(b"\n", ends)
+        path.write_bytes(content if last else content.rstrip())
+    tables = read_tables(engine, files, {"categories": "list"})
+    assert tables.businesses is not None
+    assert engine.rows(tables.businesses) == [
+        {"business_id": "b", "categories": ["Pizza"]},
+        {"business_id": "c", "categories": None},
+    ]
+    found = engine.rows(tables.full.order_by("review_id"))
+    assert [(row["review_id"], row["stars"], row["text"], row["words"]) for row in found] == [
+        ("r", 4.0, TEXT, 16),
+        ("s", 3.0, TEXT, 16),
+    ]
+    assert sorted(row["photo_id"] for row in engine.rows(tables.photos)) == ["p", "q"]
+    counts = tables.notes["malformed_lines"].values()
+    assert [(count["lines"], count["malformed"]) for count in counts] == [(2, 0)] * 3
 
 
 def test_over_one_percent_malformed_is_an_error_that_names_the_line(engine: Engine, tmp_path: Path) -> None:
@@ -201,6 +273,7 @@ def test_malformed_businesses_and_photo_rows_are_errors_too(engine: Engine, tmp_
         (b"[]", "not a JSON object"),
         (b'{"stars": 1}', "no text"),
         (b'{"text": "a", "stars": "many"}', "stars is not a number"),
+        (b'{"text": "a", "stars": NaN}', "stars is not a number"),
         (b'{"text": "\xff", "stars": 1}', "not UTF-8"),
         (b'{"text": "\\ud83d", "stars": 1}', "not UTF-8"),
     ],
