@@ -232,6 +232,7 @@ class Preparation:
             write_city(raw_folder, users=source.users, seed=source.seed, progress=show.shown)
             raw = RawYelp([raw_folder])
         assert raw is not None
+        files = raw.sources
         engine = Engine(work)
         try:
             tables, reviews = self.select(raw, engine, work)
@@ -248,6 +249,8 @@ class Preparation:
                     photo_counts["stored"] = out.save_photos(result, work, store, shown)
         finally:
             engine.close()
+        if any(SourceFile.of(file.path) != file for file in files):  # reviews are read twice
+            raise UserError(f"the raw files changed while they were read: run the same command again ({raw.where()})")
         names = {user: hashed_id(self.key, user) for user in itertools.chain(*splits.values())}
         copied = copy_sidecars(raw_folder, result, names)
         with show.step("hashing the source files"):

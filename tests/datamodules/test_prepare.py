@@ -324,6 +324,20 @@ def test_what_only_one_file_knows_of(tmp_path: Path) -> None:
     assert [(step["reviews"], step["users"]) for step in steps[:4]] == [(33, 6), (33, 6), (33, 6), (30, 6)]
 
 
+def test_file_that_changes_meanwhile_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = city(tmp_path / "raw")
+
+    def meanwhile(*tables: Any) -> Any:
+        path = raw / "yelp_academic_dataset_review.json"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+        return selection.wanted_photos(*tables)
+
+    monkeypatch.setattr("datamodules.prepare.wanted_photos", meanwhile)
+    with pytest.raises(UserError, match="raw files changed while they were read: run the same command again"):
+        run(str(raw), folder=tmp_path / "folder")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_engine_errors_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datamodules.engine.MEMORY_LIMIT", "1MB")
     with pytest.raises(
