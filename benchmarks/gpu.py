@@ -50,18 +50,8 @@ MODALITIES = ("multi", "both")
 PEERS, OURS = ("literal", "good"), ("joint", "segments")
 GOALS = {"matmul_share": 0.35, "vs_good": 4.0}
 MEASURED = ("users", "users_per_s", "peak_mb", "tflop", "matmul_share", "vs_literal", "vs_good", "repeats")
-ERRORS = (
-    RuntimeError,
-    SystemExit,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    TypeError,
-    ValueError,
-)
-"""Which end a phase and not the run: PyTorch's are RuntimeErrors, check_losses exits, a compiler may fail in any way."""
+ERRORS = (Exception, SystemExit)
+"""Which end a phase and not the run: check_losses exits, a compiler may fail in any way."""
 
 
 class Load(NamedTuple):

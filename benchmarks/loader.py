@@ -1,8 +1,9 @@
 """Does a training step wait for its batch? ``python benchmarks/loader.py``.
 
 The default training on the demo city, as ``mmprofile.train paradigm=both`` does it, with the batches made by the process itself
-and by two workers. *Waits* is the time between asking for a batch and having it. In its first epoch a process decodes photos and
-tokenises reviews that it remembers afterwards, so that epoch is shown apart.
+(ahead, in a thread) and by two workers. *Waits* is the time between asking for a batch and having it; what making batches costs
+a step besides, for it takes cores from it, is seen beside steps whose batches were all made beforehand. In its first epoch a
+process decodes photos that it remembers afterwards. The loader alone is timed over another epoch's batches.
 """
 
 import time
@@ -14,6 +15,7 @@ from common import machine, parser, report, spread, table
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from mmprofile.batch import Batch
 from mmprofile.config import load_config
 from mmprofile.evaluate import make_data
 from mmprofile.module import ProfileModule, joint_loss
@@ -42,25 +44,32 @@ class Training:
         self.folder = instantiate(self.cfg.data.prepare, _partial_=True)(schema=schema)
 
     def epochs(self, workers: int, count: int) -> list[dict[str, list[float]]]:
-        """Per epoch the seconds of every wait for a batch: of the ``step``, the loader ``alone``; and of every ``work``."""
+        """Per epoch the seconds of every wait of a ``step`` and of its ``work``, of the ``loader`` alone, of ``bare`` steps."""
         self.cfg.loader.workers = workers
         data = make_data(self.cfg, self.model, self.folder)
         module = ProfileModule(self.model, data.views, data.loss_weights, self.cfg.optim, steps=10**6)
         optimizer = module.configure_optimizers()["optimizer"]
         loader = data.train_dataloader()
+
+        def step(batch: Batch) -> float:
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            joint_loss(self.model(batch), module.weights).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), self.cfg.trainer.gradient_clip)
+            optimizer.step()
+            return time.perf_counter() - start
+
         found = []
         for epoch in range(count):
             loader.batch_sampler.sampler.set_epoch(epoch)
             seconds: dict[str, list[float]] = {"step": [], "work": []}
             for waited, batch in waits(loader):
-                start = time.perf_counter()
-                optimizer.zero_grad()
-                joint_loss(self.model(batch), module.weights).backward()
-                torch.nn.utils.clip_grad_norm_(module.parameters(), self.cfg.trainer.gradient_clip)
-                optimizer.step()
                 seconds["step"].append(waited)
-                seconds["work"].append(time.perf_counter() - start)
-            seconds["alone"] = [waited for waited, _ in waits(loader)]
+                seconds["work"].append(step(batch))
+            loader.batch_sampler.sampler.set_epoch(count + epoch)
+            alone = list(waits(loader))
+            seconds["loader"] = [waited for waited, _ in alone]
+            seconds["bare"] = [step(batch) for _, batch in alone]
             found.append(seconds)
         return found
 
@@ -77,15 +86,15 @@ def main() -> None:
     rows = []
     for workers in WORKERS:
         for epoch, seconds in enumerate(training.epochs(workers, arguments.epochs), 1):
-            waited, worked, alone = (sum(seconds[name]) for name in ("step", "work", "alone"))
-            count = len(seconds["step"])
-            share = waited / (waited + worked)
+            waited, worked, loader, bare = (sum(seconds[name]) for name in ("step", "work", "loader", "bare"))
+            count, share = len(seconds["step"]), waited / (waited + worked)
             figures["step_waits_share"] = max(figures["step_waits_share"], share)
             figures["workers"].setdefault(workers, []).append(round(share, 4))
-            rates = [f"{count / alone:.0f}", f"{count / worked:.1f}"]
+            rates = [f"{count / loader:.0f}", f"{count / (waited + worked):.2f}", f"{count / bare:.2f}"]
             rows.append([f"{workers}, {epoch}", *rates, spread([1000 * s for s in seconds["step"]]), f"{share:.1%}"])
     figures["step_waits_share"] = round(figures["step_waits_share"], 4)
-    head = ["workers, epoch", "batches/s, loader alone", "steps/s", "a step waits, ms", "share of the time"]
+    rates = ["batches/s, loader alone", "steps/s", "batches made beforehand, steps/s"]
+    head = ["workers, epoch", *rates, "a step waits, ms", "share of the time"]
     text = f"## Loader\n\n`python benchmarks/loader.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
     text += f"{machine()}, {torch.get_num_threads()} threads; median (least to most).\n\n{table(head, rows)}"
     report("loader", text, figures, arguments)

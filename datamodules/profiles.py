@@ -3,7 +3,7 @@
 import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ class _Epochs:
         return self.size
 
 
-class Ahead:
+class Prefetcher:
     """A stateful loader read one batch ahead, in a thread: a step does not wait for its batch.
 
     Args:
@@ -224,6 +224,7 @@ class Ahead:
     def __init__(self, loader: StatefulDataLoader) -> None:
         self.loader = loader
         self._state: dict[str, Any] | None = None
+        self._next: Future | None = None
 
     @property
     def batch_sampler(self) -> Any:
@@ -240,23 +241,24 @@ class Ahead:
             return next(batches, None), self.loader.state_dict()
 
         with ThreadPoolExecutor(1) as thread:
-            ahead = thread.submit(fetch)
+            self._next = thread.submit(fetch)
             while True:
-                batch, state = ahead.result()
+                batch, state = self._next.result()
                 if batch is None:
                     return
-                ahead = thread.submit(fetch)
-                self._state = state
+                self._next, self._state = thread.submit(fetch), state
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the batch given last was, not the one that waits."""
-        return self.loader.state_dict() if self._state is None else self._state
+        """Where the batch given last was, not the one that waits; behind the last one of an epoch, a new epoch's."""
+        if self._state is None or self._next is None:
+            return self.loader.state_dict()
+        return {} if self._next.result()[0] is None else self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on behind the batch that was given last."""
         self.loader.load_state_dict(state)
-        self._state = None
+        self._state = self._next = None
 
 
 class ProfileDataModule(pl.LightningDataModule):
@@ -339,7 +341,7 @@ class ProfileDataModule(pl.LightningDataModule):
         """Optimizer steps of an epoch, on each of ``world`` ranks."""
         return len(self._batches(0, 0, world))
 
-    def train_dataloader(self) -> Ahead:
+    def train_dataloader(self) -> Prefetcher:
         """Training batches; resumable in mid-epoch."""
         trainer = self.trainer
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
@@ -350,7 +352,7 @@ class ProfileDataModule(pl.LightningDataModule):
             num_workers=self.workers,
             persistent_workers=self.workers > 0,  # they remember tokens and pixels
         )
-        return Ahead(loader)
+        return Prefetcher(loader)
 
     def val_dataloader(self) -> DataLoader:
         """The dev split in the view that prediction uses."""

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -141,21 +141,26 @@ class Collator:
 
     def tokens(self, text: str) -> list[int]:
         """Token ids of a piece of text without special tokens, remembered for some time."""
-        if text not in self._tokens:
-            self._learn([text])
-        return self._tokens[text]
+        found = self._tokens.get(text)
+        return self._learn([text])[text] if found is None else found
 
     def review_tokens(self, reviews: Sequence[str]) -> list[list[int]]:
         """Token ids of many reviews as :meth:`texts` has them; those not remembered are tokenised together, which is faster."""
         texts = [f" review: {review}" for review in reviews]
-        self._learn([text for text in dict.fromkeys(texts) if text not in self._tokens])
-        return [self.tokens(text) for text in texts]
+        remembered = self._tokens
+        known = {text: remembered[text] for text in texts if text in remembered}
+        known |= self._learn([text for text in dict.fromkeys(texts) if text not in known])
+        return [known[text] for text in texts]
 
-    def _learn(self, texts: list[str]) -> None:
-        if len(self._tokens) + len(texts) > REMEMBERED:
-            self._tokens.clear()
-        if texts:
-            self._tokens |= zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)
+    def _learn(self, texts: list[str]) -> dict[str, list[int]]:
+        """Tokenises texts and remembers as many as there is room for."""
+        new = (
+            dict(zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)) if texts else {}
+        )
+        if len(self._tokens) + len(new) > REMEMBERED:
+            self._tokens = {}  # another, not emptied: a second thread may be looking up
+        self._tokens |= islice(new.items(), REMEMBERED)
+        return new
 
     def texts(self, user: User, view: View, rng: np.random.Generator) -> list[tuple[int, ...]]:
         """Token ids of what a view shows in words: reviews, or the masked profile, then captions.

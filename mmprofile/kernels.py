@@ -77,7 +77,7 @@ AttentionMaskInterface.register("mmprofile", eager_mask)
 
 
 def speed_up(model: nn.Module, on: bool = True) -> None:
-    """Puts the kernels above into the modules of transformers and timm, or, with ``on=False``, takes them out.
+    """Puts the kernels above into the modules of transformers and timm, or, with ``on=False``, theirs.
 
     transformers' attention is chosen when a model is built, see :data:`ATTENTION`.
     """

@@ -177,7 +177,7 @@ class ProfileModel(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Output:
-        """The loss of each view, and everything needed to look inside. ``batch.labels`` must be there."""
+        """The loss of each view. ``batch.labels`` must be there; :meth:`encode` gives what to look at inside."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
         texts, inputs = self._embed(batch.text_ids, self.text.prepare_decoder_input_ids_from_labels(batch.labels))
         read = self._read(batch, texts)
@@ -419,12 +419,13 @@ def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[Any,
         if dropout is not None:
             config.dropout_rate = dropout
         tokenizer = AutoTokenizer.from_pretrained(name)
+        attention = None if ATTENTION == "sdpa" else ATTENTION  # transformers knows which models have no sdpa
         if pretrained:
             backbone = AutoModelForSeq2SeqLM.from_pretrained(
-                name, config=config, dtype=torch.float32, attn_implementation=ATTENTION
+                name, config=config, dtype=torch.float32, attn_implementation=attention
             )
         else:
-            backbone = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32, attn_implementation=ATTENTION)
+            backbone = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"model.text.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}). It must be a hub id "

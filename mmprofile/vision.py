@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,6 @@ class VisionEncoder(nn.Module):
             self.register_buffer(key, value, persistent=False)
         self.vit.requires_grad_(trainable)
         self.forget()
-        self.register_load_state_dict_post_hook(lambda *_: self.forget())
 
     def rebuild_arguments(self) -> dict[str, Any]:
         """Arguments that build the same encoder without its source: plain data."""
@@ -117,12 +117,17 @@ class VisionEncoder(nn.Module):
         return self
 
     def forget(self) -> None:
-        """Lets go of all that is remembered of photos; called when weights are loaded."""
+        """Lets go of all that is remembered of photos; called when the tower's weights are not the same any more."""
         self._remembered: dict[Hashable, Tensor] = {}
         self._left = REMEMBERED_MB << 20
+        self._weights = self._versions()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        """Where each weight lies and how often it was written to: other weights, or others in their place, differ."""
+        return [(weight.data_ptr(), weight._version) for weight in chain(self.vit.parameters(), self.vit.buffers())]
 
     def forward(self, photos: Tensor, keys: Sequence[bytes | None] | None = None) -> Tensor:
-        """Photos -> visual tokens; a frozen tower reads a photo once and remembers what it saw.
+        """Photos -> visual tokens; a frozen tower remembers what it saw, up to :data:`REMEMBERED_MB`.
 
         Args:
             photos: uint8 (P, 3, H, W).
@@ -133,6 +138,8 @@ class VisionEncoder(nn.Module):
         """
         if self.trainable or keys is None:
             return self._tokens(photos)
+        if self._weights != self._versions():
+            self.forget()
         kind = photos.device.type
         how = photos.device, self.mean.dtype, torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         names = [None if key is None else (key, *how) for key in keys]

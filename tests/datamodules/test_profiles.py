@@ -219,6 +219,44 @@ def test_resumed_in_mid_epoch(demo: Path, model: ProfileModel, workers: int) -> 
     assert not equal(made[1], made[2])
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_after_an_epochs_last_batch_comes_a_whole_epoch(demo: Path, model: ProfileModel, workers: int) -> None:
+    options: dict[str, Any] = {"workers": workers, "batch_size": 8}
+    loader = module(demo, model, **options).train_dataloader()
+    users = [batch.users for batch in loader]
+    states = [loader.state_dict() for _ in loader]
+    assert [batch.users for batch in rest(module(demo, model, **options), states[-1])] == users
+    assert [batch.users for batch in rest(module(demo, model, **options), states[-2])] == users[-1:]
+
+
+def test_what_fails_while_a_batch_is_made_ahead_is_raised_in_its_place(demo: Path, model: ProfileModel) -> None:
+    loader = module(demo, model, batch_size=8).train_dataloader()
+    users = [batch.users for batch in loader]
+    collate = loader.loader.collate_fn
+
+    def fails(items: list[tuple[int, User]]) -> Batch:
+        batch = collate(items)
+        if batch.users == users[1]:
+            raise ValueError("torn photo")
+        return batch
+
+    broken = module(demo, model, batch_size=8).train_dataloader()
+    broken.loader.collate_fn = fails
+    batches = iter(broken)
+    assert next(batches).users == users[0]
+    with pytest.raises(ValueError, match="torn photo"):
+        next(batches)
+
+
+def test_an_epoch_left_in_the_middle_begins_again(demo: Path, model: ProfileModel) -> None:
+    loader = module(demo, model, batch_size=8).train_dataloader()
+    users = [batch.users for batch in loader]
+    for batch in loader:
+        assert batch.users == users[0]
+        break
+    assert [batch.users for batch in loader] == users
+
+
 def test_workers_change_nothing(demo: Path, model: ProfileModel) -> None:
     first, second = (list(module(demo, model, workers=n, batch_size=8).train_dataloader()) for n in (0, 2))
     assert all(equal(a, b) for a, b in zip(first, second, strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -297,3 +298,27 @@ def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object])
     assert sentinels(plain) == ["<mask>"]
     plain.mask_token = None  # type: ignore[assignment]
     assert sentinels(plain) == ["<unk>"]
+
+
+def test_a_review_is_tokenised_once_while_there_is_room(
+    model: ProfileModel, make_collator: Callable[..., Collator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmprofile.batch.REMEMBERED", 3)
+    collator, calls = make_collator(model), []
+    tokenizer = collator.tokenizer
+
+    def counts(texts: list[str], **options: Any) -> Any:
+        calls.append(len(texts))
+        return tokenizer(texts, **options)
+
+    collator.tokenizer = counts
+    reviews = ["soup was warm", "bread", "good so we stayed", "long dinner"]
+    expected = [tokenizer(f" review: {review}", add_special_tokens=False)["input_ids"] for review in reviews]
+    assert collator.review_tokens(reviews[:2]) == collator.review_tokens(reviews[:2]) == expected[:2]
+    assert calls == [2]
+    assert collator.review_tokens([*reviews, reviews[0]]) == [*expected, expected[0]]
+    assert calls == [2, 2]  # the two not known together, though there is no room for all
+    for _ in range(3):
+        assert collator.review_tokens(reviews) == expected
+        assert len(collator._tokens) <= 3
+    assert len(calls) <= 5

@@ -33,7 +33,7 @@ def projection(scores: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 10.0, 300.0])
-@pytest.mark.parametrize("shape", [(2, 1, 7, 5), (3, 2, 4, 49), (2, 1, 3, 1)])
+@pytest.mark.parametrize("shape", [(2, 1, 7, 5), (3, 2, 4, 49), (2, 1, 3, 1), (2, 1, 3, 300)])
 def test_sparsemax_is_the_projection_onto_the_simplex(scale: float, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(1)
     scores = scale * torch.randn(shape, generator=generator)

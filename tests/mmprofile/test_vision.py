@@ -1,6 +1,8 @@
 """The photo encoder against timm itself: states, pooling, normalisation; and everything that cannot be loaded."""
 
+import copy
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,26 @@ def test_a_frozen_tower_reads_a_photo_once(vit_folder: Path, pixels: Tensor) -> 
     assert torch.equal(changed, encoder(pixels[:1]))
 
 
+@pytest.mark.parametrize("change", ["part loaded", "written to", "copy loaded"])
+def test_what_other_weights_saw_is_forgotten(vit_folder: Path, pixels: Tensor, change: str) -> None:
+    encoder = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)
+    plain = encoder(pixels, [b"a", b"b", b"c"])
+    original = encoder
+    if change == "part loaded":
+        encoder.vit.load_state_dict({name: value + 0.1 for name, value in encoder.vit.state_dict().items()})
+    elif change == "written to":
+        with torch.no_grad():
+            encoder.vit.norm.bias.add_(0.1)
+    else:
+        encoder = pickle.loads(pickle.dumps(copy.deepcopy(encoder)))
+        encoder.load_state_dict({name: value + 0.1 for name, value in encoder.state_dict().items()})
+    changed = encoder(pixels, [b"a", b"b", b"c"])
+    assert (changed - plain).abs().max() > 1e-3
+    assert torch.equal(changed, encoder(pixels))
+    if original is not encoder:
+        assert torch.equal(original(pixels.flip(0), [b"a", b"b", b"c"]), plain)  # still remembers
+
+
 def test_a_tower_that_learns_remembers_nothing(vit_folder: Path, pixels: Tensor) -> None:
     encoder = VisionEncoder(f"local-dir:{vit_folder}")
     assert torch.equal(encoder(pixels[[0, 1]], [b"a", b"a"]), encoder(pixels[[0, 1]]))
@@ -191,3 +213,8 @@ def test_memory_for_photos_is_bounded(vit_folder: Path, pixels: Tensor, monkeypa
     assert torch.equal(encoder(pixels, [b"a", b"b", b"c"]), encoder(pixels))
     other = encoder(pixels.flip(0), [b"a", b"b", b"c"])
     assert torch.equal(other, encoder(pixels.flip(0)))
+    encoder._left = 1  # room for what begins before it is full
+    plain = encoder(pixels, [b"a", b"b", b"c"])
+    again = encoder(pixels.flip(0), [b"a", b"b", b"c"])
+    assert torch.equal(again[0], plain[0])
+    torch.testing.assert_close(again[1:], plain.flip(0)[1:], rtol=0, atol=1e-6)
