@@ -3,7 +3,7 @@
 The default training on the demo city, as ``mmprofile.train paradigm=both`` does it, with the batches made by the process itself
 (ahead, in a thread) and by two workers. *Waits* is the time between asking for a batch and having it; what making batches costs
 a step besides, for it takes cores from it, is seen beside steps whose batches were all made beforehand. In its first epoch a
-process decodes photos that it remembers afterwards. The loader alone is timed over another epoch's batches.
+process decodes photos that it remembers afterwards. The loader alone is timed over the batches of epochs that come after.
 """
 
 import time
@@ -59,18 +59,20 @@ class Training:
             optimizer.step()
             return time.perf_counter() - start
 
-        found = []
-        for epoch in range(count):
+        found: list[dict[str, list[float]]] = []
+        for epoch in range(2 * count):
             loader.batch_sampler.sampler.set_epoch(epoch)
-            seconds: dict[str, list[float]] = {"step": [], "work": []}
-            for waited, batch in waits(loader):
-                seconds["step"].append(waited)
-                seconds["work"].append(step(batch))
-            loader.batch_sampler.sampler.set_epoch(count + epoch)
-            alone = list(waits(loader))
-            seconds["loader"] = [waited for waited, _ in alone]
-            seconds["bare"] = [step(batch) for _, batch in alone]
-            found.append(seconds)
+            if epoch < count:
+                found.append({"step": [], "work": []})
+                for waited, batch in waits(loader):
+                    found[-1]["step"].append(waited)
+                    found[-1]["work"].append(step(batch))
+            else:
+                alone = list(waits(loader))
+                found[epoch - count] |= {
+                    "loader": [waited for waited, _ in alone],
+                    "bare": [step(batch) for _, batch in alone],
+                }
         return found
 
 

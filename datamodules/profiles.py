@@ -161,6 +161,7 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
         np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)
         for batch in batches[self.rank : len(self) * self.world : self.world]:
             yield [(epoch, index) for index in batch]
+        self.lengths(epoch + 1)  # remembered when the next epoch asks: its first step waits less
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.sampler), self.pool * self.batch_size)
