@@ -46,11 +46,23 @@ class ParadigmConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adaptation of a text model by peft; rank 0 trains all of its weights."""
+
+    rank: int = 0
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+@dataclass
 class TextConfig:
-    """The encoder-decoder: hub id, local folder or ``mmprofile:tiny/text``."""
+    """The text model: hub id, local folder or ``mmprofile:tiny/text``; ``adapter``: a peft adapter to start from."""
 
     name: str = MISSING
     dropout: float | None = None
+    dtype: str = "float32"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    adapter: str | None = None
 
 
 @dataclass
@@ -83,9 +95,20 @@ class RatesConfig:
 
 @dataclass
 class ModelConfig:
-    """The three parts of a model."""
+    """A system: the parts of a model, or what stands in for one.
+
+    ``size`` chooses among ``sizes``, whose entries other keys refer to. ``system``: ``neural`` is trained by us; see
+    :mod:`mmprofile.baselines` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
+    attribute. ``target``: the whole ``profile``, or each attribute in a row of its own (see :class:`mmprofile.batch.Collator`).
+    """
 
     name: str = MISSING
+    size: str = "tiny"
+    sizes: dict[str, Any] = field(default_factory=dict)
+    system: str = "neural"
+    options: dict[str, Any] = field(default_factory=dict)
+    head: str = "lm"
+    target: str = "profile"
     lr: RatesConfig = field(default_factory=RatesConfig)
     text: TextConfig = field(default_factory=TextConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
