@@ -310,8 +310,7 @@ class ProfileDataModule(pl.LightningDataModule):
         self.views, self.inputs, self.seed, self.workers = views, dict(inputs), seed, workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         pixels = PhotoPixels(self.prepared, model.transform, cache_mb) if model.transform is not None else None
-        tokens, encoding = self.inputs["max_tokens"], self.inputs["encoding"]
-        self.collator = Collator(model.tokenizer, model.grammar, pixels, masking, tokens, seed, encoding)
+        self.collator = model.collator(self.inputs, pixels, masking, seed)
         every = list(weights or [1.0] * len(views))
         self.loss_weights = every if schedule == "paired" else None
         self.draw_weights = every if schedule == "sampled" else None

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmprofile.errors import UserError
 from mmprofile.grammar import Grammar
-from mmprofile.profile import Schema
+from mmprofile.profile import Profile, Schema
 from mmprofile.views import Masking, User, View, hidden_attributes, user_rng
 from mmprofile.vision import mask_pixels
 
@@ -20,11 +20,27 @@ IGNORE = -100
 REMEMBERED = 20_000
 """Texts whose tokens are kept: more than an epoch of most data sets, less than 100 MB."""
 ENCODINGS = ("joint", "segments")
+TARGETS = ("profile", "prompted", "attributes")
+
+
+class Prompt(NamedTuple):
+    """What a causal model reads around a user's texts.
+
+    Attributes:
+        before, after: token ids in front of the texts and behind them.
+        at: how many of ``before`` stand before the photos.
+        start: the last token of the prompt, from which the profile is written on.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    at: int
+    start: int
 
 
 @dataclass
 class Batch:
-    """A batch of users in their views. A *row* is one user in one view.
+    """A batch of users in their views. A *row* is one user in one view, or one attribute of a user in one view.
 
     Dimension letters: T distinct texts, S tokens of the longest, N tokens of a row's texts together, P distinct photos,
     R rows, K photos a row, L target tokens.
@@ -36,10 +52,12 @@ class Batch:
         photos: (P, 3, H, W) uint8, P may be 0; masked copies of a photo are photos of their own.
         photo_keys: per photo a digest of its pixels, by which its states may be remembered; None for masked copies.
         row_user, row_view: (R,) indices into ``users`` and ``views``.
+        row_attribute: (R,) number of the attribute that is to be written; -1 for the whole profile.
         row_tokens: (R, N) indices into the texts' tokens, text * S + place, texts one after another; -1 beyond the end.
         row_photos, row_photo_mask: (R, K) index into the photos and whether there is one; K may be 0.
         labels: (R, L) long, -100 beyond the end; None without targets.
         legal: (3, n) long, every (row, place, id) that the grammar allows along the targets; None without targets.
+        profiles: the gold profile of each user; None without targets.
     """
 
     users: list[str]
@@ -50,11 +68,13 @@ class Batch:
     photo_keys: list[bytes | None]
     row_user: Tensor
     row_view: Tensor
+    row_attribute: Tensor
     row_tokens: Tensor
     row_photos: Tensor
     row_photo_mask: Tensor
     labels: Tensor | None
     legal: Tensor | None
+    profiles: list[Profile] | None = None
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """The batch on another device."""
@@ -87,14 +107,16 @@ def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:
     return shares
 
 
-def check_encoding(encoding: str) -> None:
-    """Refuses what is not an encoding of texts.
+def check_encoding(encoding: str, target: str = "profile") -> None:
+    """Refuses what is not an encoding of texts, or no target.
 
     Raises:
-        UserError: not one of :data:`ENCODINGS`.
+        UserError: not one of :data:`ENCODINGS`, or of :data:`TARGETS`.
     """
     if encoding not in ENCODINGS:
         raise UserError(f"text.encoding={encoding!r} is not one of {', '.join(ENCODINGS)}")
+    if target not in TARGETS:
+        raise UserError(f"model.target={target!r} is not one of {', '.join(TARGETS)}")
 
 
 class Collator:
@@ -110,9 +132,12 @@ class Collator:
         encoding: one of :data:`ENCODINGS`: ``joint``, what a view shows in words is one text, as in the paper;
             ``segments``, each review, the masked profile and the captions are texts of their own, which the encoder
             reads apart and the decoder together (Fusion-in-Decoder, Izacard and Grave 2021), so that views share them.
+        target: one of :data:`TARGETS`: the whole ``profile``; the same, ``prompted`` by the names of its attributes; or
+            ``attributes``, each in a row of its own that is prompted by its name (OD-TUP, Wen et al. 2023).
+        prompt: what a causal model reads around the texts.
 
     Raises:
-        UserError: an unknown encoding.
+        UserError: an unknown encoding or target.
     """
 
     def __init__(
@@ -124,9 +149,11 @@ class Collator:
         max_tokens: int,
         seed: int,
         encoding: str = "joint",
+        target: str = "profile",
+        prompt: Prompt | None = None,
     ) -> None:
-        check_encoding(encoding)
-        self.joint = encoding == "joint"
+        check_encoding(encoding, target)
+        self.joint, self.target, self.prompt = encoding == "joint", target, prompt
         self.tokenizer, self.grammar, self.load_photo = tokenizer, grammar, load_photo
         self.masking, self.max_tokens, self.seed = masking, max_tokens, seed
         self.sentinels = sentinels(tokenizer)
@@ -162,8 +189,10 @@ class Collator:
         self._tokens |= islice(new.items(), REMEMBERED)
         return new
 
-    def texts(self, user: User, view: View, rng: np.random.Generator) -> list[tuple[int, ...]]:
-        """Token ids of what a view shows in words: reviews, or the masked profile, then captions.
+    def texts(
+        self, user: User, view: View, rng: np.random.Generator, wanted: Sequence[int] = ()
+    ) -> list[tuple[int, ...]]:
+        """Token ids of what a view shows in words: what is ``wanted``, reviews, or the masked profile, then captions.
 
         At most ``max_tokens``, of all together or, with ``segments``, of each.
         """
@@ -182,12 +211,12 @@ class Collator:
                 captions.append(self.tokens(" photo:") + ids)
         budget = self.max_tokens - 1
         if self.joint:
-            profile = profile[:budget]
+            profile = [*wanted, *profile][:budget]
             spare = (budget - len(profile)) // (2 if reviews else 1)
             captions = _cut(captions, spare)
             reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
             return [(*chain(*reviews), *profile, *chain(*captions), self.grammar.eos)]
-        segments = [*reviews, profile, [*chain(*_cut(captions, budget))]]
+        segments = [wanted, *reviews, profile, [*chain(*_cut(captions, budget))]]
         return [(*segment[:budget], self.grammar.eos) for segment in segments if segment] or [(self.grammar.eos,)]
 
     def __call__(
@@ -201,16 +230,26 @@ class Collator:
             epoch: masks differ from epoch to epoch.
             drawn: for the ``sampled`` schedule: an index into ``views`` per user.
         """
-        rows = [(u, v) for u in range(len(users)) for v in range(len(views)) if (drawn is None or drawn[u] == v)]
+        wanted = self._wanted()
+        rows = [
+            (u, v, a)
+            for u in range(len(users))
+            for v in range(len(views))
+            for a in wanted
+            if (drawn is None or drawn[u] == v)
+        ]
         texts: dict[tuple[int, ...], int] = {}
         photos: dict[tuple[str, ...], int] = {}
         pixels: list[np.ndarray] = []
         row_texts: list[list[int]] = []
         row_photos = []
-        for u, v in rows:
+        for u, v, a in rows:
             user, view = users[u], views[v]
-            rng = user_rng(self.seed, user.user_id, epoch, v)
-            row_texts.append([texts.setdefault(text, len(texts)) for text in self.texts(user, view, rng)])
+            rng = user_rng(self.seed, user.user_id, epoch, v)  # what is hidden is the same for all attributes
+            seen = self.texts(user, view, rng, wanted[a])
+            if self.prompt is not None:
+                seen = [self.prompt.before, *seen, self.prompt.after]
+            row_texts.append([texts.setdefault(text, len(texts)) for text in seen if text])
             keys = [(photo, user.user_id, view.name) if view.photos == "masked" else (photo,) for photo in user.photos]
             for key in keys if view.photos != "none" else []:
                 if key not in photos:
@@ -219,9 +258,9 @@ class Collator:
             row_photos.append([photos[key] for key in keys] if view.photos != "none" else [])
         labels = legal = None
         if users and users[0].profile is not None:
-            targets = [self.grammar.encode(user.profile or {}) for user in users]
-            labels = pad([targets[u] for u, _ in rows], IGNORE)
-            pairs = [self.grammar.legal(targets[u]) for u, _ in rows]
+            targets = {(u, a): self._grammar(a).encode(users[u].profile or {}) for u, _, a in rows}
+            labels = pad([targets[u, a] for u, _, a in rows], IGNORE)
+            pairs = [self._grammar(a).legal(targets[u, a]) for u, _, a in rows]
             row = np.repeat(np.arange(len(rows)), [len(one) for one in pairs])
             legal = torch.from_numpy(np.vstack([row, np.concatenate(pairs).T]))
         text_ids = pad(list(texts), -1)
@@ -234,14 +273,27 @@ class Collator:
             text_mask=text_ids >= 0,
             photos=torch.from_numpy(np.stack(pixels)) if pixels else torch.empty(0, 3, 0, 0, dtype=torch.uint8),
             photo_keys=[self._digest(key[0], pixels[i]) if len(key) == 1 else None for key, i in photos.items()],
-            row_user=torch.tensor([u for u, _ in rows]),
-            row_view=torch.tensor([v for _, v in rows]),
+            row_user=torch.tensor([u for u, _, _ in rows]),
+            row_view=torch.tensor([v for _, v, _ in rows]),
+            row_attribute=torch.tensor([a for _, _, a in rows]),
             row_tokens=pad(row_tokens, -1),
             row_photos=pad(row_photos, -1).clamp_min(0),
             row_photo_mask=pad(row_photos, -1) >= 0,
             labels=labels,
             legal=legal,
+            profiles=None if labels is None else [user.profile or {} for user in users],
         )
+
+    def _wanted(self) -> dict[int, list[int]]:
+        """The rows of a user in a view: number of the attribute to write (-1: all) -> the tokens that ask for it."""
+        if self.target == "attributes":
+            return {a: self.tokens(f" attribute: {name}") for a, name in enumerate(self.schema.names)}
+        asked = f" attributes: {', '.join(self.schema.names)}" if self.target == "prompted" else ""
+        return {-1: self.tokens(asked) if asked else []}
+
+    def _grammar(self, attribute: int) -> Grammar:
+        """What writes the target of a row."""
+        return self.grammar if attribute < 0 else self.grammar.parts[attribute]
 
     def _digest(self, photo: str, pixels: np.ndarray) -> bytes:
         if photo not in self._digests:

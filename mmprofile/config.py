@@ -56,9 +56,15 @@ class LoraConfig:
 
 @dataclass
 class TextConfig:
-    """The text model: hub id, local folder or ``mmprofile:tiny/text``; ``adapter``: a peft adapter to start from."""
+    """The text model: hub id, local folder or ``mmprofile:tiny/text``; ``adapter``: a peft adapter to start from.
+
+    ``instruction`` and ``answer``: what a causal model reads before the texts (``<image>`` in it: where photos stand), and
+    what it writes on from.
+    """
 
     name: str = MISSING
+    instruction: str = ""
+    answer: str = " Profile:"
     dropout: float | None = None
     dtype: str = "float32"
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmprofile.grammar import Grammar, Stage
-from mmprofile.profile import Profile
+from mmprofile.profile import Profile, Schema
 from mmprofile.trees import States
 
 WIDTH = 8
@@ -48,6 +48,17 @@ class Decoded(NamedTuple):
     posteriors: dict[str, dict[tuple[str, ...], float]]
     lost: float
     exact: bool
+
+
+def merged(schema: Schema, parts: Sequence[Decoded]) -> Decoded:
+    """One profile out of what was written apart: each part has some of the schema's attributes, independent of the others."""
+    if len(parts) == 1:
+        return parts[0]
+    profile = {name: values for part in parts for name, values in part.profile.items()}
+    posteriors = {name: found for part in parts for name, found in part.posteriors.items()}
+    log_probability = sum(part.log_probability for part in parts)
+    lost, exact = max(part.lost for part in parts), all(part.exact for part in parts)
+    return Decoded(schema.render(profile), profile, log_probability, posteriors, lost, exact)
 
 
 class _Path(NamedTuple):

@@ -1,4 +1,7 @@
-"""Fusion of text and photos: ``none``, ``concat`` (equation 3) and ``xattn`` (equations 6 to 8).
+"""Fusion of text and photos: ``none``, ``concat`` (equation 3), ``xattn`` (equations 6 to 8), ``select`` (SelectAtt), ``prefix``.
+
+A fusion takes the states of the encoder; one that is ``early`` takes the embeddings of the text, and its result is what
+the encoder, or a causal model, reads.
 
 Dimension letters: R rows (a user in a view), N text tokens, K photos, M tokens a photo, V = K * M visual tokens,
 d the text model's width, dv the vision model's.
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from mmprofile.errors import UserError
 
-FUSIONS = ("none", "concat", "xattn")
+FUSIONS = ("none", "concat", "xattn", "select", "prefix")
 NORMS = ("sparsemax", "softmax")
 GATES = ("tanh", "sigmoid")
 PARTIAL = 64
@@ -40,7 +43,17 @@ class Fused(NamedTuple):
     visual: Tensor | None = None
 
 
-class NoFusion(nn.Module):
+class Fusion(nn.Module):
+    """Text states and visual tokens -> what is read next.
+
+    Attributes:
+        early: whether text and photos meet before the encoder.
+    """
+
+    early = False
+
+
+class NoFusion(Fusion):
     """The text alone."""
 
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
@@ -48,7 +61,7 @@ class NoFusion(nn.Module):
         return Fused(hidden, mask)
 
 
-class Concat(nn.Module):
+class Concat(Fusion):
     """``H_fused = [H_txt; H_img]`` along the sequence (equation 3), photos projected to the text's width."""
 
     def __init__(self, width: int, visual_width: int) -> None:
@@ -97,7 +110,7 @@ class TextGuidedAttention(nn.Module):
         return attended, weights
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Fusion):
     """Text-guided attention, FFN and gate: equations 6, 7 and 8 of Qiang et al.
 
     ``H* = FFN(TGA(H_txt, H_img, H_img))``, ``gate = tanh(W_T H_txt + W_I H*)``,
@@ -143,6 +156,66 @@ class CrossAttention(nn.Module):
         return Fused(fused, mask, gate * available, weights, star)
 
 
+class SelectiveAttention(Fusion):
+    """One head of softmax attention and a sigmoid gate that chooses between text and image (Li et al., ACL 2022).
+
+    ``A = TGA(H_txt, H_img, H_img)``, ``g = sigmoid(W [A; H_txt])``, ``H_fused = (1 - g) H_txt + g A``.
+    """
+
+    def __init__(self, width: int, visual_width: int) -> None:
+        super().__init__()
+        self.attention = TextGuidedAttention(width, visual_width, 1, "softmax")
+        self.gate = nn.Linear(2 * width, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
+        """See :meth:`CrossAttention.forward`."""
+        attended, weights = self.attention(hidden, visual, visual_mask)
+        gate = torch.sigmoid(self.gate(torch.cat([attended, hidden], -1)))
+        available = visual_mask.any(1)[:, None, None]
+        fused = torch.where(available, (1 - gate) * hidden + gate * attended, hidden)
+        return Fused(fused, mask, gate * available, weights, attended)
+
+
+class Prefix(Fusion):
+    """Visual tokens among the embeddings of the text, before the encoder or causal model reads them.
+
+    In front of the text (Ling et al., ACL 2022: VLP-MABSA), or spliced in behind its first tokens (Liu et al., 2024:
+    LLaVA). What is not there is moved behind the end, so that positions have no gaps.
+
+    Args:
+        at: how many tokens of the text stand before the photos.
+        project: visual tokens (R, V, dv) -> (R, V, d): a linear map, or nothing where they are projected already.
+    """
+
+    early = True
+
+    def __init__(self, width: int, visual_width: int, at: int = 0, project: bool = True) -> None:
+        super().__init__()
+        self.at = at
+        self.project = nn.Linear(visual_width, width) if project else nn.Identity()
+
+    def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
+        """Fuses.
+
+        Args:
+            hidden, mask: embeddings of the text (R, N, d), and where there are any (R, N).
+            visual, visual_mask: (R, V, dv) and (R, V).
+
+        Returns:
+            hidden and mask (R, N + V), without gaps.
+        """
+        parts = hidden[:, : self.at], self.project(visual).to(hidden.dtype), hidden[:, self.at :]
+        masks = mask[:, : self.at], visual_mask, mask[:, self.at :]
+        return Fused(*compact(torch.cat(parts, 1), torch.cat(masks, 1)))
+
+
+def compact(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Moves what is masked, in (R, N, d), behind the end; the order of the rest stays."""
+    order = mask.long().argsort(dim=1, descending=True, stable=True)
+    longest = int(mask.sum(1).max())
+    return hidden.gather(1, order[..., None].expand_as(hidden))[:, :longest], mask.gather(1, order)[:, :longest]
+
+
 def build_fusion(
     kind: str,
     width: int,
@@ -150,7 +223,9 @@ def build_fusion(
     heads: int = 1,
     norm: str = "sparsemax",
     gate: str = "tanh",
-) -> nn.Module:
+    at: int = 0,
+    project: bool = True,
+) -> Fusion:
     """One of :data:`FUSIONS`.
 
     Raises:
@@ -160,6 +235,10 @@ def build_fusion(
         return NoFusion()
     if kind == "concat":
         return Concat(width, visual_width)
+    if kind == "select":
+        return SelectiveAttention(width, visual_width)
+    if kind == "prefix":
+        return Prefix(width, visual_width, at, project)
     if kind == "xattn":
         return CrossAttention(width, visual_width, heads, norm, gate)
     raise UserError(f"model.fusion.kind={kind!r} is not one of {', '.join(FUSIONS)}")

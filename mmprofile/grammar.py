@@ -5,6 +5,7 @@ profiles that decoders walk along (:mod:`mmprofile.decoding`; ``prefix_allowed_t
 """
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,6 +65,12 @@ class Grammar:
         self._legal: dict[tuple[int, ...], np.ndarray] = {}
         self._check()
         self.max_tokens = 1 + sum(self._longest(attribute) for attribute in schema.attributes)
+
+    @cached_property
+    def parts(self) -> tuple["Grammar", ...]:
+        """A grammar of each attribute alone."""
+        schemas = [Schema(self.schema.name, [attribute]) for attribute in self.schema.attributes]
+        return tuple(Grammar(schema, self.tokenizer) for schema in schemas)
 
     def encode(self, profile: Profile) -> list[int]:
         """The token ids of the rendered profile, end-of-sequence token last.

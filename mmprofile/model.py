@@ -15,26 +15,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import logging as transformers_logging
 
-from mmprofile.batch import IGNORE, Batch
-from mmprofile.decoding import WIDTH, Decoded, Search
+from mmprofile.backbones import LlavaVision, build_prompt, load_text, local_name
+from mmprofile.batch import IGNORE, Batch, Collator
+from mmprofile.decoding import WIDTH, Decoded, Search, merged
 from mmprofile.errors import UserError
-from mmprofile.fusion import Fused, build_fusion
+from mmprofile.fusion import Fused, Fusion, build_fusion, compact
 from mmprofile.grammar import Grammar
-from mmprofile.kernels import ATTENTION, speed_up
-from mmprofile.paths import ASSETS
+from mmprofile.kernels import speed_up
 from mmprofile.profile import Profile, Schema
 from mmprofile.trees import decoder_states
-from mmprofile.vision import VisionEncoder, photo_transform
+from mmprofile.views import Masking
+from mmprofile.vision import VisionEncoder
 
 FORMAT = 1
 VOCABULARIES = ("schema", "full")
 LIKE_TEXTS, LIKE_ROWS = 0.85, 0.7
 """Texts at least this share of the longest among them are padded to it and encoded together; rows, decoded together."""
-transformers_logging.disable_progress_bar()  # a bar for every file it opens
 
 
 class Output(NamedTuple):
@@ -88,15 +86,18 @@ def alike(lengths: Tensor, share: float) -> Iterator[tuple[Tensor, int]]:
 
 
 class ProfileModel(nn.Module):
-    """Text encoder-decoder + vision encoder + fusion.
+    """Text model + vision encoder + fusion.
+
+    A causal model has no encoder: what it reads are the embeddings of its prompt, photos among them, and the profile is
+    written behind it. With an ``early`` fusion an encoder, too, reads embeddings with photos among them, row by row.
 
     Args:
-        text: a transformers encoder-decoder.
+        text: an encoder-decoder or a causal language model of transformers.
         tokenizer: its tokenizer.
         vision: photo encoder; None for a model that never sees photos.
         fusion: from :func:`mmprofile.fusion.build_fusion`.
         schema: the profile it writes.
-        settings: plain data needed to use the model again: fusion, vision, vocabulary, and how inputs are made.
+        settings: plain data needed to use the model again: text, fusion, vision, vocabulary, target, and how inputs are made.
 
     ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
     tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. The format of a
@@ -105,25 +106,40 @@ class ProfileModel(nn.Module):
 
     def __init__(
         self,
-        text: nn.Module,
+        text: Any,
         tokenizer: Any,
-        vision: VisionEncoder | None,
-        fusion: nn.Module,
+        vision: VisionEncoder | LlavaVision | None,
+        fusion: Fusion,
         schema: Schema,
         settings: Mapping[str, Any],
     ) -> None:
         super().__init__()
-        self.text: Any = text
+        self.text = text
         self.vision, self.fusion = vision, fusion
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
         self.grammar = Grammar(schema, tokenizer)
+        self.causal = not text.config.is_encoder_decoder
+        words = settings["text"]["instruction"], settings["text"]["answer"]
+        self.prompt = build_prompt(tokenizer, *words) if self.causal else None
+        self.start = int(self.prompt.start if self.prompt else text.config.decoder_start_token_id)
         speed_up(self)
 
     @property
     def transform(self) -> Callable[[Image.Image], np.ndarray] | None:
         """RGB image -> uint8 (3, H, W) as the vision model wants it; None without one."""
-        return photo_transform(self.vision.data_config) if self.vision is not None else None
+        return self.vision.transform if self.vision is not None else None
+
+    def collator(
+        self,
+        inputs: Mapping[str, Any],
+        load_photo: Callable[[str], np.ndarray] | None,
+        masking: Masking,
+        seed: int,
+    ) -> Collator:
+        """What makes batches for this model; see :class:`mmprofile.batch.Collator`."""
+        how = inputs["max_tokens"], seed, inputs["encoding"], self.settings["target"], self.prompt
+        return Collator(self.tokenizer, self.grammar, load_photo, masking, *how)
 
     def new_parts(self) -> list[nn.Parameter]:
         """Parameters that no checkpoint brought: the fusion's."""
@@ -141,7 +157,12 @@ class ProfileModel(nn.Module):
     def _read(self, batch: Batch, embedded: Tensor | None = None) -> _Read:
         """Every text and photo of a batch, once; ``embedded`` (T, S, d) where the texts' embeddings are there already."""
         if embedded is None:
-            embedded = self.text.get_encoder().get_input_embeddings()(batch.text_ids)
+            embedded = self._embeddings()(batch.text_ids)
+        seen = self.vision is not None and len(batch.photos) > 0
+        photos = self.vision(batch.photos, batch.photo_keys) if seen else None  # type: ignore[misc]
+        if self.causal or self.fusion.early:
+            every = torch.arange(batch.text_ids.numel(), device=batch.text_ids.device)
+            return _Read(embedded.flatten(0, 1), every, photos)
         lengths = batch.text_mask.sum(1)
         place = torch.full_like(batch.text_ids, -1)
         parts, first = [], 0
@@ -151,12 +172,23 @@ class ProfileModel(nn.Module):
             parts.append(states.last_hidden_state.flatten(0, 1))
             place[texts, :width] = torch.arange(first, first + mask.numel(), device=place.device).view(mask.shape)
             first += mask.numel()
-        seen = self.vision is not None and len(batch.photos) > 0
-        photos = self.vision(batch.photos, batch.photo_keys) if seen else None  # type: ignore[misc]
         return _Read(torch.cat(parts), place.flatten(), photos)
 
+    def _embeddings(self) -> nn.Module:
+        """The table of what is read."""
+        table: nn.Module = (self.text if self.causal else self.text.get_encoder()).get_input_embeddings()
+        return table
+
     def _fuse(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
-        """What the decoder reads of some rows; those without a photo are not touched by the fusion at all."""
+        """What the decoder reads of some rows."""
+        fused = self._joined(batch, read, rows)
+        if self.causal or not self.fusion.early:
+            return fused
+        states = self.text.get_encoder()(inputs_embeds=fused.hidden, attention_mask=fused.mask).last_hidden_state
+        return fused._replace(hidden=states)
+
+    def _joined(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
+        """Texts and photos of some rows, fused; those without a photo are not touched by the fusion at all."""
         tokens = batch.row_tokens[rows]
         tokens = tokens[:, : int((tokens >= 0).sum(1).max())]
         mask = tokens >= 0
@@ -179,18 +211,12 @@ class ProfileModel(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """The loss of each view. ``batch.labels`` must be there; :meth:`encode` gives what to look at inside."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
-        texts, inputs = self._embed(batch.text_ids, self.text.prepare_decoder_input_ids_from_labels(batch.labels))
+        texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
         parts, order = [], []
         for rows, _ in alike((batch.row_tokens >= 0).sum(1), LIKE_ROWS):
             fused = self._fuse(batch, read, rows)
-            decoded = self.text.get_decoder()(
-                inputs_embeds=inputs[rows],
-                encoder_hidden_states=_as_autocast(fused.hidden),
-                encoder_attention_mask=fused.mask,
-                use_cache=False,
-            )
-            parts.append(decoded.last_hidden_state)
+            parts.append(self._decoded(fused, inputs[rows]))
             order.append(rows)
         states = torch.cat(parts)[torch.cat(order).argsort()]
         logits = None
@@ -208,12 +234,38 @@ class ProfileModel(nn.Module):
         count = zeros.index_add(0, batch.row_view, (batch.labels != IGNORE).sum(1).to(loss.dtype))
         return Output(total, count, logits)
 
+    def _shifted(self, labels: Tensor) -> Tensor:
+        """(R, L) what is read when each label is to be written: the start token, then the labels before it."""
+        start = labels.new_full((len(labels), 1), self.start)
+        return torch.cat(
+            [start, labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, self.tokenizer.pad_token_id or 0)], 1
+        )
+
+    def _decoded(self, fused: Fused, inputs: Tensor) -> Tensor:
+        """(R, L, d) states behind the inputs (R, L, d), which a causal model reads right behind its prompt."""
+        decoder = self.text.get_decoder()
+        if not self.causal:
+            return decoder(
+                inputs_embeds=inputs,
+                encoder_hidden_states=_as_autocast(fused.hidden),
+                encoder_attention_mask=fused.mask,
+                use_cache=False,
+            ).last_hidden_state
+        mask = torch.cat([fused.mask, fused.mask.new_ones(inputs.shape[:2])], 1)
+        states = decoder(
+            inputs_embeds=torch.cat([fused.hidden, inputs], 1),
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+            use_cache=False,
+        ).last_hidden_state
+        return states[:, -inputs.shape[1] :]
+
     def _embed(self, texts: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Embeddings of the texts (T, S, d) and of the decoder's inputs (R, L, d).
 
         In one look-up where encoder and decoder share the table: each has a gradient as large as the whole table.
         """
-        encoder, decoder = (part.get_input_embeddings() for part in (self.text.get_encoder(), self.text.get_decoder()))
+        encoder, decoder = self._embeddings(), self.text.get_decoder().get_input_embeddings()
         if encoder.weight is not decoder.weight:
             return encoder(texts), decoder(inputs)
         both = encoder(torch.cat([texts.flatten(), inputs.flatten()]))
@@ -255,11 +307,11 @@ class ProfileModel(nn.Module):
         width: int = WIDTH,
         exact: bool = False,
     ) -> list[Decoded]:
-        """The likeliest profile of each row and the posterior of each attribute.
+        """The likeliest profile of each user and the posterior of each attribute.
 
         Args:
-            batch: rows to predict.
-            known: per row, attributes whose values are given; the rest is completed.
+            batch: users to predict, in one view.
+            known: per user, attributes whose values are given; the rest is completed.
             width, exact: partial profiles to keep at a time, and whether to go on until no other profile can be likelier;
                 see :class:`mmprofile.decoding.Search`.
 
@@ -267,43 +319,65 @@ class ProfileModel(nn.Module):
             UserError: ``known`` has an attribute or value that the schema has not.
         """
         fused = self.encode(batch)
-        states = decoder_states(self.text, *fused[:2])
-        search = Search(
-            self.grammar,
-            self.text.config.decoder_start_token_id,
-            self.token_logits,
-            self.settings["vocabulary"],
-            width,
-            exact=exact,
-        )
-        possible = [self.grammar] * len(fused.mask)
-        if known is not None:
-            possible = [Grammar(self.schema, self.tokenizer, one) if one else self.grammar for one in known]
-        return search(states, possible)
+        found = []
+        for grammar, rows in self._parts(batch):
+            states = decoder_states(self.text, fused.hidden[rows], fused.mask[rows])
+            how = self.start, self.token_logits, self.settings["vocabulary"], width
+            possible = [grammar] * len(rows)
+            if known is not None:
+                given = [{n: v for n, v in one.items() if n in grammar.schema.names} for one in known]
+                possible = [Grammar(grammar.schema, self.tokenizer, one) if one else grammar for one in given]
+            found.append(Search(grammar, *how, exact=exact)(states, possible))
+        return [merged(self.schema, some) for some in zip(*found, strict=True)]
+
+    def _parts(self, batch: Batch) -> list[tuple[Grammar, Tensor]]:
+        """What writes the rows, and which rows it writes, one for each user."""
+        if self.settings["target"] != "attributes":
+            return [(self.grammar, torch.arange(len(batch.row_user), device=batch.row_user.device))]
+        return [(part, (batch.row_attribute == a).nonzero().squeeze(1)) for a, part in enumerate(self.grammar.parts)]
 
     @torch.no_grad()
     def generate(self, batch: Batch, beams: int | None = None) -> list[str]:
-        """One profile text per row: the likeliest; or, with ``beams``, by transformers' beam search over the schema."""
+        """One profile text per user: the likeliest; or, with ``beams``, by transformers' beam search over the schema."""
         if beams is None:
             return [found.text for found in self.decode(batch)]
         fused = self.encode(batch)
+        parts = [self._beams(fused.hidden[rows], fused.mask[rows], part, beams) for part, rows in self._parts(batch)]
+        return ["; ".join(some) for some in zip(*parts, strict=True)]
+
+    def _beams(self, hidden: Tensor, mask: Tensor, grammar: Grammar, beams: int) -> list[str]:
+        """transformers' beam search; a causal model's prompts are padded on the left for it."""
+        if self.causal:
+            start = self._embeddings()(torch.full_like(mask[:, :1], self.start, dtype=torch.long))
+            hidden, mask = compact(torch.cat([hidden, start], 1), torch.cat([mask, mask.new_ones(len(mask), 1)], 1))
+            shift = (torch.arange(mask.shape[1], device=mask.device) - (~mask).sum(1, keepdim=True)) % mask.shape[1]
+            hidden, mask = hidden.gather(1, shift[..., None].expand_as(hidden)), mask.gather(1, shift)
+            read: dict[str, Any] = {"inputs_embeds": hidden}
+        else:
+            read = {"encoder_outputs": BaseModelOutput(hidden.float())}
+        first = 0 if self.causal else 1  # an encoder-decoder's ids begin with the start token
         ids = self.text.generate(
-            encoder_outputs=BaseModelOutput(fused.hidden.float()),
-            attention_mask=fused.mask.long(),
+            **read,
+            attention_mask=mask.long(),
             num_beams=beams,
             do_sample=False,
-            max_new_tokens=self.grammar.max_tokens,
-            prefix_allowed_tokens_fn=self.grammar.prefix_allowed_tokens_fn,
+            max_new_tokens=grammar.max_tokens,
+            prefix_allowed_tokens_fn=lambda _, written: grammar.allowed(written.tolist()[first:]),
             renormalize_logits=self.settings["vocabulary"] == "schema",
+            pad_token_id=self.tokenizer.pad_token_id or grammar.eos,
+            eos_token_id=grammar.eos,
         )
-        return [self.grammar.decode(row) for row in ids.tolist()]
+        return [grammar.decode(row) for row in ids.tolist()]
 
     def save_pretrained(self, folder: Path) -> None:
         """Writes config, schema, tokenizer and safetensors weights; :meth:`from_pretrained` needs nothing else."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.text.config.save_pretrained(folder / "text")
-        self.text.generation_config.save_pretrained(folder / "text")
-        self.tokenizer.save_pretrained(folder / "text")
+        for part in (self.text.config, self.text.generation_config, self.tokenizer):
+            part.save_pretrained(folder / "text")
+        if isinstance(self.vision, LlavaVision):
+            self.vision.processor.save_pretrained(folder / "text")
+        if self.settings["text"]["lora"]["rank"]:
+            self.text.save_pretrained(folder / "adapter")  # peft's layout; for model.text.adapter
         data = {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings}
         (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / "model.safetensors"))
@@ -324,7 +398,7 @@ class ProfileModel(nn.Module):
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise UserError(f"{folder}: model format {found!r}, this version reads {FORMAT}")
-        missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary"} - data.keys()
+        missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary", "target"} - data.keys()
         if missing:
             raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
         settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
@@ -335,6 +409,7 @@ class ProfileModel(nn.Module):
             Schema.from_dict(data["schema"]),
             settings["inputs"],
             settings["vocabulary"],
+            settings["target"],
             pretrained=False,
         )
         model.settings = settings
@@ -368,16 +443,19 @@ def build_model(
     schema: Schema,
     inputs: Mapping[str, Any],
     vocabulary: str = "full",
+    target: str = "profile",
     pretrained: bool = True,
 ) -> ProfileModel:
     """Builds a model from the ``model`` part of the configuration.
 
     Args:
-        text: ``name`` (T5-family hub id, local folder, or ``mmprofile:tiny/text``), ``dropout`` or None.
-        vision: arguments of :class:`VisionEncoder`; None for a model that never sees photos.
+        text: arguments of :func:`mmprofile.backbones.load_text`, and of a causal model's prompt ``instruction`` and ``answer``.
+        vision: arguments of :class:`VisionEncoder`; None for a model that never sees photos. A LLaVA has a tower of its
+            own, of which only ``tokens``, ``grid`` and ``trainable`` are heeded.
         fusion: arguments of :func:`mmprofile.fusion.build_fusion` but the widths.
         inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
         vocabulary: one of :data:`VOCABULARIES`, see :class:`ProfileModel`.
+        target: what a row writes, see :class:`mmprofile.batch.Collator`.
         pretrained: False builds the architecture without weights.
 
     Raises:
@@ -385,51 +463,38 @@ def build_model(
     """
     if vocabulary not in VOCABULARIES:
         raise UserError(f"decoder.vocabulary={vocabulary!r} is not one of {', '.join(VOCABULARIES)}")
-    name = local_name(str(text["name"]))
-    backbone, tokenizer = _load_text(name, pretrained, text.get("dropout"))
-    if vision is None or fusion["kind"] == "none":
-        tower, visual_width = None, 1
-    else:
-        arguments = {**vision, "name": local_name(str(vision["name"]), "local-dir:")}
-        tower = VisionEncoder(**arguments, pretrained=pretrained)
-        visual_width = tower.width
+    text = {"dropout": None, "dtype": "float32", "lora": {"rank": 0}, "adapter": None, **PROMPT, **text}
+    backbone, tokenizer = load_text(text, pretrained)
+    kind = "none" if vision is None else str(fusion["kind"])
+    if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
+        raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
+    tower = None if kind == "none" else _build_vision(vision or {}, backbone, text, pretrained)
+    more: dict[str, Any] = {}
+    if kind == "prefix" and not backbone.config.is_encoder_decoder:
+        at = build_prompt(tokenizer, text["instruction"], text["answer"]).at
+        more = {"at": at, "project": not isinstance(tower, LlavaVision)}
     width = int(backbone.get_input_embeddings().embedding_dim)
-    kind = "none" if tower is None else str(fusion["kind"])
-    joint = build_fusion(**{**fusion, "kind": kind}, width=width, visual_width=visual_width)
+    joint = build_fusion(
+        **{**fusion, "kind": kind, **more}, width=width, visual_width=tower.width if tower is not None else 1
+    )
     settings = {
-        "text": {"dropout": text.get("dropout")},
+        "text": {key: value for key, value in text.items() if key not in ("name", "adapter")},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
         "inputs": dict(inputs),
         "vocabulary": vocabulary,
+        "target": target,
     }
     return ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
 
 
-def local_name(name: str, scheme: str = "") -> str:
-    """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
-    return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
+PROMPT = {"instruction": "", "answer": " Profile:"}
 
 
-def _load_text(name: str, pretrained: bool, dropout: float | None) -> tuple[Any, Any]:
-    try:
-        config = AutoConfig.from_pretrained(name)
-        if not config.is_encoder_decoder:
-            raise UserError(f"model.text.name={name!r} is a {config.model_type} model, not an encoder-decoder like T5")
-        if dropout is not None:
-            config.dropout_rate = dropout
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        attention = None if ATTENTION == "sdpa" else ATTENTION  # transformers knows which models have no sdpa
-        if pretrained:
-            backbone = AutoModelForSeq2SeqLM.from_pretrained(
-                name, config=config, dtype=torch.float32, attn_implementation=attention
-            )
-        else:
-            backbone = AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"model.text.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}). It must be a hub id "
-            f"or a local folder. Offline? Fetch it on a machine with network (`hf download {name}`), copy the "
-            f"folder here and set model.text.name=/path/to/folder"
-        ) from error
-    return backbone, tokenizer
+def _build_vision(
+    vision: Mapping[str, Any], backbone: Any, text: Mapping[str, Any], pretrained: bool
+) -> VisionEncoder | LlavaVision:
+    if backbone.config.model_type == "llava":
+        grid = vision["grid"] if vision["tokens"] == "grid" else None
+        return LlavaVision(backbone, local_name(str(text["name"])), grid, vision["trainable"])
+    return VisionEncoder(**{**vision, "name": local_name(str(vision["name"]), "local-dir:")}, pretrained=pretrained)

@@ -27,7 +27,6 @@ from hydra.utils import instantiate
 from PIL import Image
 from tqdm import tqdm
 
-from mmprofile.batch import Collator
 from mmprofile.errors import UserError
 from mmprofile.evaluate import load_run
 from mmprofile.model import ProfileModel
@@ -155,7 +154,7 @@ def predict(
 ) -> Iterator[dict[str, Any]]:
     """Profiles of users, in order, as rows of the output file."""
     inputs, view = model.settings["inputs"], prediction_view(model)
-    collator = Collator(model.tokenizer, model.grammar, photos, Masking(), inputs["max_tokens"], 0, inputs["encoding"])
+    collator = model.collator(inputs, photos, Masking(), 0)
     todo = iter(rows)
     while chunk := list(islice(todo, batch_size)):
         users, used = zip(*(select(row, inputs, view, photos) for row in chunk), strict=True)

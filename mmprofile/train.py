@@ -107,7 +107,7 @@ def check_settings(cfg: Any) -> None:
         UserError: a setting of the paradigm, the encoding or the beams makes no sense.
     """
     check_paradigm(cfg.paradigm)
-    check_encoding(cfg.text.encoding)
+    check_encoding(cfg.text.encoding, cfg.model.target)
     for name in ("beams", "dev_beams"):
         beams = cfg.evaluation[name]
         if beams is not None and beams < 1:
@@ -121,7 +121,7 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     seen = {"modality": cfg.paradigm.modality, "encoding": cfg.text.encoding}
     inputs = {**seen, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
-    return build_model(plain["text"], vision, plain["fusion"], schema, inputs, cfg.decoder.vocabulary)
+    return build_model(plain["text"], vision, plain["fusion"], schema, inputs, cfg.decoder.vocabulary, cfg.model.target)
 
 
 def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:

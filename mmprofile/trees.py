@@ -54,7 +54,7 @@ def decoder_states(text: Any, hidden: Tensor, mask: Tensor) -> States:
     config = text.config
     if config.is_encoder_decoder:
         return (T5Trees if config.model_type in T5_LIKE else Rows)(text, hidden, mask)
-    return (CausalTrees if takes_trees(config) else CausalRows)(text, hidden, mask)
+    return (CausalTrees if takes_trees(text.get_decoder().config) else CausalRows)(text, hidden, mask)
 
 
 def takes_trees(config: Any) -> bool:

@@ -107,6 +107,11 @@ class VisionEncoder(nn.Module):
         }
 
     @property
+    def transform(self) -> Callable[[Image.Image], np.ndarray]:
+        """See :func:`photo_transform`."""
+        return photo_transform(self.data_config)
+
+    @property
     def width(self) -> int:
         """dv, the size of one visual token."""
         return int(self.vit.num_features)

@@ -1,0 +1,207 @@
+"""Text models from the hub, a folder or this package: encoder-decoders, causal models, LLaVA; adapters of theirs."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    LlavaForConditionalGeneration,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
+
+from mmprofile.batch import Prompt
+from mmprofile.errors import UserError
+from mmprofile.kernels import ATTENTION
+from mmprofile.paths import ASSETS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+IMAGE = "<image>"
+"""Where photos stand in an instruction."""
+transformers_logging.disable_progress_bar()  # a bar for every file it opens
+
+
+def local_name(name: str, scheme: str = "") -> str:
+    """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
+    return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
+
+
+def load_text(text: Mapping[str, Any], pretrained: bool) -> tuple[Any, Any]:
+    """A text model and its tokenizer.
+
+    Args:
+        text: ``name`` (hub id or folder), ``dropout`` or None, ``dtype``, ``lora`` (rank, alpha, dropout) and ``adapter``,
+            the folder or hub id of one to start from.
+        pretrained: False builds the architecture without weights.
+
+    Raises:
+        UserError: it cannot be had, or the adapter is none of its own.
+    """
+    name, dropout = local_name(str(text["name"])), text.get("dropout")
+    dtype = DTYPES.get(text.get("dtype", "float32"))
+    if dtype is None:
+        raise UserError(f"model.text.dtype={text['dtype']!r} is not one of {', '.join(DTYPES)}: T5 fails in fp16")
+    with _loading("model.text.name", name):
+        config = AutoConfig.from_pretrained(name)
+        if not config.is_encoder_decoder and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+            raise UserError(
+                f"model.text.name={name!r} is a {config.model_type} model, which cannot write: take an encoder-decoder "
+                "like T5 or a causal language model like Llama"
+            )
+        for key in ("dropout_rate", "dropout", "attention_dropout") if dropout is not None else ():
+            if hasattr(config, key):
+                setattr(config, key, dropout)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        options = {"config": config, "dtype": dtype, "attn_implementation": _attention(config)}
+        kind = _kind(config)
+        backbone: Any = kind.from_pretrained(name, **options) if pretrained else _built(kind, options)
+    lora = text.get("lora") or {"rank": 0}
+    if text.get("adapter") and pretrained:
+        _load_adapter(backbone, name, str(text["adapter"]))
+    elif lora["rank"] or text.get("adapter"):
+        _add_adapter(backbone, lora if lora["rank"] else _adapter_config(str(text["adapter"]))[1])
+    return backbone, tokenizer
+
+
+def _kind(config: Any) -> Any:
+    if config.is_encoder_decoder:
+        return AutoModelForSeq2SeqLM
+    return LlavaForConditionalGeneration if config.model_type == "llava" else AutoModelForCausalLM
+
+
+def _built(kind: Any, options: dict[str, Any]) -> nn.Module:
+    if kind is not LlavaForConditionalGeneration:
+        return kind.from_config(**options)
+    return LlavaForConditionalGeneration._from_config(**options)
+
+
+def _attention(config: Any) -> str | None:
+    """Ours for encoder-decoders on a CPU; else transformers' choice, which knows which models have no sdpa."""
+    return ATTENTION if config.is_encoder_decoder and ATTENTION != "sdpa" else None
+
+
+@contextmanager
+def _loading(key: str, name: str) -> Any:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"{key}={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}). It must be a hub id "
+            f"or a local folder. Offline? Fetch it on a machine with network (`hf download {name}`), copy the "
+            f"folder here and set {key}=/path/to/folder"
+        ) from error
+
+
+def _add_adapter(backbone: Any, lora: Mapping[str, Any]) -> None:
+    """Low-rank adaptation of every linear map but the output's; all else is frozen."""
+    _need_peft()
+    from peft import LoraConfig
+
+    backbone.add_adapter(
+        LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules="all-linear")
+    )
+
+
+def _load_adapter(backbone: Any, name: str, adapter: str) -> None:
+    _need_peft()
+    base, _ = _adapter_config(adapter)
+    if Path(base).name != Path(name).name:
+        raise UserError(f"model.text.adapter={adapter!r} was trained on {base!r}, not on model.text.name={name!r}")
+    with _loading("model.text.adapter", adapter):
+        backbone.load_adapter(adapter, is_trainable=True)
+
+
+def _adapter_config(adapter: str) -> tuple[str, dict[str, Any]]:
+    """The base of an adapter, and its rank, alpha and dropout."""
+    from peft import PeftConfig
+
+    with _loading("model.text.adapter", adapter):
+        config = PeftConfig.from_pretrained(adapter)
+        lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+    return str(config.base_model_name_or_path or ""), lora
+
+
+def _need_peft() -> None:
+    if find_spec("peft") is None:
+        raise UserError("model.text.lora and model.text.adapter need peft: pip install 'mmprofile[llm]'")
+
+
+def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
+    """The prompt of a causal model: what stands first in any text of its, an instruction; behind the texts what begins the answer.
+
+    Args:
+        tokenizer: of the model.
+        instruction: what to do; :data:`IMAGE` in it marks where photos stand, by default right behind the first tokens.
+        answer: the words from which the profile is written on.
+    """
+    eos = tokenizer.eos_token_id
+    first = [token for token in tokenizer("")["input_ids"] if token != eos or tokenizer.bos_token_id == eos]
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    front, mark, back = instruction.partition(IMAGE)
+    before = [*first, *ids(front)] if mark else first
+    *after, start = ids(answer)
+    return Prompt((*before, *ids(back if mark else front)), tuple(after), len(before), start)
+
+
+class LlavaVision(nn.Module):
+    """The vision tower and projector of a LLaVA, which owns their weights: photos -> visual tokens of the text's width.
+
+    Args:
+        llava: the model.
+        name: where its image processor is.
+        grid: pool the patches of a photo to ``grid`` x ``grid``, where all would not fit the model's length; None: all.
+        trainable: False freezes the tower; the projector learns.
+    """
+
+    def __init__(self, llava: Any, name: str, grid: int | None, trainable: bool) -> None:
+        super().__init__()
+        self._llava = [llava]  # in a list: not a part of this module
+        self.grid, self.trainable = grid, trainable
+        with _loading("model.text.name", name):
+            self.processor: Any = AutoImageProcessor.from_pretrained(name)
+        llava.model.vision_tower.requires_grad_(trainable)
+
+    @property
+    def width(self) -> int:
+        """The size of one visual token: the text's."""
+        return int(self._llava[0].config.text_config.hidden_size)
+
+    def rebuild_arguments(self) -> dict[str, Any]:
+        """Arguments that build the same again: plain data."""
+        return {"tokens": "patch" if self.grid is None else "grid", "grid": self.grid, "trainable": self.trainable}
+
+    def transform(self, image: Image.Image) -> np.ndarray:
+        """RGB image -> uint8 (3, H, W), as the processor has it but for the normalisation."""
+        plain = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return np.asarray(plain["pixel_values"][0].round().to(torch.uint8))
+
+    def forward(self, photos: Tensor, keys: Sequence[Hashable] | None = None) -> Tensor:
+        """uint8 (P, 3, H, W) -> (P, M, d)."""
+        llava = self._llava[0]
+        mean, std = (
+            torch.tensor(values, device=photos.device).view(3, 1, 1)
+            for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        pixels = ((photos / 255 - mean) / std).to(llava.dtype)
+        tokens = torch.stack(list(llava.get_image_features(pixels).pooler_output))
+        if self.grid is None:
+            return tokens
+        side = round(tokens.shape[1] ** 0.5)
+        square = tokens.transpose(1, 2).unflatten(2, (side, side))
+        return F.adaptive_avg_pool2d(square, self.grid).flatten(2).transpose(1, 2)
