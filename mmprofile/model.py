@@ -120,7 +120,7 @@ class ProfileModel(nn.Module):
         self.schema, self.settings = schema, dict(settings)
         self.grammar = Grammar(schema, tokenizer)
         self.causal = not text.config.is_encoder_decoder
-        words = settings["text"]["instruction"], settings["text"]["answer"]
+        words = [settings["text"][key] for key in ("instruction", "answer")] if self.causal else []
         self.prompt = build_prompt(tokenizer, *words) if self.causal else None
         self.start = int(self.prompt.start if self.prompt else text.config.decoder_start_token_id)
         speed_up(self)
