@@ -62,6 +62,10 @@ class Prepared:
     schema: Schema
     manifest: dict[str, Any]
 
+    def jpeg(self, photo_id: str) -> bytes:
+        """A photo's file."""
+        return bytes(self.photos[self.photo_index[photo_id]]["jpeg"])
+
 
 def open_prepared(folder: str | Path) -> Prepared:
     """Opens a prepared folder; users and photos stay on disk, memory-mapped.

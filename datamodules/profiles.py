@@ -4,7 +4,7 @@ import io
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,13 @@ from PIL import Image
 from torch.utils.data import DataLoader, Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from datamodules.prepared import Prepared, open_prepared
+from datamodules.draws import Draws
+from datamodules.prepared import Prepared
 from mmprofile.baselines.classical import Example
 from mmprofile.batch import Batch, Collator
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
-from mmprofile.profile import Profile
-from mmprofile.views import SCHEDULES, Masking, User, View, sample_reviews
-
-SPLITS = ("train", "validation", "test")
+from mmprofile.views import SCHEDULES, Masking, User, View
 
 
 class PhotoPixels:
@@ -42,67 +40,13 @@ class PhotoPixels:
         if photo_id in self.cache:
             self.cache.move_to_end(photo_id)
             return self.cache[photo_id]
-        row = self.prepared.photos[self.prepared.photo_index[photo_id]]
-        pixels = np.asarray(self.transform(Image.open(io.BytesIO(row["jpeg"])).convert("RGB")))
+        jpeg = self.prepared.jpeg(photo_id)
+        pixels = np.asarray(self.transform(Image.open(io.BytesIO(jpeg)).convert("RGB")))
         self.cache[photo_id] = pixels
         self.left -= pixels.nbytes
         while self.left < 0 and self.cache:
             self.left += self.cache.popitem(last=False)[1].nbytes
         return pixels
-
-
-class Draws:
-    """The users of each split with the reviews and photos that are drawn of each.
-
-    Args:
-        prepared: the data.
-        captions: photo id -> caption.
-        inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``.
-    """
-
-    def __init__(self, prepared: Prepared, captions: Mapping[str, str], inputs: Mapping[str, Any]) -> None:
-        self.prepared, self.captions, self.inputs = prepared, captions, inputs
-        self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
-        self._training: tuple[int, dict[int, User]] = -1, {}
-
-    def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
-        """The drawn rows and the user as models see it, of every user: the same for every system and run.
-
-        Raises:
-            UserError: the split is empty, or a user lacks a value that the schema demands.
-        """
-        if split not in self._drawn:
-            table = self.prepared.datasets.get(split)
-            if table is None or not len(table):
-                raise UserError(
-                    f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
-                )
-            self._drawn[split] = [self._draw(row, None) for row in table]
-        return self._drawn[split]
-
-    def training(self, epoch: int, index: int) -> User:
-        """A training user as it is shown in an epoch: with ``redraw`` other reviews each time."""
-        if not self.inputs["redraw"]:
-            return self.of("train")[index][1]
-        if self._training[0] != epoch:
-            self._training = epoch, {}
-        users = self._training[1]
-        if index not in users:
-            users[index] = self._draw(self.prepared.datasets["train"][index], epoch)[1]
-        return users[index]
-
-    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> tuple[tuple[Mapping, ...], User]:
-        profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
-        for attribute in self.prepared.schema.attributes:
-            if not attribute.unknown and not profile.get(attribute.name):
-                raise UserError(
-                    f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
-                    f"rule or labels, or set `unknown: true` in the profile schema"
-                )
-        i = self.inputs
-        counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
-        rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
-        return rows, replace(user, profile=profile)
 
 
 class EpochSampler(Sampler[int]):
@@ -301,12 +245,8 @@ class ProfileDataModule(pl.LightningDataModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(SCHEDULES)}")
-        self.prepared = open_prepared(folder)
-        if self.prepared.schema != model.schema:
-            raise UserError(
-                f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
-                f"model's {model.schema.name!r}: prepare the data with this schema or choose the matching profile="
-            )
+        self.draws = Draws(folder, model.schema, inputs, any(view.captions != "none" for view in views))
+        self.prepared = self.draws.prepared
         self.views, self.inputs, self.seed, self.workers = views, dict(inputs), seed, workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         pixels = PhotoPixels(self.prepared, model.transform, cache_mb) if model.transform is not None else None
@@ -314,28 +254,14 @@ class ProfileDataModule(pl.LightningDataModule):
         every = list(weights or [1.0] * len(views))
         self.loss_weights = every if schedule == "paired" else None
         self.draw_weights = every if schedule == "sampled" else None
-        self.draws = Draws(self.prepared, self._captions_by_photo(), self.inputs)
 
     def users(self, split: str) -> list[User]:
-        """The users of a split as models see them, with profile.
-
-        Raises:
-            UserError: the split is empty, or a user lacks a value that the schema demands.
-        """
-        return [user for _, user in self.draws.of(split)]
+        """See :meth:`datamodules.draws.Draws.users`."""
+        return self.draws.users(split)
 
     def examples(self, split: str) -> list[Example]:
-        """The same users, reviews and photos for the classical baselines, with the true cues where a city gives them."""
-        cues = self.prepared.cues or {}
-        return [
-            Example(
-                text="\n".join(user.reviews),
-                review_cues=[cues.get(("review", row["review_id"]), {}) for row in rows],
-                photo_cues=[cues.get(("photo", photo), {}) for photo in user.photos],
-                profile=user.profile or {},
-            )
-            for rows, user in self.draws.of(split)
-        ]
+        """See :meth:`datamodules.draws.Draws.examples`."""
+        return self.draws.examples(split)
 
     def steps_per_epoch(self, world: int = 1) -> int:
         """Optimizer steps of an epoch, on each of ``world`` ranks."""
@@ -376,16 +302,3 @@ class ProfileDataModule(pl.LightningDataModule):
         users = [self.draws.training(epoch, index) for index in range(len(self.users("train")))]
         tokens = iter(self.collator.review_tokens([text for user in users for text in user.reviews]))
         return [sum(len(next(tokens)) for _ in user.reviews) for user in users]
-
-    def _captions_by_photo(self) -> dict[str, str]:
-        captions = self.prepared.captions
-        if captions is None:
-            if any(view.captions != "none" for view in self.views):
-                raise UserError(
-                    f"{self.prepared.folder} has no captions.parquet, which this paradigm reads: caption the photos first "
-                    f"or choose paradigm=multi"
-                )
-            return {}
-        photos = self.prepared.photos
-        pairs = zip(photos["photo_id"], photos["sha256"], strict=True)
-        return {photo: captions[sha] for photo, sha in pairs if sha in captions}

@@ -62,7 +62,7 @@ class TextConfig:
     what it writes on from.
     """
 
-    name: str = MISSING
+    name: str = ""  # none: a system that is not trained here
     instruction: str = ""
     answer: str = " Profile:"
     dropout: float | None = None
@@ -75,7 +75,7 @@ class TextConfig:
 class VisionConfig:
     """The timm ViT; see :class:`mmprofile.vision.VisionEncoder`."""
 
-    name: str = MISSING
+    name: str = ""
     tokens: str = "cls"
     grid: int = 7
     trainable: bool = True
@@ -194,6 +194,7 @@ class TrainConfig:
     out: str = "outputs"
     seed: int = 0
     data: Any = None
+    reader: Any = None
     loader: Any = None
     profile: Any = None
     paradigm: ParadigmConfig = field(default_factory=ParadigmConfig)

@@ -1,13 +1,13 @@
 """Scores a run: ``python -m mmprofile.evaluate run=outputs/both``."""
 
-from mmprofile.config import check_command_line, entry_point
+from mmprofile.config import check_command_line, entry_point, typed
 
 if __name__ == "__main__":
     check_command_line("evaluate")
 
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,7 +87,12 @@ def predict_users(
     texts: list[str] = []
     for batch in tqdm(data.loader(users), desc=label, disable=None if label else True, leave=False, dynamic_ncols=True):
         texts += model.generate(batch.to(device), beams)
-    return [Prediction(user, text, *model.schema.parse(text)) for user, text in zip(users, texts, strict=True)]
+    return parse_predictions(model.schema, users, texts)
+
+
+def parse_predictions(schema: Schema, users: Sequence[User], texts: Sequence[str]) -> list[Prediction]:
+    """What a system wrote of each user, understood."""
+    return [Prediction(user, text, *schema.parse(text)) for user, text in zip(users, texts, strict=True)]
 
 
 def score_predictions(schema: Schema, predictions: Sequence[Prediction], resamples: int) -> Scores:
@@ -102,30 +107,55 @@ def score_predictions(schema: Schema, predictions: Sequence[Prediction], resampl
 
 
 def evaluate_model(
-    model: ProfileModel, data: Any, split: str, beams: int | None, resamples: int, progress: bool = True
+    model: ProfileModel, data: Any, split: str, beams: int | None, settings: Any, progress: bool = True
 ) -> tuple[dict[str, Any], list[Prediction]]:
-    """Test scores of a model, paired and (where it looks at photos) with somebody else's photos.
+    """:func:`evaluate_users` of a model; ``settings``: the ``evaluation`` of its configuration."""
+    model.eval()
+
+    def predict(users: Sequence[User], label: str) -> list[Prediction]:
+        return predict_users(model, data, users, beams, label if progress else None)
+
+    users, view = data.users(split), data.views[0]
+    return evaluate_users(model.schema, users, predict, settings, view, changed_photos(users))
+
+
+def changed_photos(users: Sequence[User]) -> dict[str, list[User]]:
+    """What is asked of a system besides: the same users with somebody else's photos."""
+    return {"unpaired": unpaired(users, UNPAIRED_SEED)}
+
+
+def evaluate_users(
+    schema: Schema,
+    users: Sequence[User],
+    predict: Callable[[Sequence[User], str], list[Prediction]],
+    settings: Any,
+    view: View,
+    changed: Mapping[str, Sequence[User]],
+) -> tuple[dict[str, Any], list[Prediction]]:
+    """Scores of a system on the users and, under a name each, on the same users with other photos.
+
+    Args:
+        schema: what is predicted.
+        users: of one split, with profiles.
+        predict: (users, label of a progress bar) -> predictions.
+        settings: ``resamples``.
+        view: what the system is shown; one that is shown no photos gives the same profiles whatever they are.
+        changed: see :func:`changed_photos`.
 
     Returns:
         The ``test`` part of ``metrics.json``, and the predictions.
     """
-    model.eval()
-    users = data.users(split)
-    predictions = predict_users(model, data, users, beams, split if progress else None)
-    metrics = score_predictions(model.schema, predictions, resamples).to_dict()
-    if any(user.photos for user in users) and len(users) > 1 and _sees_photos(data):
-        strangers = unpaired(users, UNPAIRED_SEED)
-        others = predict_users(model, data, strangers, beams, "unpaired photos" if progress else None)
-        metrics["unpaired"] = score_predictions(model.schema, others, resamples).to_dict()
-    else:
-        # A model that sees no photos gives the same profiles whosever they are.
-        metrics["unpaired"] = {key: value for key, value in metrics.items() if key != "unpaired"}
+    predictions = predict(users, "profiles")
+    plain = score_predictions(schema, predictions, settings.resamples).to_dict()
+    metrics, blind = dict(plain), view.photos == "none" and view.captions == "none"
+    for name, others in changed.items():
+        same = blind or list(others) == list(users)
+        metrics[name] = (
+            dict(plain)
+            if same
+            else score_predictions(schema, predict(others, f"{name} photos"), settings.resamples).to_dict()
+        )
     return metrics, predictions
-
-
-def _sees_photos(data: Any) -> bool:
-    view = data.views[0]
-    return bool(view.photos != "none" or view.captions != "none")
 
 
 def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) -> dict[str, Any]:
@@ -150,12 +180,17 @@ def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={run}: no run there (no config.yaml); a run is a folder that mmprofile.train wrote")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(cfg, DictConfig)
+    cfg = typed("train", cfg)
+    if cfg.model.system != "neural":
+        raise UserError(
+            f"run={run}: system {cfg.model.system} leaves no model behind; its scores are in {folder / 'metrics.json'}"
+        )
     if not (folder / "model").is_dir():
         raise UserError(
             f"run={run}: its training has not finished; run the same mmprofile.train command again to go on"
         )
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
     return folder, cfg, ProfileModel.from_pretrained(folder / "model")
 
 
@@ -167,7 +202,7 @@ def main(cfg: Any) -> None:
     data = make_data(train_cfg, model, prepared)
     settings = train_cfg.evaluation
     torch.manual_seed(0)
-    test, predictions = evaluate_model(model, data, cfg.split, cfg.beams or settings.beams, settings.resamples)
+    test, predictions = evaluate_model(model, data, cfg.split, cfg.beams or settings.beams, settings)
     write_predictions(folder / f"predictions-{cfg.split}.jsonl", predictions)
     metrics = {"test": test, "baselines": evaluate_baselines(model.schema, data, cfg.split, settings.resamples)}
     metrics["config"] = run_facts(train_cfg)

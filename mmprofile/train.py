@@ -41,6 +41,7 @@ from mmprofile.module import ProfileModule
 from mmprofile.profile import Schema
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
+from mmprofile.systems import check_system, run_system
 
 METRIC = "dev/macro_f1"
 
@@ -57,6 +58,14 @@ def main(cfg: Any) -> None:
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    neural = cfg.model.system == "neural"
+    metrics = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
+    if metrics is not None:
+        finish(cfg, folder, metrics)
+
+
+def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[str, Any] | None:
+    """Trains a model to the end, exports and scores it; None on all ranks but the first."""
     print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
     clock = time.perf_counter()
@@ -71,33 +80,40 @@ def main(cfg: Any) -> None:
         print(describe(cfg, model, data, folder, precision), flush=True)
     fit(trainer, module, data, folder)
     if not trainer.is_global_zero:
-        return
+        return None
     seconds["train"] = module.seconds
 
     clock = time.perf_counter()
     load_weights(module, folder / "checkpoints" / "best.ckpt")
     model.save_pretrained(folder / "model")
     settings = cfg.evaluation
-    test, predictions = evaluate_model(model, data, "test", settings.beams, settings.resamples, cfg.trainer.progress)
+    test, predictions = evaluate_model(model, data, "test", settings.beams, settings, cfg.trainer.progress)
     write_predictions(folder / "predictions.jsonl", predictions)
     baselines = evaluate_baselines(schema, data, "test", settings.resamples)
     seconds["evaluate"] = time.perf_counter() - clock
-    metrics = {
-        "test": test,
-        "baselines": baselines,
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    count = sum(p.numel() for p in model.parameters())
+    return {"test": test, "baselines": baselines, "seconds": seconds, "n_parameters": count, "history": module.history}
+
+
+def finish(cfg: Any, folder: Path, metrics: dict[str, Any]) -> None:
+    """Writes report and ``metrics.json``, and prints the scores.
+
+    Args:
+        metrics: ``test``, ``baselines``, ``seconds``, ``n_parameters``, ``history``, and what else a system tells.
+    """
+    metrics |= {
+        "seconds": {name: round(value, 2) for name, value in metrics["seconds"].items()},
         "peak_rss_mb": round(peak_rss_mb(), 1),
         "config": run_facts(cfg),
-        "n_parameters": sum(p.numel() for p in model.parameters()),
-        "history": module.history,
     }
-    write_report(folder, metrics, module.history)
+    write_report(folder, metrics, metrics["history"])
     # Last, and whole or not at all: its presence says that the run is finished.
     partial = folder / "metrics.json.tmp"
     partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "metrics.json")
     print_scores(metrics)
-    print(f"\nreport: {folder / 'report.md'}   scores: {folder / 'metrics.json'}   model: {folder / 'model'}")
+    print(f"\nreport: {folder / 'report.md'}   scores: {folder / 'metrics.json'}", end="")
+    print(f"   model: {folder / 'model'}" if (folder / "model").is_dir() else "")
 
 
 def check_settings(cfg: Any) -> None:
@@ -106,6 +122,7 @@ def check_settings(cfg: Any) -> None:
     Raises:
         UserError: a setting of the paradigm, the encoding or the beams makes no sense.
     """
+    check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
     check_encoding(cfg.text.encoding, cfg.model.target)
     for name in ("beams", "dev_beams"):
@@ -184,7 +201,7 @@ def open_run(cfg: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "config.yaml"
         # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
-        if config.exists() and (folder / "checkpoints").exists():
+        if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
             changed = difference(OmegaConf.load(config), OmegaConf.create(text))
             if changed:
                 raise UserError(

@@ -1,8 +1,8 @@
 """Classical reference rows: majority class, TF-IDF with logistic regression, and the ceiling of true cues.
 
 Each is a function ``(schema, train, test) -> one profile per test example``, deterministic, fitted on train only. The
-two fitted ones choose their estimator and how far to correct for class frequencies per attribute, by cross-validated
-macro-F1 on train, so that the rows are as strong as the metric allows.
+two fitted ones (:class:`Fitted`) choose their estimator and how far to correct for class frequencies per attribute, by
+cross-validated macro-F1 on train, so that the rows are as strong as the metric allows.
 
 Shapes: N train examples, M test examples, C classes of one attribute.
 """
@@ -17,18 +17,23 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mmprofile.errors import UserError
 from mmprofile.metrics import score
 from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.views import User
 
 Array = npt.NDArray[np.float64]
 Cues = Mapping[str, str | None]
-Features = Callable[[Sequence["Example"], Sequence["Example"]], tuple[Any, Any]]
+Transform = Callable[[Sequence["Example"]], Any]
+Features = Callable[[Sequence["Example"]], Transform]
+"""Fitted to train examples: what turns N examples into (N, F) features, dense or sparse."""
 Estimators = Mapping[str, Callable[[], Any]]
+Classifiers = list[tuple[npt.NDArray[np.int_], Any]]
+"""Of one attribute: the classes seen, and the model that tells them apart; None where there is but one."""
 
 THREADS = 1  # these problems are tiny: a second thread costs more than it brings, most of all on a busy machine
 FOLDS = 3
@@ -47,12 +52,22 @@ class Example:
             where nothing is shown.
         photo_cues: the same per photo of these reviews.
         profile: gold profile; used of train examples only.
+        captions: of the photos, concatenated.
+        photos: ids.
     """
 
     text: str
     review_cues: Sequence[Cues] = field(default_factory=list)
     photo_cues: Sequence[Cues] = field(default_factory=list)
     profile: Profile = field(default_factory=dict)
+    captions: str = ""
+    photos: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, user: User) -> "Example":
+        """What a user shows, without cues."""
+        captions = "\n".join(caption for caption in user.captions if caption)
+        return cls("\n".join(user.reviews), profile=user.profile or {}, captions=captions, photos=user.photos)
 
 
 def majority(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
@@ -75,10 +90,7 @@ def tfidf_lr(schema: Schema, train: Sequence[Example], test: Sequence[Example]) 
     Raises:
         UserError: no train example.
     """
-    _require(train)
-    estimators = {f"C={c}": _logistic(c) for c in (3.0, 30.0)}
-    with threadpool_limits(THREADS):
-        return _fit_predict(schema, train, test, _tfidf, estimators)
+    return Fitted(schema, train, tfidf(), LOGISTIC).predict(test)
 
 
 def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
@@ -90,8 +102,7 @@ def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -
     Raises:
         UserError: no train example, or none with any cue.
     """
-    _require(train)
-    if not any(cues for example in train for cues in (*example.review_cues, *example.photo_cues)):
+    if train and not any(cues for example in train for cues in (*example.review_cues, *example.photo_cues)):
         raise UserError("ceiling: no train example has cues; this row exists for generated data (cues.parquet) only")
     estimators: Estimators = {
         "lr C=0.01": lambda: make_pipeline(StandardScaler(), _logistic(0.01)()),
@@ -100,8 +111,7 @@ def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -
             max_iter=60, learning_rate=0.06, max_leaf_nodes=6, min_samples_leaf=10, random_state=0
         ),
     }
-    with threadpool_limits(THREADS):
-        return _fit_predict(schema, train, test, _cue_features, estimators, blend=True)
+    return Fitted(schema, train, _cue_features, estimators, blend=True).predict(test)
 
 
 def _require(train: Sequence[Example]) -> None:
@@ -113,17 +123,29 @@ def _logistic(c: float) -> Callable[[], Any]:
     return lambda: LogisticRegression(C=c, solver="newton-cg", max_iter=200)
 
 
-def _tfidf(train: Sequence[Example], test: Sequence[Example]) -> tuple[Any, Any]:
-    # A pair of words seen once says nothing about other users, and there are very many of them.
-    rare = 2 if len(train) >= MIN_FOR_FOLDS else 1
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=rare, max_features=50_000)
-    try:
-        return vectorizer.fit_transform([e.text for e in train]), vectorizer.transform([e.text for e in test])
-    except ValueError:  # no term is left: the texts are empty, or share nothing
-        return np.zeros((len(train), 1)), np.zeros((len(test), 1))
+LOGISTIC: Estimators = {f"C={c}": _logistic(c) for c in (3.0, 30.0)}
 
 
-def _cue_features(train: Sequence[Example], test: Sequence[Example]) -> tuple[Array, Array]:
+def tfidf(captions: bool = False) -> Features:
+    """TF-IDF of word 1-2-grams of the reviews, and of the captions as well."""
+
+    def text(example: Example) -> str:
+        return f"{example.text}\n{example.captions}" if captions else example.text
+
+    def fit(train: Sequence[Example]) -> Transform:
+        # A pair of words seen once says nothing about other users, and there are very many of them.
+        rare = 2 if len(train) >= MIN_FOR_FOLDS else 1
+        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=rare, max_features=50_000)
+        try:
+            vectorizer.fit([text(e) for e in train])
+        except ValueError:  # no term is left: the texts are empty, or share nothing
+            return lambda examples: np.zeros((len(examples), 1))
+        return lambda examples: vectorizer.transform([text(e) for e in examples])
+
+    return fit
+
+
+def _cue_features(train: Sequence[Example]) -> Transform:
     """Counts of every cue value in reviews, in photos and in both, means of numeric cues, numbers of items."""
     shown = [cues for example in train for cues in (*example.review_cues, *example.photo_cues)]
     pairs = {(name, value) for cues in shown for name, value in cues.items() if value is not None}
@@ -146,41 +168,76 @@ def _cue_features(train: Sequence[Example], test: Sequence[Example]) -> tuple[Ar
                     means[side, row, index] = np.mean(seen) if seen else 0.0
         return np.concatenate([counts[0], counts[1], counts[0] + counts[1], means[0], means[1], sizes], axis=1)
 
-    return table(train), table(test)
+    return table
 
 
 def _is_number(value: str) -> bool:
     return value.replace(".", "", 1).isdecimal()
 
 
-def _fit_predict(
-    schema: Schema,
-    train: Sequence[Example],
-    test: Sequence[Example],
-    features: Features,
-    estimators: Estimators,
-    blend: bool = False,
-) -> list[Profile]:
-    """Chooses estimator and power per attribute on train, fits the chosen on all of train, predicts test.
+class Fitted:
+    """Estimators per attribute, chosen on train and then fitted to all of it.
 
-    With ``blend`` the mean of all estimators' probabilities is one more choice.
+    Args:
+        schema: what is predicted.
+        train: examples with profiles.
+        features: see :data:`Features`.
+        estimators: name -> a new estimator with ``predict_proba``.
+        blend: the mean of all estimators' probabilities is one more choice.
+
+    Raises:
+        UserError: no train example.
     """
-    profiles: list[Profile] = [{} for _ in test]
-    if not test:
+
+    def __init__(
+        self,
+        schema: Schema,
+        train: Sequence[Example],
+        features: Features,
+        estimators: Estimators,
+        blend: bool = False,
+    ) -> None:
+        _require(train)
+        self.schema = schema
+        self._frequency: dict[str, Array] = {}
+        self._models: dict[str, tuple[list[Classifiers], float]] = {}
+        with threadpool_limits(THREADS):
+            self.choices = _choose(schema, train, features, estimators, blend)
+            self._transform = features(train)
+            seen = self._transform(train)
+            for attribute in schema.attributes:
+                rows, targets = _known(attribute, train)
+                if len(rows):
+                    name, power = self.choices[attribute.name]
+                    used = list(estimators) if name == BLEND else [name]
+                    fitted = [_fit(attribute, estimators[n], seen[rows], targets) for n in used]
+                    self._models[attribute.name], self._frequency[attribute.name] = (
+                        (fitted, power),
+                        targets.mean(axis=0),
+                    )
+
+    def predict(self, examples: Sequence[Example]) -> list[Profile]:
+        """A profile for each example; an attribute that no train example has stays unknown."""
+        profiles: list[Profile] = [dict.fromkeys(self.schema.names, ()) for _ in examples]
+        if not examples:
+            return profiles
+        with threadpool_limits(THREADS):
+            features = self._transform(examples)
+            for attribute in self.schema.attributes:
+                if attribute.name in self._models:
+                    fitted, power = self._models[attribute.name]
+                    table = np.mean([_probabilities(attribute, one, features) for one in fitted], axis=0)
+                    values = _decode(attribute, table, self._frequency[attribute.name], power)
+                    for profile, value in zip(profiles, values, strict=True):
+                        profile[attribute.name] = value
         return profiles
-    choices = _choose(schema, train, features, estimators, blend)
-    seen, unseen = features(train, test)
-    for attribute in schema.attributes:
-        rows, targets = _known(attribute, train)
-        values: list[tuple[str, ...]] = [()] * len(test)
-        if len(rows):
-            name, power = choices[attribute.name]
-            used = list(estimators) if name == BLEND else [name]
-            each = [_probabilities(attribute, estimators[n], seen[rows], targets, unseen) for n in used]
-            values = _decode(attribute, np.mean(each, axis=0), targets.mean(axis=0), power)
-        for profile, value in zip(profiles, values, strict=True):
-            profile[attribute.name] = value
-    return profiles
+
+    @property
+    def n_parameters(self) -> int:
+        """Coefficients and intercepts of the fitted linear models."""
+        models = [model for fitted, _ in self._models.values() for one in fitted for _, model in one]
+        last = [model[-1] if isinstance(model, Pipeline) else model for model in models]
+        return sum(m.coef_.size + m.intercept_.size for m in last if isinstance(m, LogisticRegression))
 
 
 def _choose(
@@ -196,11 +253,13 @@ def _choose(
     }
     for inner, outer in KFold(FOLDS, shuffle=True, random_state=0).split(np.zeros((len(train), 1))):
         kept = [train[i] for i in inner]
-        seen, unseen = features(kept, [train[i] for i in outer])
+        transform = features(kept)
+        seen, unseen = transform(kept), transform([train[i] for i in outer])
         for attribute in schema.attributes:
             rows, targets = _known(attribute, kept)
             for name, make in estimators.items() if len(rows) else ():
-                guesses[attribute.name][name][outer] = _probabilities(attribute, make, seen[rows], targets, unseen)
+                fitted = _fit(attribute, make, seen[rows], targets)
+                guesses[attribute.name][name][outer] = _probabilities(attribute, fitted, unseen)
     for attribute in schema.attributes:
         rows, targets = _known(attribute, train)
         if len(rows):
@@ -239,17 +298,21 @@ def _known(attribute: Attribute, examples: Sequence[Example]) -> tuple[npt.NDArr
     return rows, targets[rows]
 
 
-def _probabilities(attribute: Attribute, make: Callable[[], Any], seen: Any, targets: Array, unseen: Any) -> Array:
-    """(M, C) probabilities: a softmax over a single value's classes, one classifier per class for several values."""
-    result = np.zeros((unseen.shape[0], len(attribute.values)))
+def _fit(attribute: Attribute, make: Callable[[], Any], seen: Any, targets: Array) -> Classifiers:
+    """One classifier for a single value, one per class for several values."""
     problems = [targets.argmax(axis=1)] if attribute.kind == "single" else list(targets.T.astype(int))
-    for index, labels in enumerate(problems):
+    fitted: Classifiers = []
+    for labels in problems:
         classes = np.unique(labels)
-        if len(classes) == 1:  # nothing to fit: certain
-            table = np.ones((unseen.shape[0], 1))
-        else:
-            estimator = make().fit(seen, labels)
-            classes, table = estimator.classes_, estimator.predict_proba(unseen)
+        fitted.append((classes, make().fit(seen, labels) if len(classes) > 1 else None))
+    return fitted
+
+
+def _probabilities(attribute: Attribute, fitted: Classifiers, unseen: Any) -> Array:
+    """(M, C) probabilities: a softmax over a single value's classes, each class by itself for several values."""
+    result = np.zeros((unseen.shape[0], len(attribute.values)))
+    for index, (classes, model) in enumerate(fitted):
+        table = np.ones((unseen.shape[0], 1)) if model is None else model.predict_proba(unseen)
         if attribute.kind == "single":
             result[:, classes] = table
         elif classes[-1] == 1:

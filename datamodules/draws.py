@@ -1,0 +1,111 @@
+"""Prepared folder -> the users of each split as every system sees them: reviews, photos and captions drawn of each."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datamodules.prepared import Prepared, open_prepared
+from mmprofile.baselines.classical import Example
+from mmprofile.errors import UserError
+from mmprofile.profile import Profile, Schema
+from mmprofile.views import User, sample_reviews
+
+SPLITS = ("train", "validation", "test")
+
+
+class Draws:
+    """The users of each split with the reviews and photos that are drawn of each.
+
+    Args:
+        folder: a prepared folder.
+        schema: the system's profile schema.
+        inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``.
+        captions: whether the system reads captions.
+
+    Raises:
+        UserError: the folder's schema is another one, or captions are read and it has none.
+    """
+
+    def __init__(self, folder: Path, schema: Schema, inputs: Mapping[str, Any], captions: bool) -> None:
+        self.prepared, self.inputs = open_prepared(folder), inputs
+        if self.prepared.schema != schema:
+            raise UserError(
+                f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
+                f"model's {schema.name!r}: prepare the data with this schema or choose the matching profile="
+            )
+        self.captions = _captions_by_photo(self.prepared, captions)
+        self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+        self._training: tuple[int, dict[int, User]] = -1, {}
+
+    def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
+        """The drawn rows and the user as models see it, of every user: the same for every system and run.
+
+        Raises:
+            UserError: the split is empty, or a user lacks a value that the schema demands.
+        """
+        if split not in self._drawn:
+            table = self.prepared.datasets.get(split)
+            if table is None or not len(table):
+                raise UserError(
+                    f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
+                )
+            self._drawn[split] = [self._draw(row, None) for row in table]
+        return self._drawn[split]
+
+    def users(self, split: str) -> list[User]:
+        """The users of a split as models see them, with profile.
+
+        Raises:
+            UserError: as :meth:`of`.
+        """
+        return [user for _, user in self.of(split)]
+
+    def examples(self, split: str) -> list[Example]:
+        """The same users for the classical baselines, with the true cues where a city gives them."""
+        cues = self.prepared.cues or {}
+        return [
+            replace(
+                Example.of(user),
+                review_cues=[cues.get(("review", row["review_id"]), {}) for row in rows],
+                photo_cues=[cues.get(("photo", photo), {}) for photo in user.photos],
+            )
+            for rows, user in self.of(split)
+        ]
+
+    def training(self, epoch: int, index: int) -> User:
+        """A training user as it is shown in an epoch: with ``redraw`` other reviews each time."""
+        if not self.inputs["redraw"]:
+            return self.of("train")[index][1]
+        if self._training[0] != epoch:
+            self._training = epoch, {}
+        users = self._training[1]
+        if index not in users:
+            users[index] = self._draw(self.prepared.datasets["train"][index], epoch)[1]
+        return users[index]
+
+    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> tuple[tuple[Mapping, ...], User]:
+        profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+        for attribute in self.prepared.schema.attributes:
+            if not attribute.unknown and not profile.get(attribute.name):
+                raise UserError(
+                    f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
+                    f"rule or labels, or set `unknown: true` in the profile schema"
+                )
+        i = self.inputs
+        counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
+        rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
+        return rows, replace(user, profile=profile)
+
+
+def _captions_by_photo(prepared: Prepared, needed: bool) -> dict[str, str]:
+    captions = prepared.captions
+    if captions is None:
+        if needed:
+            raise UserError(
+                f"{prepared.folder} has no captions.parquet, which this paradigm reads: caption the photos first "
+                f"or choose paradigm=multi"
+            )
+        return {}
+    pairs = zip(prepared.photos["photo_id"], prepared.photos["sha256"], strict=True)
+    return {photo: captions[sha] for photo, sha in pairs if sha in captions}

@@ -1,0 +1,149 @@
+"""Systems that are not trained by gradient descent, as ordinary ``model=`` choices: same users, draws, scorer and files."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mmprofile.baselines.classical import LOGISTIC, Example, Fitted, majority, tfidf
+from mmprofile.errors import UserError
+from mmprofile.evaluate import (
+    Prediction,
+    changed_photos,
+    evaluate_baselines,
+    evaluate_users,
+    parse_predictions,
+    write_predictions,
+)
+from mmprofile.profile import Schema
+from mmprofile.views import User, View, build_view
+
+
+class System(Protocol):
+    """What writes profiles without being trained here.
+
+    Attributes:
+        view: what it is shown of a user.
+        repeats: whether it can be asked of the same users with other photos.
+        n_parameters: fitted coefficients; None where nothing is fitted here.
+        facts: what ``metrics.json`` tells besides.
+    """
+
+    view: View
+    repeats: bool
+    n_parameters: int | None
+    facts: dict[str, Any]
+
+    def fit(self, data: Any) -> None:
+        """Learns from ``data.users("train")``; called once, before :meth:`predict`."""
+
+    def predict(self, users: Sequence[User], label: str) -> list[str]:
+        """The profile text of each user; ``label`` is of a progress bar."""
+
+
+class Clock:
+    """Seconds of the parts of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Ends a part."""
+        now = time.perf_counter()
+        self.seconds[name], self._start = now - self._start, now
+
+
+class Majority:
+    """The most frequent value of every attribute."""
+
+    view = View("nothing", "text", reviews=False)
+    repeats = True
+    n_parameters: int | None = 0
+
+    def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
+        self.schema, self.facts = schema, dict[str, Any]()
+
+    def fit(self, data: Any) -> None:
+        """Counts."""
+        self.train = data.examples("train")
+
+    def predict(self, users: Sequence[User], label: str) -> list[str]:
+        """The same for everybody."""
+        return [self.schema.render(p) for p in majority(self.schema, self.train, [Example.of(u) for u in users])]
+
+
+class TfidfLr:
+    """Logistic regression on TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
+
+    repeats = True
+
+    def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
+        self.schema, self.facts = schema, dict[str, Any]()
+        self.captions = bool(cfg.model.options.captions)
+        self.view = build_view("fusion", "uni" if self.captions else "text")
+
+    def fit(self, data: Any) -> None:
+        """Chooses by cross-validation, then fits; see :class:`mmprofile.baselines.classical.Fitted`."""
+        self.fitted = Fitted(self.schema, data.examples("train"), tfidf(self.captions), LOGISTIC)
+        self.n_parameters: int | None = self.fitted.n_parameters
+
+    def predict(self, users: Sequence[User], label: str) -> list[str]:
+        """One text per user."""
+        return [self.schema.render(profile) for profile in self.fitted.predict([Example.of(user) for user in users])]
+
+
+SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {"majority": Majority, "tfidf_lr": TfidfLr}
+
+
+def check_system(name: str) -> None:
+    """Whether there is such a system.
+
+    Raises:
+        UserError: there is not.
+    """
+    if name != "neural" and name not in SYSTEMS:
+        raise UserError(f"model.system={name!r} is not one of neural, {', '.join(SYSTEMS)}")
+
+
+def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
+    """Prepares, fits, predicts and scores; what :func:`mmprofile.train.finish` writes.
+
+    Raises:
+        UserError: the system's settings or the data are not usable.
+    """
+    system = SYSTEMS[cfg.model.system](cfg, schema, folder)
+    clock = Clock()
+    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
+    clock.lap("prepare")
+    captions = system.view.captions != "none"
+    inputs = OmegaConf.to_container(cfg.inputs)
+    data = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+    users = data.users("test")
+    sizes = " / ".join(str(len(data.users(split))) for split in ("train", "validation", "test"))
+    print(
+        f"run {cfg.name} in {folder}\n  system {cfg.model.system}, users {sizes} (train / validation / test)",
+        flush=True,
+    )
+    system.fit(data)
+    clock.lap("train")
+
+    def predict(users: Sequence[User], label: str) -> list[Prediction]:
+        return parse_predictions(schema, users, system.predict(users, label))
+
+    changed = changed_photos(users) if system.repeats else {}
+    test, predictions = evaluate_users(schema, users, predict, cfg.evaluation, system.view, changed)
+    write_predictions(folder / "predictions.jsonl", predictions)
+    baselines = evaluate_baselines(schema, data, "test", cfg.evaluation.resamples)
+    clock.lap("evaluate")
+    return {
+        "test": test,
+        "baselines": baselines,
+        "seconds": clock.seconds,
+        "n_parameters": system.n_parameters,
+        "history": [],
+        **system.facts,
+    }
