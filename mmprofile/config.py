@@ -277,6 +277,7 @@ def typed(name: str, cfg: DictConfig) -> Any:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+        _check_size(merged.get("model"))
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
@@ -286,6 +287,13 @@ def typed(name: str, cfg: DictConfig) -> Any:
             f"python -m mmprofile.{name}: {missing[0]} is not set; add {missing[0]}=... to the command line"
         )
     return merged
+
+
+def _check_size(model: Any) -> None:
+    """Whatever depends on the size would be a reference to nowhere."""
+    sizes = list(model.sizes) if isinstance(model, DictConfig) and model.get("sizes") else []
+    if sizes and model.size not in sizes:
+        raise UserError(f"model.size={model.size}: model {model.name} has the sizes {', '.join(sizes)}")
 
 
 def explain(error: Exception, name: str) -> str:
