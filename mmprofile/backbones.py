@@ -2,9 +2,9 @@
 
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,13 +34,21 @@ IMAGE = "<image>"
 transformers_logging.disable_progress_bar()  # a bar for every file it opens
 
 
+class TextModel(NamedTuple):
+    """A text model, its tokenizer, and the peft model around it where it is adapted (its maps are changed in place)."""
+
+    model: Any
+    tokenizer: Any
+    adapter: Any
+
+
 def local_name(name: str, scheme: str = "") -> str:
     """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
     return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
 
 
-def load_text(text: Mapping[str, Any], pretrained: bool) -> tuple[Any, Any]:
-    """A text model and its tokenizer.
+def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
+    """Loads a text model, its tokenizer and adapter.
 
     Args:
         text: ``name`` (hub id or folder), ``dropout`` or None, ``dtype``, ``lora`` (rank, alpha, dropout) and ``adapter``,
@@ -69,11 +77,12 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> tuple[Any, Any]:
         kind = _kind(config)
         backbone: Any = kind.from_pretrained(name, **options) if pretrained else _built(kind, options)
     lora = text.get("lora") or {"rank": 0}
+    adapter = None
     if text.get("adapter") and pretrained:
-        _load_adapter(backbone, name, str(text["adapter"]))
-    elif lora["rank"] or text.get("adapter"):
-        _add_adapter(backbone, lora if lora["rank"] else _adapter_config(str(text["adapter"]))[1])
-    return backbone, tokenizer
+        adapter = _load_adapter(backbone, name, str(text["adapter"]))
+    elif lora["rank"]:
+        adapter = _add_adapter(backbone, lora)
+    return TextModel(backbone, tokenizer, adapter)
 
 
 def _kind(config: Any) -> Any:
@@ -105,38 +114,30 @@ def _loading(key: str, name: str) -> Any:
         ) from error
 
 
-def _add_adapter(backbone: Any, lora: Mapping[str, Any]) -> None:
-    """Low-rank adaptation of every linear map but the output's; all else is frozen."""
-    _need_peft()
-    from peft import LoraConfig
+def _add_adapter(backbone: Any, lora: Mapping[str, Any]) -> Any:
+    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector."""
+    peft = _peft()
+    where: dict[str, Any] = {"target_modules": "all-linear"}
+    if backbone.config.model_type == "llava":
+        where = {"target_modules": r".*language_model.*_proj", "modules_to_save": ["multi_modal_projector"]}
+    rank, alpha, dropout = (lora[key] for key in ("rank", "alpha", "dropout"))
+    return peft.get_peft_model(backbone, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **where))
 
-    backbone.add_adapter(
-        LoraConfig(r=lora["rank"], lora_alpha=lora["alpha"], lora_dropout=lora["dropout"], target_modules="all-linear")
-    )
 
-
-def _load_adapter(backbone: Any, name: str, adapter: str) -> None:
-    _need_peft()
-    base, _ = _adapter_config(adapter)
-    if Path(base).name != Path(name).name:
-        raise UserError(f"model.text.adapter={adapter!r} was trained on {base!r}, not on model.text.name={name!r}")
+def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:
+    peft = _peft()
     with _loading("model.text.adapter", adapter):
-        backbone.load_adapter(adapter, is_trainable=True)
+        base = str(peft.PeftConfig.from_pretrained(adapter).base_model_name_or_path)
+        if Path(base).name != Path(name).name:
+            raise UserError(f"model.text.adapter={adapter!r} was trained on {base!r}, not on model.text.name={name!r}")
+        return peft.PeftModel.from_pretrained(backbone, adapter, is_trainable=True)
 
 
-def _adapter_config(adapter: str) -> tuple[str, dict[str, Any]]:
-    """The base of an adapter, and its rank, alpha and dropout."""
-    from peft import PeftConfig
-
-    with _loading("model.text.adapter", adapter):
-        config = PeftConfig.from_pretrained(adapter)
-        lora = {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
-    return str(config.base_model_name_or_path or ""), lora
-
-
-def _need_peft() -> None:
-    if find_spec("peft") is None:
-        raise UserError("model.text.lora and model.text.adapter need peft: pip install 'mmprofile[llm]'")
+def _peft() -> Any:
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise UserError("model.text.lora and model.text.adapter need peft: pip install 'mmprofile[llm]'") from error
 
 
 def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
@@ -176,6 +177,12 @@ class LlavaVision(nn.Module):
         with _loading("model.text.name", name):
             self.processor: Any = AutoImageProcessor.from_pretrained(name)
         llava.model.vision_tower.requires_grad_(trainable)
+
+    @property
+    def count(self) -> int:
+        """M, visual tokens of a photo."""
+        tower = self._llava[0].config.vision_config
+        return self.grid**2 if self.grid is not None else (tower.image_size // tower.patch_size) ** 2
 
     @property
     def width(self) -> int:

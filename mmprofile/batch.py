@@ -135,6 +135,7 @@ class Collator:
         target: one of :data:`TARGETS`: the whole ``profile``; the same, ``prompted`` by the names of its attributes; or
             ``attributes``, each in a row of its own that is prompted by its name (OD-TUP, Wen et al. 2023).
         prompt: what a causal model reads around the texts.
+        room: tokens that all texts of a row may have together; None: ``max_tokens`` is the only limit.
 
     Raises:
         UserError: an unknown encoding or target.
@@ -151,9 +152,10 @@ class Collator:
         encoding: str = "joint",
         target: str = "profile",
         prompt: Prompt | None = None,
+        room: int | None = None,
     ) -> None:
         check_encoding(encoding, target)
-        self.joint, self.target, self.prompt = encoding == "joint", target, prompt
+        self.joint, self.target, self.prompt, self.room = encoding == "joint", target, prompt, room
         self.tokenizer, self.grammar, self.load_photo = tokenizer, grammar, load_photo
         self.masking, self.max_tokens, self.seed = masking, max_tokens, seed
         self.sentinels = sentinels(tokenizer)
@@ -209,15 +211,19 @@ class Collator:
                     hide = rng.random(len(ids)) < self.masking.caption
                     ids = [self.sentinel_ids[0] if h else i for i, h in zip(ids, hide, strict=True)]
                 captions.append(self.tokens(" photo:") + ids)
-        budget = self.max_tokens - 1
+        room = self.max_tokens if self.room is None else self.room
+        budget = (min(self.max_tokens, room) if self.joint else self.max_tokens) - 1
         if self.joint:
             profile = [*wanted, *profile][:budget]
             spare = (budget - len(profile)) // (2 if reviews else 1)
             captions = _cut(captions, spare)
             reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
             return [(*chain(*reviews), *profile, *chain(*captions), self.grammar.eos)]
-        segments = [wanted, *reviews, profile, [*chain(*_cut(captions, budget))]]
-        return [(*segment[:budget], self.grammar.eos) for segment in segments if segment] or [(self.grammar.eos,)]
+        segments = [[*wanted], *reviews, profile, [*chain(*_cut(captions, budget))]]
+        segments = [segment[:budget] for segment in segments if segment]
+        if self.room is not None:
+            segments = _cut(segments, self.room - len(segments))
+        return [(*segment, self.grammar.eos) for segment in segments] or [(self.grammar.eos,)]
 
     def __call__(
         self, users: Sequence[User], views: Sequence[View], epoch: int = 0, drawn: Sequence[int] | None = None

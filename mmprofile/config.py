@@ -277,7 +277,8 @@ def typed(name: str, cfg: DictConfig) -> Any:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
-        _check_size(merged.get("model"))
+        if name == "train":
+            _check_size(merged)
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
@@ -289,9 +290,9 @@ def typed(name: str, cfg: DictConfig) -> Any:
     return merged
 
 
-def _check_size(model: Any) -> None:
+def _check_size(cfg: Any) -> None:
     """Whatever depends on the size would be a reference to nowhere."""
-    sizes = list(model.sizes) if isinstance(model, DictConfig) and model.get("sizes") else []
+    model, sizes = cfg.model, list(cfg.model.sizes)
     if sizes and model.size not in sizes:
         raise UserError(f"model.size={model.size}: model {model.name} has the sizes {', '.join(sizes)}")
 
@@ -392,5 +393,6 @@ def quiet() -> None:
     warnings.filterwarnings(
         "ignore", module=r"(pytorch_lightning|lightning_fabric|torch|torchdata|torchmetrics|timm|entmax)\b.*"
     )
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b.*")  # of each other
     for logger in ("pytorch_lightning", "lightning_fabric", "lightning", "transformers", "timm", "datasets"):
         logging.getLogger(logger).setLevel(logging.ERROR)

@@ -31,6 +31,7 @@ from mmprofile.vision import VisionEncoder
 
 FORMAT = 1
 VOCABULARIES = ("schema", "full")
+LEAST_ROOM = 32  # tokens of texts
 LIKE_TEXTS, LIKE_ROWS = 0.85, 0.7
 """Texts at least this share of the longest among them are padded to it and encoded together; rows, decoded together."""
 
@@ -118,6 +119,7 @@ class ProfileModel(nn.Module):
         self.vision, self.fusion = vision, fusion
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
+        self.adapter: list[Any] = []  # what peft has around the text model; in a list: not a part of this module
         self.grammar = Grammar(schema, tokenizer)
         self.causal = not text.config.is_encoder_decoder
         words = [settings["text"][key] for key in ("instruction", "answer")] if self.causal else []
@@ -137,9 +139,30 @@ class ProfileModel(nn.Module):
         masking: Masking,
         seed: int,
     ) -> Collator:
-        """What makes batches for this model; see :class:`mmprofile.batch.Collator`."""
-        how = inputs["max_tokens"], seed, inputs["encoding"], self.settings["target"], self.prompt
+        """What makes batches for this model; see :class:`mmprofile.batch.Collator`.
+
+        Raises:
+            UserError: the photos leave no room for texts.
+        """
+        how = inputs["max_tokens"], seed, inputs["encoding"], self.settings["target"], self.prompt, self._room(inputs)
         return Collator(self.tokenizer, self.grammar, load_photo, masking, *how)
+
+    def _room(self, inputs: Mapping[str, Any]) -> int | None:
+        """Tokens of texts that a model of limited length can read beside photos, prompt and answer; None: any number."""
+        config = self.text.config.get_text_config()
+        longest = getattr(config, "max_position_embeddings", None)
+        if longest is None or not (self.causal or self.fusion.early):
+            return None
+        photos = inputs["reviews"] * inputs["photos_per_review"] * (self.vision.count if self.vision is not None else 0)
+        prompt = len(self.prompt.before) + len(self.prompt.after) + 1 if self.prompt is not None else 0
+        room = int(longest) - photos - prompt - (self.grammar.max_tokens if self.causal else 0)
+        if room < LEAST_ROOM:
+            raise UserError(
+                f"the text model reads {longest} tokens, of which the photos of a user take up to {photos} and "
+                f"prompt and answer {int(longest) - photos - room}: pool the photos (model.vision.tokens=grid "
+                f"model.vision.grid=...) or show fewer"
+            )
+        return room
 
     def new_parts(self) -> list[nn.Parameter]:
         """Parameters that no checkpoint brought: the fusion's."""
@@ -376,8 +399,8 @@ class ProfileModel(nn.Module):
             part.save_pretrained(folder / "text")
         if isinstance(self.vision, LlavaVision):
             self.vision.processor.save_pretrained(folder / "text")
-        if self.settings["text"]["lora"]["rank"]:
-            self.text.save_pretrained(folder / "adapter")  # peft's layout; for model.text.adapter
+        for adapter in self.adapter:
+            adapter.save_pretrained(folder / "adapter")  # in peft's layout, for model.text.adapter
         data = {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings}
         (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
         save_model(self, str(folder / "model.safetensors"))
@@ -464,7 +487,11 @@ def build_model(
     if vocabulary not in VOCABULARIES:
         raise UserError(f"decoder.vocabulary={vocabulary!r} is not one of {', '.join(VOCABULARIES)}")
     text = {"dropout": None, "dtype": "float32", "lora": {"rank": 0}, "adapter": None, **PROMPT, **text}
-    backbone, tokenizer = load_text(text, pretrained)
+    backbone, tokenizer, adapter = load_text(text, pretrained)
+    lora = text["lora"]
+    if adapter is not None:
+        given = adapter.peft_config["default"]
+        lora = {"rank": given.r, "alpha": given.lora_alpha, "dropout": given.lora_dropout}
     kind = "none" if vision is None else str(fusion["kind"])
     if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
@@ -478,14 +505,16 @@ def build_model(
         **{**fusion, "kind": kind, **more}, width=width, visual_width=tower.width if tower is not None else 1
     )
     settings = {
-        "text": {key: value for key, value in text.items() if key not in ("name", "adapter")},
+        "text": {key: value for key, value in text.items() if key not in ("name", "adapter")} | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
         "inputs": dict(inputs),
         "vocabulary": vocabulary,
         "target": target,
     }
-    return ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
+    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
+    model.adapter = [adapter] if adapter is not None else []
+    return model
 
 
 PROMPT = {"instruction": "", "answer": " Profile:"}

@@ -92,6 +92,9 @@ class ProfileModule(pl.LightningModule):
         self.model.train()
         self.weights: Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self.strict_loading = (
+            False  # what is frozen is not in a checkpoint: all of a large model beside its adapter, say
+        )
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._dev: list[tuple[Profile, str]] = []
@@ -168,8 +171,14 @@ class ProfileModule(pl.LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the learning curve and the seconds spent, as plain data."""
+        """Keeps the learning curve and the seconds spent, as plain data, and leaves out what is frozen."""
+        for name in self.frozen():
+            checkpoint["state_dict"].pop(name, None)
         checkpoint["progress"] = {"history": self.history, "seconds": self.seconds}
+
+    def frozen(self) -> list[str]:
+        """Names of the parameters that are not trained."""
+        return [name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them up again."""

@@ -125,6 +125,11 @@ def check_settings(cfg: Any) -> None:
     check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
     check_encoding(cfg.text.encoding, cfg.model.target)
+    if cfg.model.fusion.kind == "none" and cfg.model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
+        raise UserError(
+            f"model {cfg.model.name} with paradigm {cfg.paradigm.name}: it has no fusion and sees no photos; "
+            f"choose paradigm=text or paradigm=uni (captions), or model.fusion.kind=..."
+        )
     for name in ("beams", "dev_beams"):
         beams = cfg.evaluation[name]
         if beams is not None and beams < 1:
@@ -184,9 +189,15 @@ def fit(trainer: pl.Trainer, module: ProfileModule, data: Any, folder: Path) -> 
 
 
 def load_weights(module: ProfileModule, checkpoint: Path) -> None:
-    """Puts a checkpoint's weights into the module."""
+    """Puts a checkpoint's weights into the module.
+
+    Raises:
+        UserError: a trained weight is not in it.
+    """
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    missing, unexpected = module.load_state_dict(state, strict=False)
+    if wrong := [*(set(missing) - set(module.frozen())), *unexpected]:
+        raise UserError(f"{checkpoint} does not fit the model: {min(wrong)}; delete the run's folder and train again")
 
 
 def open_run(cfg: Any) -> Path:

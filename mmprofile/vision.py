@@ -112,6 +112,14 @@ class VisionEncoder(nn.Module):
         return photo_transform(self.data_config)
 
     @property
+    def count(self) -> int:
+        """M, visual tokens of a photo."""
+        if self.tokens == "cls":
+            return 1
+        rows, columns = self.vit.patch_embed.grid_size
+        return 1 + (rows * columns if self.tokens == "patch" else min(self.grid, rows) * min(self.grid, columns))
+
+    @property
     def width(self) -> int:
         """dv, the size of one visual token."""
         return int(self.vit.num_features)
