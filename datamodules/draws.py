@@ -9,7 +9,7 @@ from datamodules.prepared import Prepared, open_prepared
 from mmprofile.baselines.classical import Example
 from mmprofile.errors import UserError
 from mmprofile.profile import Profile, Schema
-from mmprofile.views import User, sample_reviews
+from mmprofile.views import User, donors, drop_photos, keep_photos, sample_reviews, with_photos_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -20,7 +20,8 @@ class Draws:
     Args:
         folder: a prepared folder.
         schema: the system's profile schema.
-        inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``.
+        inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``, and if others than these are wanted
+            ``photos`` (None), ``pairing`` (``paired``) and ``missing`` (0).
         captions: whether the system reads captions.
 
     Raises:
@@ -28,7 +29,8 @@ class Draws:
     """
 
     def __init__(self, folder: Path, schema: Schema, inputs: Mapping[str, Any], captions: bool) -> None:
-        self.prepared, self.inputs = open_prepared(folder), inputs
+        self.prepared = open_prepared(folder)
+        self.inputs: dict[str, Any] = {"photos": None, "pairing": "paired", "missing": 0.0, **inputs}
         if self.prepared.schema != schema:
             raise UserError(
                 f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
@@ -36,6 +38,7 @@ class Draws:
             )
         self.captions = _captions_by_photo(self.prepared, captions)
         self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+        self._donors_of: dict[str, list[int]] = {}
         self._training: tuple[int, dict[int, User]] = -1, {}
 
     def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
@@ -50,7 +53,11 @@ class Draws:
                 raise UserError(
                     f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
                 )
-            self._drawn[split] = [self._draw(row, None) for row in table]
+            drawn = [self._draw(row, None) for row in table]
+            self._drawn[split] = [
+                (rows, with_photos_of(user, drawn[donor][1]))
+                for (rows, user), donor in zip(drawn, self._donors(split), strict=True)
+            ]
         return self._drawn[split]
 
     def users(self, split: str) -> list[User]:
@@ -79,10 +86,22 @@ class Draws:
             return self.of("train")[index][1]
         if self._training[0] != epoch:
             self._training = epoch, {}
-        users = self._training[1]
-        if index not in users:
-            users[index] = self._draw(self.prepared.datasets["train"][index], epoch)[1]
-        return users[index]
+        users, donor = self._training[1], self._donors("train")[index]
+        for place in {index, donor} - users.keys():
+            users[place] = self._draw(self.prepared.datasets["train"][place], epoch)[1]
+        return with_photos_of(users[index], users[donor])
+
+    def _donors(self, split: str) -> list[int]:
+        """Whose photos each user of a split is shown."""
+        if split not in self._donors_of:
+            count = len(self.prepared.datasets[split])
+            apart = self.inputs["pairing"] == "unpaired"
+            if apart and count < 2:
+                raise UserError(
+                    f"inputs.pairing=unpaired: {split} has {count} user, so there is nobody else with photos"
+                )
+            self._donors_of[split] = donors(count, self.inputs["sample_seed"]) if apart else list(range(count))
+        return self._donors_of[split]
 
     def _draw(self, row: Mapping[str, Any], epoch: int | None) -> tuple[tuple[Mapping, ...], User]:
         profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
@@ -95,6 +114,7 @@ class Draws:
         i = self.inputs
         counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
         rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
+        user = drop_photos(keep_photos(user, i["photos"], i["sample_seed"]), i["missing"], i["sample_seed"])
         return rows, replace(user, profile=profile)
 
 

@@ -213,7 +213,7 @@ class ProfileDataModule(pl.LightningDataModule):
         folder: a prepared folder.
         model: gives tokenizer, grammar and photo transform.
         views: the paradigm's views, the one for prediction first.
-        inputs: ``reviews``, ``photos_per_review``, ``max_tokens``, ``sample_seed``, ``redraw``, ``encoding``.
+        inputs: ``max_tokens``, ``encoding``, and those of :class:`datamodules.draws.Draws`.
         masking: probabilities of hiding.
         schedule: ``paired``: every user in all views; ``sampled``: in one view, drawn by ``weights``.
         weights: a weight per view.
@@ -247,7 +247,7 @@ class ProfileDataModule(pl.LightningDataModule):
             raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(SCHEDULES)}")
         self.draws = Draws(folder, model.schema, inputs, any(view.captions != "none" for view in views))
         self.prepared = self.draws.prepared
-        self.views, self.inputs, self.seed, self.workers = views, dict(inputs), seed, workers
+        self.views, self.inputs, self.seed, self.workers = views, self.draws.inputs, seed, workers
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         pixels = PhotoPixels(self.prepared, model.transform, cache_mb) if model.transform is not None else None
         self.collator = model.collator(self.inputs, pixels, masking, seed)

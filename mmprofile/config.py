@@ -139,11 +139,16 @@ class DecoderConfig:
 class InputsConfig:
     """What a model is shown of a user; the same draw (``sample_seed``) for every system.
 
-    ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
+    ``photos``: at most so many of a user (None: all that were drawn). ``pairing``: ``unpaired`` shows everybody's photos and
+    captions to somebody else of the split. ``missing``: the probability that a photo is not there, nor its caption. These
+    three hold in all splits. ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
     """
 
     reviews: int = 3
     photos_per_review: int = 1
+    photos: int | None = None
+    pairing: str = "paired"
+    missing: float = 0.0
     max_tokens: int = 600
     sample_seed: int = 0
     redraw: bool = True
@@ -178,12 +183,16 @@ class TrainerConfig:
 
 @dataclass
 class EvaluationConfig:
-    """Beam sizes on the test and dev splits (None: the search of :mod:`mmprofile.decoding`), rows per batch, resamples."""
+    """Beam sizes on the test and dev splits (None: the search of :mod:`mmprofile.decoding`), rows per batch, resamples.
+
+    ``missing``: score the test users once more, each photo not there with this probability (None: do not).
+    """
 
     beams: int | None = None
     dev_beams: int | None = None
     batch_size: int = 64
     resamples: int = 2000
+    missing: float | None = None
 
 
 @dataclass

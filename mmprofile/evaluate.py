@@ -23,9 +23,10 @@ from mmprofile.model import ProfileModel
 from mmprofile.module import view_weights
 from mmprofile.profile import Profile, Schema
 from mmprofile.report import print_scores
-from mmprofile.views import SCHEDULES, Masking, User, View, paradigm_views, unpaired
+from mmprofile.views import SCHEDULES, Masking, User, View, drop_photos, paradigm_views, unpaired
 
 UNPAIRED_SEED = 0
+MISSING_SEED = 1_000_003  # not one that a run is likely to draw by: other photos than inputs.missing drops
 
 
 class Prediction(NamedTuple):
@@ -116,12 +117,22 @@ def evaluate_model(
         return predict_users(model, data, users, beams, label if progress else None)
 
     users, view = data.users(split), data.views[0]
-    return evaluate_users(model.schema, users, predict, settings, view, changed_photos(users))
+    changed = changed_photos(users, data.inputs["pairing"], settings.missing)
+    return evaluate_users(model.schema, users, predict, settings, view, changed)
 
 
-def changed_photos(users: Sequence[User]) -> dict[str, list[User]]:
-    """What is asked of a system besides: the same users with somebody else's photos."""
-    return {"unpaired": unpaired(users, UNPAIRED_SEED)}
+def changed_photos(users: Sequence[User], pairing: str, missing: float | None) -> dict[str, list[User]]:
+    """What is asked of a system besides: the same users with somebody else's photos, and with some photos missing.
+
+    Args:
+        users: of one split.
+        pairing: ``unpaired``: the photos are somebody else's as it is.
+        missing: the probability of missing; None: not asked.
+    """
+    changed = {"unpaired": unpaired(users, UNPAIRED_SEED) if pairing == "paired" else list(users)}
+    if missing is not None:
+        changed["missing"] = [drop_photos(user, missing, MISSING_SEED) for user in users]
+    return changed
 
 
 def evaluate_users(

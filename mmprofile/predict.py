@@ -124,7 +124,8 @@ def select(row: dict[str, Any], inputs: dict[str, Any], view: View, photos: Phot
             usable.append((path, caption))
         else:
             unusable[path] = reason
-    drawn = _draw(usable, inputs["reviews"] * inputs["photos_per_review"], rng)
+    most = inputs["reviews"] * inputs["photos_per_review"]
+    drawn = _draw(usable, most if inputs.get("photos") is None else min(most, inputs["photos"]), rng)
     user = User(
         row["user_id"], tuple(reviews), tuple(path for path, _ in drawn), tuple(caption for _, caption in drawn)
     )

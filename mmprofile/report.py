@@ -18,6 +18,7 @@ from rich.table import Table
 
 THIS_RUN = "this run"
 UNPAIRED = "this run, unpaired"
+PARTLY = "this run, photos missing"
 WIDTH = 100  # columns of the terminal table at most
 MISSING = "-"
 
@@ -25,11 +26,17 @@ _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
 _COLOURS = {"majority": "#bbbbbb", "tfidf_lr": "#e69f00", THIS_RUN: "#0072b2", UNPAIRED: "#56b4e9"}
 _OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#f0e442", "#000000")
-_SHORT = {"majority": "majority", "tfidf_lr": "TF-IDF+LR", UNPAIRED: "unpaired", "ceiling": "ceiling"}
+_SHORT = {
+    "majority": "majority",
+    "tfidf_lr": "TF-IDF+LR",
+    UNPAIRED: "unpaired",
+    PARTLY: "missing",
+    "ceiling": "ceiling",
+}
 
 
 class Row(NamedTuple):
-    """One system: its key in ``metrics.json`` (or ``THIS_RUN``, ``UNPAIRED``), its name for people, its scores."""
+    """One system: its key in ``metrics.json`` (or ``THIS_RUN``, ``UNPAIRED``, ``PARTLY``), its name for people, its scores."""
 
     key: str
     label: str
@@ -54,8 +61,9 @@ def rows(metrics: Mapping[str, Any]) -> list[Row]:
     baselines, test = metrics.get("baselines", {}), metrics["test"]
     first = [Row(key, _LABELS[key], baselines[key]) for key in ("majority", "tfidf_lr") if baselines.get(key)]
     run = [Row(THIS_RUN, THIS_RUN, test)]
-    if test.get("unpaired"):
-        run.append(Row(UNPAIRED, UNPAIRED, test["unpaired"]))
+    for part, label in (("unpaired", UNPAIRED), ("missing", PARTLY)):
+        if test.get(part):
+            run.append(Row(label, label, test[part]))
     last = [Row(key, _LABELS.get(key, key), baselines[key]) for key in baselines if key not in ("majority", "tfidf_lr")]
     return first + run + [row for row in last if row.scores]
 
@@ -114,8 +122,8 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     text += [
         "",
         "Means over the classes that occur in gold; intervals: 95 %, user-level bootstrap. `-`: not measured.",
-        "Unpaired: the same users with other users' photos. Ceiling: a classifier on the true cues of the same reviews",
-        "and photos. Missing and invalid answers count as wrong.",
+        "Unpaired: the same users with other users' photos; photos missing: without some of theirs. Ceiling: a classifier",
+        "on the true cues of the same reviews and photos. Missing and invalid answers count as wrong.",
         "",
         "![Macro-F1 per attribute](report.png)",
         "",

@@ -134,7 +134,7 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
     def predict(users: Sequence[User], label: str) -> list[Prediction]:
         return parse_predictions(schema, users, system.predict(users, label))
 
-    changed = changed_photos(users) if system.repeats else {}
+    changed = changed_photos(users, cfg.inputs.pairing, cfg.evaluation.missing) if system.repeats else {}
     test, predictions = evaluate_users(schema, users, predict, cfg.evaluation, system.view, changed)
     write_predictions(folder / "predictions.jsonl", predictions)
     baselines = evaluate_baselines(schema, data, "test", cfg.evaluation.resamples)

@@ -42,13 +42,13 @@ from mmprofile.profile import Schema
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
 from mmprofile.systems import check_system, run_system
+from mmprofile.views import check_inputs
 
 METRIC = "dev/macro_f1"
 
 
 def main(cfg: Any) -> None:
     """Entry point: prepare, train, evaluate, report; the same command again goes on where it stopped."""
-    torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_settings(cfg)
     folder = open_run(cfg)
@@ -66,6 +66,7 @@ def main(cfg: Any) -> None:
 
 def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[str, Any] | None:
     """Trains a model to the end, exports and scores it; None on all ranks but the first."""
+    torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
     clock = time.perf_counter()
@@ -120,10 +121,11 @@ def check_settings(cfg: Any) -> None:
     """Refuses what would only be noticed after the data are prepared, or after training.
 
     Raises:
-        UserError: a setting of the paradigm, the encoding or the beams makes no sense.
+        UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense.
     """
     check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
+    check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
     if cfg.model.fusion.kind == "none" and cfg.model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
         raise UserError(
@@ -134,6 +136,9 @@ def check_settings(cfg: Any) -> None:
         beams = cfg.evaluation[name]
         if beams is not None and beams < 1:
             raise UserError(f"evaluation.{name}={beams} is not a number of beams: give 1 or more, or null")
+    missing = cfg.evaluation.missing
+    if missing is not None and not 0 <= missing <= 1:
+        raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
 
 
 def make_model(cfg: Any, schema: Schema) -> ProfileModel:

@@ -6,7 +6,7 @@ captions, photos and masked profile the model sees. The target is always the who
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +18,8 @@ Show = Literal["none", "plain", "masked"]
 VIEWS = ("fusion", "text", "masked_image", "masked_profile")
 MODALITIES = ("text", "multi", "uni", "both")
 SCHEDULES = ("paired", "sampled")
+PAIRINGS = ("paired", "unpaired")
+_KEEP, _DROP = 1, 2  # purposes of a number drawn for a photo: one says nothing of the other
 
 
 @dataclass(frozen=True)
@@ -159,12 +161,56 @@ def sample_reviews(
     return rows, User(user_id, texts, tuple(photos), tuple(captions.get(photo) for photo in photos))
 
 
+def donors(count: int, seed: int) -> list[int]:
+    """For each of ``count`` users another one: a seeded permutation without fixed points; alone, the user itself."""
+    order = np.random.default_rng(seed).permutation(count)
+    return [donor for _, donor in sorted(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))]
+
+
+def with_photos_of(user: User, donor: User) -> User:
+    """The user with the photos and captions of somebody else."""
+    return replace(user, photos=donor.photos, captions=donor.captions)
+
+
 def unpaired(users: Sequence[User], seed: int) -> list[User]:
-    """The same users with the photos (and captions) of somebody else: a seeded permutation without fixed points."""
-    if len(users) < 2:
-        return list(users)
-    order = np.random.default_rng(seed).permutation(len(users))
-    donor = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    return [
-        replace(user, photos=users[donor[i]].photos, captions=users[donor[i]].captions) for i, user in enumerate(users)
-    ]
+    """The same users, each with the photos (and captions) of somebody else."""
+    return [with_photos_of(user, users[donor]) for user, donor in zip(users, donors(len(users), seed), strict=True)]
+
+
+def keep_photos(user: User, count: int | None, seed: int) -> User:
+    """The user with at most ``count`` of the photos: some of those that a larger ``count`` keeps, in their order."""
+    if count is None or count >= len(user.photos):
+        return user
+    return _with_photos(user, sorted(np.argsort(_chances(user, seed, _KEEP))[:count].tolist()))
+
+
+def drop_photos(user: User, probability: float, seed: int) -> User:
+    """The user without some photos, each dropped with ``probability``; whether one is depends on user and photo alone."""
+    if not probability:
+        return user
+    return _with_photos(user, np.flatnonzero(_chances(user, seed, _DROP) >= probability).tolist())
+
+
+def _chances(user: User, seed: int, purpose: int) -> np.ndarray:
+    """A number in [0, 1) for each photo, the same in whatever company it is shown."""
+    return np.array([user_rng(seed, f"{user.user_id}/{photo}", purpose).random() for photo in user.photos])
+
+
+def _with_photos(user: User, places: Sequence[int]) -> User:
+    captions = tuple(user.captions[i] for i in places) if user.captions else ()
+    return replace(user, photos=tuple(user.photos[i] for i in places), captions=captions)
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuses settings of ``inputs`` that make no sense.
+
+    Raises:
+        UserError: names the setting.
+    """
+    for name, least in (("reviews", 1), ("photos_per_review", 0), ("photos", 0), ("max_tokens", 1)):
+        if inputs[name] is not None and inputs[name] < least:
+            raise UserError(f"inputs.{name}={inputs[name]}: give {least} or more")
+    if inputs["pairing"] not in PAIRINGS:
+        raise UserError(f"inputs.pairing={inputs['pairing']!r} is not one of {', '.join(PAIRINGS)}")
+    if not 0 <= inputs["missing"] <= 1:
+        raise UserError(f"inputs.missing={inputs['missing']} is not a probability (0 to 1)")

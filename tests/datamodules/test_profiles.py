@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,17 @@ from mmprofile.batch import Batch
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Attribute, Schema
-from mmprofile.views import VIEWS, Masking, User, View, paradigm_views, sample_reviews
+from mmprofile.views import (
+    VIEWS,
+    Masking,
+    User,
+    View,
+    drop_photos,
+    keep_photos,
+    paradigm_views,
+    sample_reviews,
+    unpaired,
+)
 
 INPUTS = {
     "reviews": 3,
@@ -157,6 +167,53 @@ def test_other_reviews_in_each_epoch(demo: Path, model: ProfileModel) -> None:
         row = int(((batch.row_user == batch.users.index(user.user_id)) & (batch.row_view == 1)).nonzero())
         ids = batch.text_ids.flatten()[batch.row_tokens[row][batch.row_tokens[row] >= 0]]
         assert ids.tolist() == list(anew.collator.texts(user, anew.views[1], np.random.default_rng(0))[0])
+
+
+def drawn(data: ProfileDataModule, epoch: int) -> list[User]:
+    return [data.draws.training(epoch, index) for index in range(len(data.users("train")))]
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_inputs_are_taken_away_in_all_splits(demo: Path, model: ProfileModel, redraw: bool) -> None:
+    more = {"photos_per_review": 2, "redraw": redraw}
+    full, two, none, half, gone = (
+        module(demo, model, BOTH, inputs=more | one)
+        for one in ({}, {"photos": 2}, {"photos": 0}, {"missing": 0.5}, {"missing": 1.0})
+    )
+    of_split = [(split, lambda data, split=split: data.users(split)) for split in ("train", "validation", "test")]
+    for split, users in [*of_split, ("epoch 0", lambda data: drawn(data, 0)), ("epoch 1", lambda data: drawn(data, 1))]:
+        for user, few, no, some, without in zip(*map(users, (full, two, none, half, gone)), strict=True):
+            assert no == without == replace(user, photos=(), captions=()), split
+            assert few == keep_photos(user, 2, 0)
+            assert some == drop_photos(user, 0.5, 0)
+    assert drawn(full, 0) != drawn(full, 1) or not redraw
+    # A photo that is missing once is missing in all epochs.
+    shown = {(user.user_id, photo) for epoch in range(4) for user in drawn(half, epoch) for photo in user.photos}
+    hidden = {
+        (user.user_id, photo) for epoch in range(4) for user in drawn(full, epoch) for photo in user.photos
+    } - shown
+    assert all(not drop_photos(User(user, (), (photo,)), 0.5, 0).photos for user, photo in hidden)
+    assert len(shown) / (len(shown) + len(hidden)) == pytest.approx(0.5, abs=0.15)
+    assert all(len(batch.photos) == 0 for batch in none.train_dataloader())
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_somebody_elses_photos_in_all_splits(demo: Path, model: ProfileModel, redraw: bool) -> None:
+    inputs = {"redraw": redraw, "photos": 2}
+    own, strange = module(demo, model, BOTH, inputs=inputs), module(
+        demo, model, BOTH, inputs=inputs | {"pairing": "unpaired"}
+    )  # fmt: skip
+    for split in ("train", "validation", "test"):
+        assert strange.users(split) == unpaired(own.users(split), seed=0)
+        for user, example in zip(strange.users(split), strange.examples(split), strict=True):
+            cues = strange.prepared.cues or {}
+            assert example.photo_cues == [cues[("photo", photo)] for photo in user.photos]
+    for epoch in (0, 1):
+        assert drawn(strange, epoch) == unpaired(drawn(own, epoch), seed=0)
+    one = module(demo, model, inputs={"pairing": "unpaired"})
+    one.prepared.datasets["test"] = one.prepared.datasets["test"].select([0])
+    with pytest.raises(UserError, match="unpaired: test has 1 user, so there is nobody else"):
+        one.users("test")
 
 
 def test_steps_and_shapes(demo: Path, model: ProfileModel) -> None:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from mmprofile import evaluate, train
+from mmprofile import evaluate, predict, train
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
+from mmprofile.model import ProfileModel
 from mmprofile.profile import Schema
 
 SMOKE = ["experiment=smoke", "evaluation.resamples=20"]
@@ -81,3 +82,46 @@ def test_a_finished_run_is_shown_and_not_overwritten(
 def test_an_unknown_system_is_named(out: Path) -> None:
     with pytest.raises(UserError, match=r"model.system='majorty' is not one of neural, majority"):
         run(out, "none", "model=majority", "model.system=majorty")
+
+
+def test_photos_taken_away_from_every_system_alike(out: Path, captions: dict[str, Any]) -> None:
+    """Without photos there are no captions: what is left is the text baseline."""
+    none = run(out, "none", "model=tfidf_captions", "inputs.photos=0")
+    assert none["test"]["macro_f1"] == captions["baselines"]["tfidf_lr"]["macro_f1"]
+    assert none["test"]["unpaired"]["macro_f1"] == none["test"]["macro_f1"]
+    gone = run(out, "gone", "model=tfidf_captions", "inputs.missing=1.0")
+    assert gone["test"] == none["test"]
+    # The ceiling reads the photos' cues: it loses them as well.
+    assert none["baselines"]["ceiling"] == gone["baselines"]["ceiling"] != captions["baselines"]["ceiling"]
+
+
+def test_strangers_photos_in_all_splits_and_some_missing_at_the_end(out: Path, captions: dict[str, Any]) -> None:
+    strange = run(out, "strange", "model=tfidf_captions", "inputs.pairing=unpaired", "evaluation.missing=0.5")
+    test = strange["test"]
+    unpaired, missing = test.pop("unpaired"), test.pop("missing")
+    assert unpaired == test  # they are somebody else's as it is
+    assert test["per_attribute"] != captions["test"]["per_attribute"]
+    assert missing["per_attribute"] != test["per_attribute"]
+    assert "this run, photos missing" in (out / "strange" / "report.md").read_text()
+    blind = run(out, "blind", "model=tfidf_lr", "evaluation.missing=1.0")["test"]
+    assert blind["missing"] == blind["unpaired"] == {k: v for k, v in blind.items() if k not in ("missing", "unpaired")}
+
+
+@pytest.mark.parametrize("wrong", ["inputs.photos=-1", "inputs.missing=2", "evaluation.missing=-0.1"])
+def test_wrong_inputs_are_refused_before_anything_is_written(out: Path, wrong: str) -> None:
+    with pytest.raises(UserError, match=wrong.split("=")[0]):
+        run(out, "wrong", wrong)
+    assert not (out / "wrong").exists()
+
+
+def test_an_exported_model_knows_how_many_photos_it_is_shown(tmp_path: Path, schema: Schema) -> None:
+    cfg = load_config("train", ["inputs.photos=1", "inputs.missing=0.5", "inputs.pairing=unpaired"])
+    train.make_model(cfg, schema).save_pretrained(tmp_path)
+    model = ProfileModel.from_pretrained(tmp_path)
+    inputs, view = model.settings["inputs"], predict.prediction_view(model)
+    assert (inputs["photos"], inputs["missing"], inputs["pairing"]) == (1, 0.5, "unpaired")
+    row = {"user_id": "ann", "reviews": ["a"] * 5, "photos": ["1.jpg", "2.jpg", "3.jpg"], "captions": ["x", "y", "z"]}
+    photos = predict.Photos(tmp_path, lambda _: None, None)
+    assert predict.select(row, inputs, view, photos)[1]["photos"] == 1
+    before = {key: value for key, value in inputs.items() if key not in ("photos", "missing", "pairing")}
+    assert predict.select(row, before, view, photos)[1]["photos"] == 3  # a model exported before there was a limit

@@ -1,6 +1,8 @@
 """Views: what each paradigm shows in each of them, the draws behind them, and what is refused."""
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmprofile.config import InputsConfig
 from mmprofile.errors import UserError
 from mmprofile.views import (
     VIEWS,
@@ -15,7 +18,11 @@ from mmprofile.views import (
     User,
     View,
     build_view,
+    check_inputs,
+    donors,
+    drop_photos,
     hidden_attributes,
+    keep_photos,
     paradigm_views,
     sample_reviews,
     unpaired,
@@ -181,6 +188,81 @@ def test_unpaired_alone_and_by_seed() -> None:
     assert unpaired(users[:1], 0) == users[:1]
     assert unpaired([], 0) == []
     assert len({tuple(user.photos for user in unpaired(users, seed)) for seed in range(5)}) > 1
+
+
+@given(st.integers(2, 40), st.integers(0, 1000))
+def test_donors_are_everybody_once_and_never_oneself(count: int, seed: int) -> None:
+    found = donors(count, seed)
+    assert sorted(found) == list(range(count))
+    assert all(donor != user for user, donor in enumerate(found))
+    assert found == donors(count, seed)
+
+
+def album(name: str, count: int = 6) -> User:
+    places = range(count)
+    return User(name, ("text",), tuple(f"p{i}" for i in places), tuple(f"c{i}" if i != 2 else None for i in places))
+
+
+def parallel(user: User) -> bool:
+    """Whether each photo still has its own caption."""
+    return user.captions == tuple(None if photo == "p2" else photo.replace("p", "c") for photo in user.photos)
+
+
+def test_at_most_so_many_photos_and_fewer_are_some_of_more() -> None:
+    firsts = set()
+    for name in map(str, range(30)):
+        user = album(name)
+        kept = [keep_photos(user, count, seed=0) for count in range(8)]
+        assert [len(one.photos) for one in kept] == [0, 1, 2, 3, 4, 5, 6, 6]
+        for fewer, more in itertools.pairwise(kept):
+            assert set(fewer.photos) <= set(more.photos)
+        assert all(list(one.photos) == sorted(one.photos) and parallel(one) for one in kept)
+        assert kept == [keep_photos(user, count, seed=0) for count in range(8)]
+        firsts.add(kept[1].photos)
+    assert len(firsts) == 6
+    assert keep_photos(album("a"), None, 0) == keep_photos(album("a"), 6, 0) == album("a")
+    assert any(keep_photos(album(str(i)), 1, 1) != keep_photos(album(str(i)), 1, 0) for i in range(5))
+
+
+def test_each_photo_is_missing_with_its_probability_whatever_else_is_shown() -> None:
+    users = [album(str(i)) for i in range(500)]
+    dropped = {p: [drop_photos(user, p, seed=0) for user in users] for p in (0.0, 0.3, 0.5, 1.0)}
+    assert dropped[0.0] == users
+    assert all(user.photos == user.captions == () for user in dropped[1.0])
+    for p, rest in dropped.items():
+        assert sum(len(user.photos) for user in rest) / 3000 == pytest.approx(1 - p, abs=0.03)  # three deviations
+        assert all(parallel(user) and user.reviews == ("text",) for user in rest)
+    for user, more, fewer in zip(users, dropped[0.3], dropped[0.5], strict=True):
+        assert set(fewer.photos) <= set(more.photos)
+        alone = drop_photos(replace(user, photos=("p4",), captions=("c4",)), 0.5, 0)
+        assert alone.photos == (("p4",) if "p4" in fewer.photos else ())
+    assert dropped[0.5] == [drop_photos(user, 0.5, 0) for user in users]
+    assert dropped[0.5] != [drop_photos(user, 0.5, 1) for user in users]
+
+
+def test_the_photos_kept_are_not_those_least_often_missing() -> None:
+    """Both draw a number per photo: were it the same number, those kept would never, or always, be dropped."""
+    kept = [drop_photos(keep_photos(album(str(i)), 1, 0), 0.5, 0) for i in range(500)]
+    assert sum(len(user.photos) for user in kept) / 500 == pytest.approx(0.5, abs=0.07)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"reviews": 0}, "inputs.reviews=0: give 1 or more"),
+        ({"photos_per_review": -1}, "inputs.photos_per_review=-1: give 0 or more"),
+        ({"photos": -1}, "inputs.photos=-1: give 0 or more"),
+        ({"max_tokens": 0}, "inputs.max_tokens=0: give 1 or more"),
+        ({"pairing": "unpared"}, "inputs.pairing='unpared' is not one of paired, unpaired"),
+        ({"missing": 1.2}, "inputs.missing=1.2 is not a probability"),
+        ({"missing": float("nan")}, "inputs.missing=nan is not a probability"),
+    ],
+)
+def test_inputs_are_checked(wrong: dict[str, Any], says: str) -> None:
+    check_inputs(vars(InputsConfig()))
+    with pytest.raises(UserError) as raised:
+        check_inputs(vars(InputsConfig(**wrong)))
+    assert str(raised.value).startswith(says)
 
 
 def test_a_users_generator_is_its_own() -> None:
