@@ -245,6 +245,24 @@ class PredictConfig:
     photos: Any = None
 
 
+@dataclass
+class SweepConfig:
+    """``conf/sweep.yaml``; see :mod:`mmprofile.sweep`."""
+
+    table: Any = None
+    figure: Any = None
+    search: str | None = None
+    runs: Any = None
+    out: str = "outputs/sweep"
+    seeds: int = 1
+    only: list[str] = field(default_factory=list)
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    reference: str | None = None
+    trials: int | None = None
+    threads: int | None = None
+    resamples: int = 10_000
+
+
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
 HYDRA_QUIET = [
     "hydra/job_logging=disabled",
@@ -259,6 +277,7 @@ CONFIGS: dict[str, type] = {
     "prepare": PrepareConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "sweep": SweepConfig,
 }
 
 
@@ -304,6 +323,30 @@ def _check_size(cfg: Any) -> None:
     model, sizes = cfg.model, list(cfg.model.sizes)
     if sizes and model.size not in sizes:
         raise UserError(f"model.size={model.size}: model {model.name} has the sizes {', '.join(sizes)}")
+
+
+def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
+    """The keys in which two configurations of ``train`` differ in what a run computes, as ``key: old -> new``.
+
+    Args:
+        old: one configuration.
+        new: the other.
+        shared: only keys that both have: one that came with a later version is no other setting.
+    """
+    flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
+    ignored = ("out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every")
+    keys = sorted(set(flat[0]) & set(flat[1]) if shared else set(flat[0]) | set(flat[1]))
+    return [
+        f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"
+        for k in keys
+        if flat[0].get(k) != flat[1].get(k) and k not in ignored
+    ]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node}
+    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
 
 
 def explain(error: Exception, name: str) -> str:

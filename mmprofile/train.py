@@ -3,7 +3,7 @@
 From here to the loss there are three hops: ``train.run`` -> ``module.training_step`` -> ``model.forward``.
 """
 
-from mmprofile.config import check_command_line, entry_point
+from mmprofile.config import check_command_line, difference, entry_point
 
 if __name__ == "__main__":
     check_command_line("train")
@@ -231,24 +231,6 @@ def open_run(cfg: Any) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
     return folder
-
-
-def difference(old: Any, new: Any) -> list[str]:
-    """The keys in which two configurations differ in what a run computes, as ``key: old -> new``."""
-    flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
-    ignored = ("out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every")
-    keys = sorted(set(flat[0]) | set(flat[1]))
-    return [
-        f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"
-        for k in keys
-        if flat[0].get(k) != flat[1].get(k) and k not in ignored
-    ]
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix[:-1]: node}
-    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
 
 
 def choose_precision(asked: str, accelerator: str) -> str:
