@@ -140,6 +140,15 @@ def _peft() -> Any:
         raise UserError("model.text.lora and model.text.adapter need peft: pip install 'mmprofile[llm]'") from error
 
 
+def drop_decoder(model: Any) -> None:
+    """Lets go of the parts of an encoder-decoder that only write."""
+    unused = model.get_decoder(), model.get_output_embeddings()
+    for part in list(model.modules()):
+        for name, child in list(part.named_children()):
+            if any(child is one for one in unused):
+                setattr(part, name, None)
+
+
 def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
     """The prompt of a causal model: what stands first in any text of its, an instruction; behind the texts what begins the answer.
 
@@ -176,7 +185,8 @@ class LlavaVision(nn.Module):
         self.grid, self.trainable = grid, trainable
         with _loading("model.text.name", name):
             self.processor: Any = AutoImageProcessor.from_pretrained(name)
-        llava.model.vision_tower.requires_grad_(trainable)
+        if not trainable:
+            llava.model.vision_tower.requires_grad_(False)
 
     @property
     def count(self) -> int:

@@ -27,7 +27,7 @@ settings.load_profile("tests")
 
 WORDS = (
     "review : photo : profile : Unknown the a soup was warm bread good so we stayed long dinner cheap car wash nice "
-    "plate of noodles on wooden table red sign above door two people"
+    "plate of noodles on wooden table red sign above door two people attribute : attributes"
 )
 SIZE = 32  # pixels on a photo's side
 PHOTOS = ("sign", "plate", "car", "door")
