@@ -109,6 +109,16 @@ def read_cities(
     return reviews, photos
 
 
+def split_held_out(
+    reviews: list[Review], photos: list[Photo]
+) -> tuple[tuple[list[Review], list[Photo]], tuple[list[Review], list[Photo]]]:
+    """What is learned from, and what only the last losses are measured on; shuffles both lists."""
+    for rows in (reviews, photos):
+        random.Random(0).shuffle(rows)  # type: ignore[arg-type]
+    r, p = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
+    return (reviews[r:], photos[p:]), (reviews[:r], photos[:p])
+
+
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
     """A BPE tokenizer with T5's special tokens and sentinels; the schema's words are made frequent, to stay whole."""
     words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
@@ -428,12 +438,9 @@ def main() -> None:
     start = time.perf_counter()
     tokenizer = train_tokenizer([r.text for r in reviews[::20]] + [p.caption for p in photos], schema)
     print(f"tokenizer trained in {time.perf_counter() - start:.0f} s", flush=True)
-    random.Random(0).shuffle(reviews)
-    random.Random(0).shuffle(photos)
-    cut = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
     words = frequent_words(photos)
-    mixture = Mixture(reviews[cut[0] :], photos[cut[1] :], trades, words, tokenizer, 1)
-    held_out = Mixture(reviews[: cut[0]], photos[: cut[1]], trades, words, tokenizer, 2)
+    kept, held = split_held_out(reviews, photos)
+    mixture, held_out = (Mixture(*part, trades, words, tokenizer, seed) for seed, part in enumerate((kept, held), 1))
     pair = Pair(tokenizer, len(trades), len(words))
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
     print(f"parameters {count}", flush=True)
