@@ -141,11 +141,11 @@ def _peft() -> Any:
 
 
 def drop_decoder(model: Any) -> None:
-    """Lets go of the parts of an encoder-decoder that only write."""
-    unused = model.get_decoder(), model.get_output_embeddings()
-    for part in list(model.modules()):
+    """Lets go of all of an encoder-decoder but its encoder."""
+    encoder = model.get_encoder()
+    for part in [part for part in model.modules() if part is not encoder and encoder in part.modules()]:
         for name, child in list(part.named_children()):
-            if any(child is one for one in unused):
+            if encoder not in child.modules():
                 setattr(part, name, None)
 
 

@@ -4,7 +4,7 @@ Dimension letters as in :mod:`mmprofile.batch` and :mod:`mmprofile.fusion`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.backbones import LlavaVision, build_prompt, load_text, local_name
+from mmprofile.backbones import LlavaVision, build_prompt, drop_decoder, load_text, local_name
+from mmprofile.baselines.heads import AttributeHead, Votes, build_head
 from mmprofile.batch import IGNORE, Batch, Collator
 from mmprofile.decoding import WIDTH, Decoded, Search, merged
 from mmprofile.errors import UserError
@@ -41,8 +42,10 @@ class Output(NamedTuple):
 
     Attributes:
         view_totals: (views,) cross-entropy summed over the target tokens of each view's rows.
-        view_tokens: (views,) the number of those tokens, 0 where a view has no row.
-        logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them.
+        view_tokens: (views,) the number of those tokens, 0 where a view has no row. With a head of classifiers: of the
+            attributes whose value is known.
+        logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them,
+            and with a head.
     """
 
     view_totals: Tensor
@@ -98,7 +101,9 @@ class ProfileModel(nn.Module):
         vision: photo encoder; None for a model that never sees photos.
         fusion: from :func:`mmprofile.fusion.build_fusion`.
         schema: the profile it writes.
-        settings: plain data needed to use the model again: text, fusion, vision, vocabulary, target, and how inputs are made.
+        settings: plain data needed to use the model again: text, fusion, vision, vocabulary, target, head, and how inputs
+            are made.
+        head: classifiers of the attributes in the place of the text model's decoder, which is not there then.
 
     ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
     tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. The format of a
@@ -113,10 +118,11 @@ class ProfileModel(nn.Module):
         fusion: Fusion,
         schema: Schema,
         settings: Mapping[str, Any],
+        head: AttributeHead | None = None,
     ) -> None:
         super().__init__()
         self.text = text
-        self.vision, self.fusion = vision, fusion
+        self.vision, self.fusion, self.head = vision, fusion, head
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
         self.adapter: list[Any] = []  # what peft has around the text model; in a list: not a part of this module
@@ -165,12 +171,13 @@ class ProfileModel(nn.Module):
         return room
 
     def new_parts(self) -> list[nn.Parameter]:
-        """Parameters that no checkpoint brought: the fusion's."""
-        return [p for p in self.fusion.parameters() if p.requires_grad]
+        """Parameters that no checkpoint brought: the fusion's and the head's."""
+        parts = [self.fusion] if self.head is None else [self.fusion, self.head]
+        return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def pretrained_parts(self) -> list[nn.Parameter]:
         """Trainable parameters that came with weights: the text model's and, unless frozen, the vision model's."""
-        new = {id(p) for p in self.fusion.parameters()}
+        new = {id(p) for p in self.new_parts()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in new]
 
     def encode(self, batch: Batch) -> Fused:
@@ -210,18 +217,37 @@ class ProfileModel(nn.Module):
         states = self.text.get_encoder()(inputs_embeds=fused.hidden, attention_mask=fused.mask).last_hidden_state
         return fused._replace(hidden=states)
 
-    def _joined(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
-        """Texts and photos of some rows, fused; those without a photo are not touched by the fusion at all."""
+    @staticmethod
+    def _texts(batch: Batch, read: _Read, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """States of the texts of some rows (r, N, d) and which there are (r, N)."""
         tokens = batch.row_tokens[rows]
         tokens = tokens[:, : int((tokens >= 0).sum(1).max())]
         mask = tokens >= 0
-        hidden = read.texts.index_select(0, read.place[tokens.clamp_min(0).flatten()]).unflatten(0, mask.shape)
-        there = batch.row_photo_mask[rows]
-        some = there.any(1).nonzero().squeeze(1)
+        return read.texts.index_select(0, read.place[tokens.clamp_min(0).flatten()]).unflatten(0, mask.shape), mask
+
+    @staticmethod
+    def _photos(batch: Batch, photos: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Visual tokens of some rows (r, V, dv), of the batch's photos (P, M, dv), and which there are (r, V)."""
+        visual_mask = batch.row_photo_mask[rows].repeat_interleave(photos.shape[1], 1)
+        return photos[batch.row_photos[rows]].flatten(1, 2), visual_mask
+
+    def _votes(self, batch: Batch) -> Votes:
+        """What the head says of each row."""
+        assert self.head is not None
+        rows = torch.arange(len(batch.row_view), device=batch.row_view.device)
+        read = self._read(batch)
+        hidden, mask = self._texts(batch, read, rows)
+        width = self.vision.width if self.vision is not None else 0
+        nothing = hidden.new_zeros(len(rows), 0, width), mask[:, :0]
+        return self.head(hidden, mask, *(nothing if read.photos is None else self._photos(batch, read.photos, rows)))
+
+    def _joined(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
+        """Texts and photos of some rows, fused; those without a photo are not touched by the fusion at all."""
+        hidden, mask = self._texts(batch, read, rows)
+        some = batch.row_photo_mask[rows].any(1).nonzero().squeeze(1)
         if read.photos is None or not len(some):
             return Fused(hidden, mask)
-        visual = read.photos[batch.row_photos[rows[some]]].flatten(1, 2)
-        visual_mask = there[some].repeat_interleave(read.photos.shape[1], 1)
+        visual, visual_mask = self._photos(batch, read.photos, rows[some])
         if len(some) == len(rows):
             return self.fusion(hidden, mask, visual, visual_mask)
         fused: Fused = self.fusion(hidden[some], mask[some], visual, visual_mask)
@@ -234,6 +260,9 @@ class ProfileModel(nn.Module):
     def forward(self, batch: Batch) -> Output:
         """The loss of each view. ``batch.labels`` must be there; :meth:`encode` gives what to look at inside."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
+        if self.head is not None:
+            loss, known = self.head.losses(self._votes(batch), self._gold(batch))
+            return Output(*self._by_view(batch, loss, known), None)
         texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
         parts, order = [], []
@@ -251,11 +280,30 @@ class ProfileModel(nn.Module):
                 logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
             loss = flat.view_as(batch.labels)
-        views = len(batch.views)
-        zeros = loss.new_zeros(views)
+        return Output(*self._by_view(batch, loss, batch.labels != IGNORE), logits)
+
+    @staticmethod
+    def _by_view(batch: Batch, loss: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses (R, L) and which of them count (R, L) -> their sums and numbers in each view."""
+        zeros = loss.new_zeros(len(batch.views))
         total = zeros.index_add(0, batch.row_view, loss.sum(1))
-        count = zeros.index_add(0, batch.row_view, (batch.labels != IGNORE).sum(1).to(loss.dtype))
-        return Output(total, count, logits)
+        return total, zeros.index_add(0, batch.row_view, counted.sum(1).to(loss.dtype))
+
+    def _gold(self, batch: Batch) -> Tensor:
+        """The head's targets, a row each."""
+        assert self.head is not None
+        assert batch.profiles is not None
+        return self.head.targets(batch.profiles, batch.row_user.device)[batch.row_user]
+
+    @torch.no_grad()
+    def fit_dev(self, batches: Iterable[Batch]) -> None:
+        """Fits what is not trained by gradients, a head's mix, to the dev split in the view that prediction uses."""
+        if self.head is None:
+            return
+        self.eval()
+        found = [(self._votes(batch), self._gold(batch)) for batch in batches]
+        votes = Votes(*(torch.cat(parts) for parts in zip(*(some for some, _ in found), strict=True)))
+        self.head.fit_mix(votes, torch.cat([gold for _, gold in found]))
 
     def _shifted(self, labels: Tensor) -> Tensor:
         """(R, L) what is read when each label is to be written: the start token, then the labels before it."""
@@ -341,6 +389,11 @@ class ProfileModel(nn.Module):
         Raises:
             UserError: ``known`` has an attribute or value that the schema has not.
         """
+        if self.head is not None:
+            given = known or [{}] * len(batch.users)
+            return self.head.decode(
+                self._votes(batch), [Grammar(self.schema, self.tokenizer, one).known if one else {} for one in given]
+            )
         fused = self.encode(batch)
         found = []
         for grammar, rows in self._parts(batch):
@@ -361,8 +414,11 @@ class ProfileModel(nn.Module):
 
     @torch.no_grad()
     def generate(self, batch: Batch, beams: int | None = None) -> list[str]:
-        """One profile text per user: the likeliest; or, with ``beams``, by transformers' beam search over the schema."""
-        if beams is None:
+        """One profile text per user: the likeliest; or, with ``beams``, by transformers' beam search over the schema.
+
+        A head finds the likeliest without search.
+        """
+        if beams is None or self.head is not None:
             return [found.text for found in self.decode(batch)]
         fused = self.encode(batch)
         parts = [self._beams(fused.hidden[rows], fused.mask[rows], part, beams) for part, rows in self._parts(batch)]
@@ -421,7 +477,7 @@ class ProfileModel(nn.Module):
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise UserError(f"{folder}: model format {found!r}, this version reads {FORMAT}")
-        missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary", "target"} - data.keys()
+        missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary", "target", "head"} - data.keys()
         if missing:
             raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
         settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
@@ -433,6 +489,7 @@ class ProfileModel(nn.Module):
             settings["inputs"],
             settings["vocabulary"],
             settings["target"],
+            settings["head"],
             pretrained=False,
         )
         model.settings = settings
@@ -467,6 +524,7 @@ def build_model(
     inputs: Mapping[str, Any],
     vocabulary: str = "full",
     target: str = "profile",
+    head: Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> ProfileModel:
     """Builds a model from the ``model`` part of the configuration.
@@ -479,6 +537,7 @@ def build_model(
         inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
         vocabulary: one of :data:`VOCABULARIES`, see :class:`ProfileModel`.
         target: what a row writes, see :class:`mmprofile.batch.Collator`.
+        head: see :func:`mmprofile.baselines.heads.build_head`; None: ``lm``.
         pretrained: False builds the architecture without weights.
 
     Raises:
@@ -495,7 +554,11 @@ def build_model(
     kind = "none" if vision is None else str(fusion["kind"])
     if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
-    tower = None if kind == "none" else _build_vision(vision or {}, backbone, text, pretrained)
+    head = {"kind": "lm"} if head is None else dict(head)
+    if head["kind"] != "lm" and not backbone.config.is_encoder_decoder:
+        raise UserError(f"model.head={head['kind']}: {text['name']} has no encoder; use lm")
+    blind = vision is None or (kind == "none" and head["kind"] == "lm")
+    tower = None if blind else _build_vision(vision or {}, backbone, text, pretrained)
     more: dict[str, Any] = {}
     if kind == "prefix" and not backbone.config.is_encoder_decoder:
         at = build_prompt(tokenizer, text["instruction"], text["answer"]).at
@@ -504,6 +567,9 @@ def build_model(
     joint = build_fusion(
         **{**fusion, "kind": kind, **more}, width=width, visual_width=tower.width if tower is not None else 1
     )
+    classifiers = build_head(head, schema, width, tower.width if tower is not None else 0)
+    if classifiers is not None:
+        drop_decoder(backbone)
     settings = {
         "text": {key: value for key, value in text.items() if key not in ("name", "adapter")} | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
@@ -511,8 +577,9 @@ def build_model(
         "inputs": dict(inputs),
         "vocabulary": vocabulary,
         "target": target,
+        "head": head,
     }
-    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings)
+    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers)
     model.adapter = [adapter] if adapter is not None else []
     return model
 

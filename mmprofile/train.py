@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from mmprofile.baselines.heads import check_head
 from mmprofile.batch import check_encoding
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
@@ -86,6 +87,7 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
 
     clock = time.perf_counter()
     load_weights(module, folder / "checkpoints" / "best.ckpt")
+    model.fit_dev(batch.to(module.device) for batch in data.val_dataloader())
     model.save_pretrained(folder / "model")
     settings = cfg.evaluation
     test, predictions = evaluate_model(model, data, "test", settings.beams, settings, cfg.trainer.progress)
@@ -127,6 +129,7 @@ def check_settings(cfg: Any) -> None:
     check_paradigm(cfg.paradigm)
     check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
+    check_head(cfg.model)
     if cfg.model.fusion.kind == "none" and cfg.model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
         raise UserError(
             f"model {cfg.model.name} with paradigm {cfg.paradigm.name}: it has no fusion and sees no photos; "
@@ -148,7 +151,9 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     seen = {"modality": cfg.paradigm.modality, "encoding": cfg.text.encoding}
     inputs = {**seen, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
-    return build_model(plain["text"], vision, plain["fusion"], schema, inputs, cfg.decoder.vocabulary, cfg.model.target)
+    head = {"kind": cfg.model.head, **plain["options"]}
+    how = cfg.decoder.vocabulary, cfg.model.target, head
+    return build_model(plain["text"], vision, plain["fusion"], schema, inputs, *how)
 
 
 def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:
@@ -252,9 +257,10 @@ def describe(cfg: Any, model: ProfileModel, data: Any, folder: Path, precision: 
     count = sum(p.numel() for p in model.parameters()) / 1e6
     sizes = " / ".join(str(len(data.users(split))) for split in ("train", "validation", "test"))
     views = ", ".join(view.name for view in data.views)
+    joint = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
     return (
         f"run {cfg.name} in {folder}\n"
-        f"  model {cfg.model.name}: {count:.1f} M parameters, fusion {model.settings['fusion']['kind']}, {precision}\n"
+        f"  model {cfg.model.name}: {count:.1f} M parameters, {joint}, {precision}\n"
         f"  paradigm {cfg.paradigm.name}: {views} ({cfg.paradigm.schedule})\n"
         f"  users {sizes} (train / validation / test)"
     )
