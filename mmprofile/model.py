@@ -238,7 +238,7 @@ class ProfileModel(nn.Module):
         read = self._read(batch)
         hidden, mask = self._texts(batch, read, rows)
         width = self.vision.width if self.vision is not None else 0
-        nothing = hidden.new_zeros(len(rows), 0, width), mask[:, :0]
+        nothing = torch.zeros(len(rows), 0, width, device=rows.device), mask[:, :0]
         return self.head(hidden, mask, *(nothing if read.photos is None else self._photos(batch, read.photos, rows)))
 
     def _joined(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:

@@ -245,8 +245,8 @@ class LateFusion(AttributeHead):
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """(R, N, d), (R, N) bool -> (R, d); zeros where the mask is empty."""
-    weights = mask[..., None].to(states.dtype)
+    """(R, N, d), (R, N) bool -> (R, d) in single precision; zeros where the mask is empty."""
+    weights = mask[..., None].float()
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
 
