@@ -80,6 +80,10 @@ class Draws:
             for rows, user in self.of(split)
         ]
 
+    def jpeg(self, photo_id: str) -> bytes:
+        """A photo's file."""
+        return self.prepared.jpeg(photo_id)
+
     def training(self, epoch: int, index: int) -> User:
         """A training user as it is shown in an epoch: with ``redraw`` other reviews each time."""
         if not self.inputs["redraw"]:

@@ -213,6 +213,9 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
     cost = [f"{name} {value:.1f} s" for name, value in metrics.get("seconds", {}).items() if value is not None]
     if metrics.get("peak_rss_mb"):
         cost.append(f"peak memory {metrics['peak_rss_mb'] / 1024:.2f} GB")
+    asked = metrics.get("endpoint", {})
+    if asked:
+        cost.append(f"{asked['prompt_tokens']:,} + {asked['completion_tokens']:,} tokens, {asked['refused']} refusals")
     mine = {row.key: row.f1() for row in rows(metrics)}
     run, ceiling, unpaired = mine.get(THIS_RUN), mine.get("ceiling"), mine.get(UNPAIRED)
     compared = []

@@ -2,17 +2,21 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mmprofile.baselines.answers import AnswerFile
 from mmprofile.baselines.classical import LOGISTIC, Example, Fitted, majority, tfidf
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     Prediction,
     changed_photos,
+    check_paradigm,
     evaluate_baselines,
     evaluate_users,
     parse_predictions,
@@ -20,6 +24,8 @@ from mmprofile.evaluate import (
 )
 from mmprofile.profile import Schema
 from mmprofile.views import User, View, build_view
+
+T = TypeVar("T")
 
 
 class System(Protocol):
@@ -29,19 +35,20 @@ class System(Protocol):
         view: what it is shown of a user.
         repeats: whether it can be asked of the same users with other photos.
         n_parameters: fitted coefficients; None where nothing is fitted here.
-        facts: what ``metrics.json`` tells besides.
     """
 
     view: View
     repeats: bool
     n_parameters: int | None
-    facts: dict[str, Any]
 
     def fit(self, data: Any) -> None:
         """Learns from ``data.users("train")``; called once, before :meth:`predict`."""
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
         """The profile text of each user; ``label`` is of a progress bar."""
+
+    def facts(self) -> dict[str, Any]:
+        """What ``metrics.json`` tells besides."""
 
 
 class Clock:
@@ -65,7 +72,7 @@ class Majority:
     n_parameters: int | None = 0
 
     def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
-        self.schema, self.facts = schema, dict[str, Any]()
+        self.schema = schema
 
     def fit(self, data: Any) -> None:
         """Counts."""
@@ -75,6 +82,17 @@ class Majority:
         """The same for everybody."""
         return [self.schema.render(p) for p in majority(self.schema, self.train, [Example.of(u) for u in users])]
 
+    def facts(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+@dataclass
+class TfidfConfig:
+    """``model.options`` of ``conf/model/tfidf_lr.yaml``."""
+
+    captions: bool
+
 
 class TfidfLr:
     """Logistic regression on TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
@@ -82,8 +100,8 @@ class TfidfLr:
     repeats = True
 
     def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
-        self.schema, self.facts = schema, dict[str, Any]()
-        self.captions = bool(cfg.model.options.captions)
+        self.schema = schema
+        self.captions = options(TfidfConfig, cfg).captions
         self.view = build_view("fusion", "uni" if self.captions else "text")
 
     def fit(self, data: Any) -> None:
@@ -95,8 +113,47 @@ class TfidfLr:
         """One text per user."""
         return [self.schema.render(profile) for profile in self.fitted.predict([Example.of(user) for user in users])]
 
+    def facts(self) -> dict[str, Any]:
+        """What cross-validation chose for each attribute."""
+        return {"choices": self.fitted.choices}
 
-SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {"majority": Majority, "tfidf_lr": TfidfLr}
+
+def chat(cfg: Any, schema: Schema, folder: Path) -> System:
+    """A model at an endpoint, asked for what the paradigm shows when it predicts."""
+    try:
+        from mmprofile.baselines.chat import Chat, ChatConfig
+    except ImportError as error:
+        raise UserError(f"model.system=chat needs the package {error.name}: pip install 'mmprofile[llm]'") from error
+    return Chat(options(ChatConfig, cfg), schema, check_paradigm(cfg.paradigm)[0][0], folder, cfg.seed)
+
+
+def file(cfg: Any, schema: Schema, folder: Path) -> System:
+    """Answers from a file."""
+    path = cfg.model.options.get("path")
+    if path is None:
+        raise UserError("model.system=file: add model.options.path=... (JSONL of user_id, and text or profile)")
+    return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm)[0][0])
+
+
+def options(kind: type[T], cfg: Any) -> T:
+    """``model.options`` as a dataclass.
+
+    Raises:
+        UserError: a key is unknown or missing, or a value has the wrong type.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(kind), cfg.model.options)
+        return cast(T, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise UserError(f"model.options.{error.full_key}: {str(error).splitlines()[0]}") from error
+
+
+SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {
+    "majority": Majority,
+    "tfidf_lr": TfidfLr,
+    "chat": chat,
+    "file": file,
+}
 
 
 def check_system(name: str) -> None:
@@ -145,5 +202,5 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
         "seconds": clock.seconds,
         "n_parameters": system.n_parameters,
         "history": [],
-        **system.facts,
+        **system.facts(),
     }

@@ -1,0 +1,429 @@
+"""An endpoint of our own that answers as OpenAI's does, well and badly; a file of answers; both through the whole command."""
+
+import base64
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mmprofile import train
+from mmprofile.baselines.answers import profile_text
+from mmprofile.baselines.chat import PromptConfig, Prompts
+from mmprofile.baselines.endpoint import Endpoint, Request
+from mmprofile.config import load_config
+from mmprofile.errors import UserError
+from mmprofile.profile import Attribute, Schema
+from mmprofile.views import User, build_view
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+
+TEXT = (
+    "Stars: 4; Favorite Category: Pizza, Coffee & Tea; Preferred Meal: Dinner; Budget Range: Low; "
+    "Discount Preference: True; Service Preference: False"
+)
+SMOKE = ["experiment=smoke", "evaluation.resamples=20", "model=gpt", "model.options.key_env=null"]
+Reply = tuple[int, Any]
+
+
+def completion(text: str | None) -> dict[str, Any]:
+    """The body of an answer, with 100 and 7 tokens."""
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "toy-1", "choices": [choice], "usage": usage}
+
+
+class Server(ThreadingHTTPServer):
+    """``reply(n, body)`` gives status and body of the n-th request (from 0); what was sent is kept."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Callable[[int, dict[str, Any]], Reply] = lambda n, body: (200, completion(TEXT))
+        self.sent: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.lists_models: int = 200
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing."""
+
+    def do_GET(self) -> None:
+        assert self.path == "/v1/models"
+        self.answer(self.server.lists_models, {"object": "list", "data": []})
+
+    def do_POST(self) -> None:
+        assert self.path == "/v1/chat/completions"
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            number = len(self.server.sent)
+            self.server.sent.append(body)
+            self.server.keys.append(self.headers["authorization"])
+        self.answer(*self.server.reply(number, body))
+
+    def answer(self, status: int, body: Any) -> None:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(raw)))
+        self.send_header("retry-after-ms", "1")
+        self.end_headers()
+        self.wfile.write(raw)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def closed_url() -> str:
+    """Where nobody listens."""
+    with Server() as made:
+        return made.url
+
+
+def endpoint(url: str, folder: Path, **options: Any) -> Endpoint:
+    return Endpoint(url, "toy", None, {"temperature": 0, "seed": None}, folder / "answers.jsonl", **options)
+
+
+def requests(*names: str) -> list[Request]:
+    return [Request(name, [{"role": "user", "content": f"who is {name}?"}]) for name in names]
+
+
+def error(message: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "x", "code": None}}
+
+
+def test_answers_come_in_order_and_are_asked_once(server: Server, tmp_path: Path) -> None:
+    def reply(_: int, body: dict[str, Any]) -> Reply:
+        time.sleep(0.05 * ("ann" in body["messages"][0]["content"]))  # the first is the last to be answered
+        return 200, completion(body["messages"][0]["content"].upper())
+
+    server.reply = reply
+    asked = requests("ann", "bob", "cy")
+    first = endpoint(server.url, tmp_path).ask([*asked, asked[1]])
+    assert [one.answer for one in first] == ["WHO IS ANN?", "WHO IS BOB?", "WHO IS CY?", "WHO IS BOB?"]
+    assert {(one.model, one.prompt_tokens, one.completion_tokens, one.error) for one in first} == {
+        ("toy-1", 100, 7, None)
+    }
+    assert len(server.sent) == 3
+    assert all(set(body) == {"model", "messages", "temperature"} for body in server.sent)
+    again = endpoint(server.url, tmp_path)
+    assert again.ask([asked[2], *requests("dan")])[0] == first[2]
+    assert len(server.sent) == 4
+    # Another model, parameter or prompt is another question.
+    Endpoint(server.url, "other", None, {"temperature": 0}, tmp_path / "answers.jsonl").ask(asked[:1])
+    Endpoint(server.url, "toy", None, {"temperature": 1}, tmp_path / "answers.jsonl").ask(asked[:1])
+    assert len(server.sent) == 6
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_what_passes_is_tried_again(server: Server, tmp_path: Path, status: int) -> None:
+    server.reply = lambda n, body: (status, error("busy")) if n < 2 else (200, completion(TEXT))
+    assert endpoint(server.url, tmp_path, retries=2).ask(requests("ann"))[0].answer == TEXT
+    assert len(server.sent) == 3
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 500])
+def test_what_does_not_pass_ends_the_run_with_one_line(server: Server, tmp_path: Path, status: int) -> None:
+    def reply(_: int, body: dict[str, Any]) -> Reply:
+        return (200, completion(TEXT)) if "ann" in body["messages"][0]["content"] else (status, error("no way"))
+
+    server.reply = reply
+    with pytest.raises(UserError, match=rf"{server.url}: model toy: status {status} .no way.; the same command again"):
+        endpoint(server.url, tmp_path, retries=1, concurrency=1).ask(requests("ann", "bob", "cy", "dan"))
+    assert len(server.sent) == (3 if status in (429, 500) else 2)  # cy and dan are not asked any more
+    server.reply = lambda n, body: (200, completion("now"))
+    before = len(server.sent)
+    assert [a.answer for a in endpoint(server.url, tmp_path).ask(requests("ann", "bob"))] == [TEXT, "now"]
+    assert len(server.sent) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        ((400, error("content filter")), "content filter"),
+        ((422, {"detail": "too long"}), "too long"),
+        ((200, b"<html>oops"), "a reply that is no JSON"),
+        ((200, {"object": "chat.completion"}), "a reply without an answer"),
+        ((200, completion(None)), "a reply without an answer"),
+    ],
+)
+def test_a_refusal_is_an_empty_answer_and_no_last_word(server: Server, tmp_path: Path, reply: Reply, says: str) -> None:
+    server.reply = lambda n, body: reply if "bob" in body["messages"][0]["content"] else (200, completion(TEXT))
+    answers = endpoint(server.url, tmp_path).ask(requests("ann", "bob", "cy"))
+    assert [one.answer for one in answers] == [TEXT, "", TEXT]
+    assert says in str(answers[1].error)
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert sorted(row["user_id"] for row in rows) == ["ann", "bob", "cy"]
+    assert len(endpoint(server.url, tmp_path).answers) == 2  # bob is asked again
+    with pytest.raises(UserError, match=f"{server.url}: model toy refused all requests: "):
+        endpoint(server.url, tmp_path / "..").ask(requests("bob"))
+
+
+def test_nobody_listens(closed_url: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{closed_url} cannot be reached .ConnectError: .*check model.options.url"):
+        endpoint(closed_url, tmp_path).check()
+    with pytest.raises(UserError, match=r"cannot be reached .*; check model.options.url"):
+        endpoint("nonsense", tmp_path).check()
+
+
+def test_the_key_is_from_the_environment_and_nowhere_else(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match="environment variable TOY_KEY with the key is not set"):
+        Endpoint(server.url, "toy", "TOY_KEY", {}, tmp_path / "answers.jsonl")
+    monkeypatch.setenv("TOY_KEY", "s3cret")
+    keyed = Endpoint(server.url, "toy", "TOY_KEY", {}, tmp_path / "answers.jsonl")
+    keyed.check()
+    keyed.ask(requests("ann"))
+    assert server.keys == ["Bearer s3cret"]
+    assert "s3cret" not in (tmp_path / "answers.jsonl").read_text()
+    server.lists_models = 404
+    keyed.check()  # a server need not list its models
+    server.lists_models = 401
+    with pytest.raises(UserError, match="status 401"):
+        keyed.check()
+
+
+def test_a_torn_journal_loses_its_last_line_only(server: Server, tmp_path: Path) -> None:
+    journal = tmp_path / "answers.jsonl"
+    endpoint(server.url, tmp_path, concurrency=1).ask(requests("ann", "bob"))
+    whole = journal.read_text()
+    journal.write_text(whole[:-5])
+    assert [a.answer for a in endpoint(server.url, tmp_path).ask(requests("ann", "bob"))] == [TEXT, TEXT]
+    assert len(server.sent) == 3
+    assert len(journal.read_text().splitlines()) == 2
+    journal.write_text('{"user_id": "ann"}\n')
+    with pytest.raises(UserError, match=r"answers.jsonl: no journal of answers .*; move it away"):
+        endpoint(server.url, tmp_path)
+
+
+TEMPLATES = PromptConfig("Know {attributes}\n{format}", "R:\n{items}", "C:\n{items}", "Look.")
+SCHEMA = Schema(
+    "toy",
+    [
+        Attribute("Stars", ("1", "2")),
+        Attribute("Likes", ("A", "B", "C"), kind="ordered", size=2),
+        Attribute("Meal", ("Lunch", "Dinner"), unknown=True),
+    ],
+)
+
+
+def test_the_prompt_writes_the_schema_out() -> None:
+    prompts = Prompts(TEMPLATES, SCHEMA, build_view("text", "text"))
+    assert prompts.system == (
+        "Know - Stars: one of 1, 2\n- Likes: 2 of A, B, C, the most important first\n"
+        "- Meal: one of Lunch, Dinner, or Unknown\nStars: <value>; Likes: <value>, <value>; Meal: <value>"
+    )
+    shot = {"role": "user", "content": "shot"}
+    asked = {"role": "user", "content": "asked"}
+    assert prompts.messages([(shot, "Stars: 1")], asked) == [
+        {"role": "system", "content": prompts.system}, shot, {"role": "assistant", "content": "Stars: 1"}, asked,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("modality", ["text", "uni", "multi", "both"])
+def test_what_is_shown_depends_on_the_paradigm(modality: str) -> None:
+    user = User("ann", ("good {soup}", "bad"), ("p", "q"), ("a plate", None))
+    view = build_view("fusion" if modality != "text" else "text", modality)
+    message = Prompts(TEMPLATES, SCHEMA, view).user(user, [b"jpeg"] if view.photos != "none" else [])
+    captions = "\n\nC:\nPhoto 1: a plate" if modality in ("uni", "both") else ""
+    text = f"R:\nReview 1: good {{soup}}\nReview 2: bad{captions}"
+    if modality in ("text", "uni"):
+        assert message == {"role": "user", "content": text}
+    else:
+        image = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,anBlZw=="}}
+        assert message["content"] == [{"type": "text", "text": f"{text}\n\nLook."}, image]
+
+
+def test_a_wrong_placeholder_is_named() -> None:
+    with pytest.raises(UserError, match=r"model.options.prompt.system: .*'schema'.*known: .attributes., .format."):
+        Prompts(PromptConfig("{schema}", "", "", ""), SCHEMA, build_view("text", "text"))
+
+
+def test_only_a_fence_is_taken_off() -> None:
+    assert profile_text(f"Sure!\n```text\n{TEXT}\n```\nBye") == TEXT
+    assert profile_text(f" {TEXT}\n") == TEXT
+    assert profile_text(f"Sure: {TEXT}") == f"Sure: {TEXT}"
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chat")
+
+
+def run(out: Path, name: str, *overrides: str) -> dict[str, Any]:
+    train.main(load_config("train", [*SMOKE, f"out={out}", f"name={name}", *overrides]))
+    return json.loads((out / name / "metrics.json").read_text())
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def gold(out: Path) -> list[dict[str, Any]]:
+    """The test users, with what the majority class says of them."""
+    train.main(load_config("train", [*SMOKE[:2], "model=majority", f"out={out}", "name=majority"]))
+    return predictions(out / "majority")
+
+
+def test_the_row_is_scored_like_any_other(
+    server: Server, out: Path, gold: list[dict[str, Any]], schema: Schema
+) -> None:
+    truth = {row["user_id"]: schema.render({k: tuple(v) for k, v in row["gold"].items()}) for row in gold}
+    answers = iter([*list(truth.values())[:-2], "```\nStars: 9\n```", "I cannot know that."])
+    server.reply = lambda n, body: (200, completion(next(answers)))
+    metrics = run(
+        out, "gpt", f"model.options.url={server.url}", "model.options.concurrency=1", "model.options.shots=2", "seed=5"
+    )
+    rows = predictions(out / "gpt")
+    assert [row["text"] for row in rows] == [*list(truth.values())[:-2], "Stars: 9", "I cannot know that."]
+    assert [bool(row["faults"]) for row in rows] == [False] * 10 + [True] * 2
+    test = metrics["test"]
+    assert test["parse_fault_rate"] == pytest.approx(2 / 12)
+    assert 50 < test["macro_f1"] < 100
+    assert "unpaired" not in test
+    assert metrics["n_parameters"] is None
+    tokens = {"prompt_tokens": 1200, "completion_tokens": 84}
+    assert metrics["endpoint"] == {"models": ["toy-1"], "answers": 12, "refused": 0, **tokens}
+    assert "1,200 + 84 tokens, 0 refusals" in (out / "gpt" / "report.md").read_text()
+    for body in server.sent:
+        assert (body["model"], body["temperature"], body["seed"], body["max_tokens"]) == ("gpt-4o", 0, 5, 300)
+        roles = [message["role"] for message in body["messages"]]
+        assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+        assert "- Favorite Category: 2 of Automotive, " in body["messages"][0]["content"]
+        assert body["messages"][:5] == server.sent[0]["messages"][:5]  # the same shots for everybody
+        assert schema.parse(body["messages"][2]["content"]).faults == []
+        photos = [part for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
+        url = photos[0]["image_url"]["url"]
+        assert Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).format == "JPEG"
+    assert len({json.dumps(body["messages"][-1]) for body in server.sent}) == 12
+
+
+def test_asked_again_with_other_photos_where_that_is_wanted(server: Server, out: Path) -> None:
+    more = ["paradigm=uni", "model.options.repeat=true", "evaluation.missing=1.0"]
+    metrics = run(out, "repeat", f"model.options.url={server.url}", *more)
+    assert len(server.sent) == 36
+    assert all(isinstance(body["messages"][-1]["content"], str) for body in server.sent)
+    assert (
+        metrics["test"]["unpaired"]["macro_f1"] == metrics["test"]["missing"]["macro_f1"] == metrics["test"]["macro_f1"]
+    )
+    assert metrics["endpoint"]["answers"] == 36
+
+
+def test_a_killed_run_goes_on_without_asking_again(server: Server, out: Path, gold: list[dict[str, Any]]) -> None:
+    enough = threading.Event()
+
+    def slow(n: int, body: dict[str, Any]) -> Reply:
+        if n >= 5:
+            enough.set()
+            time.sleep(30)  # the process is gone before
+        return 200, completion(TEXT)
+
+    server.reply = slow
+    options = [f"model.options.url={server.url}", "model.options.concurrency=1", "paradigm=text"]
+    command = [sys.executable, "-m", "mmprofile.train", *SMOKE, *options, f"out={out}", "name=killed"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    assert enough.wait(120)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len((out / "killed" / "answers.jsonl").read_text().splitlines()) == 5
+    server.reply = lambda n, body: (200, completion(TEXT))
+    metrics = run(out, "killed", *options)
+    assert len(server.sent) == 6 + 7
+    assert metrics["endpoint"]["answers"] == 12
+    assert {row["text"] for row in predictions(out / "killed")} == {TEXT}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["model.options.concurrency=0"], "model.options.concurrency=0: give 1 or more"),
+        (["model.options.shots=few"], "model.options.shots: "),
+        (["model.options.timeout=0"], "model.options.timeout=0.0: give more than 0 seconds"),
+        (["model.options.photos=false", "paradigm=multi"], "model.options.photos=false hides all"),
+        (["model.options.key_env=NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE with the key is not set"),
+        (["model.system=file"], "add model.options.path="),
+        (["model.system=file", "model.options.path=/none.jsonl"], "/none.jsonl: cannot be read"),
+    ],
+)
+def test_wrong_options_are_named_before_long_work(
+    closed_url: str, tmp_path: Path, options: list[str], says: str
+) -> None:
+    data = ["data=custom", "data.prepare.source.reviews=/nowhere.jsonl"]  # would fail if anything were prepared
+    with pytest.raises(UserError) as raised:
+        run(tmp_path, "wrong", *data, f"model.options.url={closed_url}", *options)
+    assert says in str(raised.value)
+    with pytest.raises(UserError, match="cannot be reached"):
+        run(tmp_path, "wrong", *data, f"model.options.url={closed_url}")
+
+
+def test_the_extra_that_is_needed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("chat", "endpoint"):
+        monkeypatch.delitem(sys.modules, f"mmprofile.baselines.{module}")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(UserError, match=r"model.system=chat needs the package openai: pip install 'mmprofile\[llm\]'"):
+        run(tmp_path, "extra")
+
+
+def answer_file(folder: Path, rows: list[Any]) -> list[str]:
+    path = folder / "answers.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    return ["model.system=file", f"model.options.path={path}"]
+
+
+def test_a_file_of_answers_is_a_row(out: Path, gold: list[dict[str, Any]], tmp_path: Path) -> None:
+    own = run(out, "own", "model.system=file", f"model.options.path={out / 'majority' / 'predictions.jsonl'}")
+    assert own["test"] == own["baselines"]["majority"]
+    rows: list[dict[str, Any]] = [{"user_id": row["user_id"], "profile": row["gold"]} for row in gold]
+    rows[0]["profile"] = {**rows[0]["profile"], "Mood": "glad"}
+    rows[1]["profile"] = {**rows[1]["profile"], "Stars": None, "Preferred Meal": "Dinner"}
+    true = run(out, "gold", *answer_file(tmp_path, rows[::-1]))
+    assert true["test"]["parse_fault_rate"] == pytest.approx(2 / 12)
+    assert true["test"]["per_attribute"]["Budget Range"]["macro_f1"] == 100
+    assert predictions(out / "gold")[0]["faults"] == ["not an attribute: 'Mood: glad'"]
+    assert "Stars: Unknown is not allowed" in predictions(out / "gold")[1]["faults"]
+
+
+def test_a_file_that_is_not_of_these_users_is_refused(out: Path, gold: list[dict[str, Any]], tmp_path: Path) -> None:
+    rows = [{"user_id": row["user_id"], "text": row["text"]} for row in gold]
+    names = [row["user_id"] for row in rows]
+    wrong: list[tuple[list[Any], str]] = [
+        (rows[4:], f"4 users of the test split without an answer: {', '.join(names[:3])}, ..."),
+        ([*rows, rows[3], rows[5], rows[3]], f"2 users that stand there more than once: {names[3]}, {names[5]}"),
+        ([*rows, {"user_id": "zed", "text": ""}], "1 users that are not in the test split: zed"),
+        ([*rows, "{"], "line 13: no JSON"),
+        ([{"user_id": "ann"}], "line 1: expected an object with user_id, and text or profile"),
+    ]
+    for lines, says in wrong:
+        with pytest.raises(UserError) as raised:
+            run(out, "refused", *answer_file(tmp_path, lines))
+        assert says in str(raised.value)
+        assert not (out / "refused" / "metrics.json").exists()

@@ -1,0 +1,127 @@
+"""Systems that are not trained here, run as ``mmprofile.train`` runs them, on a small city."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmprofile import evaluate, predict, train
+from mmprofile.config import load_config
+from mmprofile.errors import UserError
+from mmprofile.model import ProfileModel
+from mmprofile.profile import Schema
+
+SMOKE = ["experiment=smoke", "evaluation.resamples=20"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("systems")
+
+
+def run(out: Path, name: str, *overrides: str) -> dict[str, Any]:
+    """Trains into ``out/name``; the metrics."""
+    train.main(load_config("train", [*SMOKE, f"out={out}", f"name={name}", *overrides]))
+    return json.loads((out / name / "metrics.json").read_text())
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def captions(out: Path) -> dict[str, Any]:
+    return run(out, "captions", "model=tfidf_captions")
+
+
+@pytest.mark.parametrize("system", ["majority", "tfidf_lr"])
+def test_a_row_is_what_every_run_shows_beside_itself(out: Path, system: str, schema: Schema) -> None:
+    metrics = run(out, system, f"model={system}")
+    unpaired = metrics["test"].pop("unpaired")
+    assert unpaired == metrics["test"] == metrics["baselines"][system]
+    assert metrics["config"]["model"] == system
+    rows = predictions(out / system)
+    assert len(rows) == metrics["test"]["n_users"] == 12
+    for row in rows:
+        assert list(row) == ["user_id", "gold", "text", "parsed", "faults"]
+        assert row["faults"] == []
+        assert schema.render({name: tuple(values) for name, values in row["parsed"].items()}) == row["text"]
+    assert (len({row["text"] for row in rows}) == 1) == (system == "majority")
+    assert (metrics["n_parameters"] == 0) == (system == "majority")
+
+
+def test_the_run_folder_is_a_trained_models_without_the_model(out: Path, captions: dict[str, Any]) -> None:
+    assert set(captions) == {
+        "test", "baselines", "seconds", "peak_rss_mb", "config", "n_parameters", "history", "choices",
+    }  # fmt: skip
+    assert set(captions["seconds"]) == {"prepare", "train", "evaluate"}
+    written = {path.name for path in (out / "captions").iterdir()}
+    assert written == {
+        "config.yaml", "environment.json", "metrics.json", "predictions.jsonl", "report.md", "report.png",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="system tfidf_lr leaves no model behind"):
+        evaluate.load_run(str(out / "captions"))
+
+
+def test_captions_are_read(captions: dict[str, Any]) -> None:
+    test = captions["test"]
+    assert test["macro_f1"] != captions["baselines"]["tfidf_lr"]["macro_f1"]
+    assert test["unpaired"]["per_attribute"] != test["per_attribute"]
+
+
+def test_a_finished_run_is_shown_and_not_overwritten(
+    out: Path, captions: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(out, "captions", "model=tfidf_captions") == captions
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"other settings .model.name: tfidf_captions -> majority"):
+        run(out, "captions", "model=majority")
+
+
+def test_an_unknown_system_is_named(out: Path) -> None:
+    with pytest.raises(UserError, match=r"model.system='majorty' is not one of neural, majority"):
+        run(out, "none", "model=majority", "model.system=majorty")
+
+
+def test_photos_taken_away_from_every_system_alike(out: Path, captions: dict[str, Any]) -> None:
+    """Without photos there are no captions: what is left is the text baseline."""
+    none = run(out, "none", "model=tfidf_captions", "inputs.photos=0")
+    assert none["test"]["macro_f1"] == captions["baselines"]["tfidf_lr"]["macro_f1"]
+    assert none["test"]["unpaired"]["macro_f1"] == none["test"]["macro_f1"]
+    gone = run(out, "gone", "model=tfidf_captions", "inputs.missing=1.0")
+    assert gone["test"] == none["test"]
+    # The ceiling reads the photos' cues: it loses them as well.
+    assert none["baselines"]["ceiling"] == gone["baselines"]["ceiling"] != captions["baselines"]["ceiling"]
+
+
+def test_strangers_photos_in_all_splits_and_some_missing_at_the_end(out: Path, captions: dict[str, Any]) -> None:
+    strange = run(out, "strange", "model=tfidf_captions", "inputs.pairing=unpaired", "evaluation.missing=0.5")
+    test = strange["test"]
+    unpaired, missing = test.pop("unpaired"), test.pop("missing")
+    assert unpaired == test  # they are somebody else's as it is
+    assert test["per_attribute"] != captions["test"]["per_attribute"]
+    assert missing["per_attribute"] != test["per_attribute"]
+    assert "this run, photos missing" in (out / "strange" / "report.md").read_text()
+    blind = run(out, "blind", "model=tfidf_lr", "evaluation.missing=1.0")["test"]
+    assert blind["missing"] == blind["unpaired"] == {k: v for k, v in blind.items() if k not in ("missing", "unpaired")}
+
+
+@pytest.mark.parametrize("wrong", ["inputs.photos=-1", "inputs.missing=2", "evaluation.missing=-0.1"])
+def test_wrong_inputs_are_refused_before_anything_is_written(out: Path, wrong: str) -> None:
+    with pytest.raises(UserError, match=wrong.split("=")[0]):
+        run(out, "wrong", wrong)
+    assert not (out / "wrong").exists()
+
+
+def test_an_exported_model_knows_how_many_photos_it_is_shown(tmp_path: Path, schema: Schema) -> None:
+    cfg = load_config("train", ["inputs.photos=1", "inputs.missing=0.5", "inputs.pairing=unpaired"])
+    train.make_model(cfg, schema).save_pretrained(tmp_path)
+    model = ProfileModel.from_pretrained(tmp_path)
+    inputs, view = model.settings["inputs"], predict.prediction_view(model)
+    assert (inputs["photos"], inputs["missing"], inputs["pairing"]) == (1, 0.5, "unpaired")
+    row = {"user_id": "ann", "reviews": ["a"] * 5, "photos": ["1.jpg", "2.jpg", "3.jpg"], "captions": ["x", "y", "z"]}
+    photos = predict.Photos(tmp_path, lambda _: None, None)
+    assert predict.select(row, inputs, view, photos)[1]["photos"] == 1
+    before = {key: value for key, value in inputs.items() if key not in ("photos", "missing", "pairing")}
+    assert predict.select(row, before, view, photos)[1]["photos"] == 3  # a model exported before there was a limit
