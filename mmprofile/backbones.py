@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
+from mmprofile.baselines.tiny_llava import tiny_llava
 from mmprofile.batch import Prompt
 from mmprofile.errors import UserError
 from mmprofile.kernels import ATTENTION
@@ -44,6 +45,8 @@ class TextModel(NamedTuple):
 
 def local_name(name: str, scheme: str = "") -> str:
     """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
+    if name == "mmprofile:tiny/llava":
+        return str(tiny_llava())
     return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
 
 
