@@ -272,6 +272,7 @@ HYDRA_QUIET = [
     "hydra.sweep.dir=.",
     "hydra.sweep.subdir=.",
 ]
+INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
     "prepare": PrepareConfig,
@@ -362,12 +363,12 @@ def explain(error: Exception, name: str) -> str:
     )
     if group:
         choice, options = group[1].split("/")[-1], group[3].split()
-        return f"{group[2]}={choice}: there is no such choice{_nearest(choice, options)}; choices: {', '.join(options)}"
+        return f"{group[2]}={choice}: there is no such choice{nearest(choice, options)}; choices: {', '.join(options)}"
     full = re.search(r"full_key: ([\w./\[\]-]+)", text)
     key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
     if key:
         wrong = full[1] if full else next(found for found in key.groups() if found)
-        return f"unknown config key {wrong!r}{_nearest(wrong.replace('/', '.'), _all_keys(name))}"
+        return f"unknown config key {wrong!r}{nearest(wrong.replace('/', '.'), _all_keys(name))}"
     first = text.splitlines()[0]
     if "override" in first or "viable alternative" in first or "mismatched" in first:
         return f"the command line cannot be read: {first}; give key=value, in quotes where it has blanks or brackets"
@@ -391,7 +392,8 @@ def _all_keys(name: str) -> list[str]:
     return walk(merged, "") + groups
 
 
-def _nearest(word: str, choices: list[str]) -> str:
+def nearest(word: str, choices: list[str]) -> str:
+    """`` (did you mean ...?)``, or nothing."""
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     if not near:
         tail = word.split(".")[-1]
@@ -402,7 +404,7 @@ def _nearest(word: str, choices: list[str]) -> str:
 def check_command_line(name: str) -> None:
     """Answers a mistake on the command line at once: called above a command's imports, which take many seconds."""
     if not _has_flags():
-        _guarded(lambda: load_config(name, sys.argv[1:]))
+        guarded(lambda: load_config(name, sys.argv[1:]))
 
 
 def entry_point(name: str, run: Callable[[Any], None]) -> None:
@@ -412,11 +414,11 @@ def entry_point(name: str, run: Callable[[Any], None]) -> None:
     """
     quiet()
     if not _has_flags():
-        _guarded(lambda: run(load_config(name, sys.argv[1:])))
+        guarded(lambda: run(load_config(name, sys.argv[1:])))
         return
 
     def job(cfg: DictConfig) -> None:
-        _guarded(lambda: run(typed(name, cfg)))
+        guarded(lambda: run(typed(name, cfg)))
 
     sys.argv += HYDRA_QUIET
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
@@ -426,14 +428,15 @@ def _has_flags() -> bool:
     return any(word.startswith("-") for word in sys.argv[1:])
 
 
-def _guarded(action: Callable[[], Any]) -> None:
+def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
+    """Does it; a user's mistake is one line and exit status 2, an interrupt the line ``interrupted`` and 130."""
     try:
-        action()
+        return action()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(interrupted, file=sys.stderr)
         sys.exit(130)
 
 

@@ -93,6 +93,14 @@ class PairedResult(NamedTuple):
     p: float
 
 
+class SeedScores(NamedTuple):
+    """Macro-F1 as a mean over training seeds, with the 95 % interval of that mean over users; and each attribute's."""
+
+    macro_f1: float
+    interval: Interval
+    per_attribute: dict[str, tuple[float, Interval]]
+
+
 class Calibration(NamedTuple):
     """How far confidences can be trusted.
 
@@ -245,6 +253,38 @@ def bootstrap(counts: Counts, resamples: int = RESAMPLES, seed: int = 0) -> Arra
     """
     blocks = resample_weights(len(counts.tp), resamples, seed)
     return np.concatenate([_macro(counts, weights)[1] for weights in blocks])
+
+
+def score_seeds(
+    schema: Schema,
+    gold: Sequence[Profile],
+    runs: Sequence[Sequence[Profile]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> SeedScores:
+    """Mean macro-F1 of runs that differ in their training seed, and its user-level bootstrap interval.
+
+    Every resample holds the same users for all runs; its value is the mean over the runs.
+
+    Args:
+        schema: the attributes and their classes.
+        gold: one profile per user.
+        runs: for each seed, one predicted profile per user.
+        resamples: bootstrap resamples, at least 1.
+        seed: of the resampling.
+
+    Raises:
+        UserError: no user, or a gold value that the schema does not list.
+        ValueError: lists of different lengths, or no runs.
+    """
+    if not runs:
+        raise ValueError("no runs")
+    counts = [count(schema, gold, run) for run in runs]
+    f1 = np.mean([_macro(one, np.ones((1, len(gold))))[1] for one in counts], axis=0)
+    draws = np.mean([bootstrap(one, resamples, seed) for one in counts], axis=0)
+    each = {name: (float(f1[0, i]), _interval(draws[:, i])) for i, name in enumerate(schema.names)}
+    return SeedScores(float(_mean(f1)[0]), _interval(_mean(draws)), each)
 
 
 def paired_bootstrap(

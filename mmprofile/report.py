@@ -6,7 +6,7 @@ Everything is read from the mapping that ``metrics.json`` holds; whatever part o
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -171,7 +171,7 @@ def score_figure(systems: Sequence[Row], attributes: Sequence[str]) -> Figure:
     axes.set_xticks(range(len(groups)), [_wrap(group or "mean") for group in groups])
     axes.set_ylabel("macro-F1 (0-100)")
     axes.set_ylim(0, 100)
-    _clean(axes)
+    clean_axes(axes)
     figure.legend(loc="outside upper center", ncols=len(systems), frameon=False, fontsize=9, columnspacing=1.3)
     return figure
 
@@ -260,13 +260,14 @@ def _learning_curve(curves: Sequence[tuple[str, str, list[float], list[float]]],
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)
-        _clean(axes)
+        clean_axes(axes)
     return figure
 
 
-def _clean(axes: Axes) -> None:
+def clean_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
+    """No frame; light lines that help to read the values of the axis ``grid``."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
 
 

@@ -1,0 +1,249 @@
+"""A table: rows that are overrides of a command, and the runs that they ask for."""
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmprofile.config import difference, load_config, nearest
+from mmprofile.errors import UserError
+from mmprofile.jobs import Job, done, quoted, slug
+from mmprofile.paths import conf_dir
+
+BASELINES = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
+LAYOUTS = ("list", "grid", "curves")
+
+
+@dataclass
+class RowConfig:
+    """A system of a table.
+
+    ``overrides``: of ``python -m mmprofile.<command>``; a command other than ``train`` reads the run that ``after`` (overrides
+    of ``train``) describes. ``needs``: keys, one of which must be set for the row. ``baseline``: the row comes from that
+    entry of every run's ``baselines``. ``line`` and ``column`` place it in a grid (no column: in all), ``line`` and ``x`` on a
+    curve. ``reference``: tested against that system instead of the table's. ``paper``: the paper's figures.
+    """
+
+    system: str = MISSING
+    label: str | None = None
+    command: str = "train"
+    overrides: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    needs: list[str] = field(default_factory=list)
+    baseline: str | None = None
+    line: str | None = None
+    column: str | None = None
+    x: float | None = None
+    reference: str | None = None
+    paper: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.label or self.system
+
+
+@dataclass
+class TableConfig:
+    """``conf/table/*.yaml``, ``conf/figure/*.yaml``. ``gain``: a grid's second column minus its first."""
+
+    title: str = MISSING
+    note: str = ""
+    layout: str = "list"
+    reference: str | None = None
+    gain: bool = False
+    rows: list[RowConfig] = field(default_factory=list)
+
+
+class Planned(NamedTuple):
+    """A row and its runs, one per seed; or why it has none."""
+
+    row: RowConfig
+    jobs: list[Job]
+    error: str | None = None
+    left_out: bool = False
+
+
+def load_table(group: str, name: str) -> TableConfig:
+    """A table by its name in ``conf/<group>``, or from a YAML file of the user's.
+
+    Raises:
+        UserError: there is none, or it does not say what a table must.
+    """
+    own = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser() if own else conf_dir() / group / f"{name}.yaml"
+    if not path.is_file():
+        choices = sorted(one.stem for one in (conf_dir() / group).glob("*.yaml"))
+        raise UserError(
+            f"{group}={name}: there is no such {group}{nearest(name, choices)}; choices: {', '.join(choices)}, or a YAML file"
+        )
+    try:
+        table: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path)))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{group}={name}: {path}: {str(error).splitlines()[0]}") from error
+    systems = [row.system for row in table.rows]
+    doubled = {system for system in systems if systems.count(system) > 1}
+    references = {row.reference for row in table.rows} | {table.reference} - {None}
+    unknown = [system for system in references if system is not None and system not in systems]
+    if doubled or unknown or table.layout not in LAYOUTS:
+        wrong = f"system {min(doubled)} is there twice" if doubled else f"layout {table.layout} is not one of {LAYOUTS}"
+        raise UserError(f"{group}={name}: {path}: {f'reference {unknown[0]} is no row' if unknown else wrong}")
+    return table
+
+
+def choose_rows(tables: Iterable[TableConfig], cfg: Any) -> None:
+    """Leaves the rows of ``only``, and takes ``reference``.
+
+    Raises:
+        UserError: a name in ``only``, ``rows`` or ``reference`` is no row of any of the tables.
+    """
+    tables = list(tables)
+    systems = [row.system for table in tables for row in table.rows]
+    references = [] if cfg.reference is None else [cfg.reference]
+    for key, asked in (("only", list(cfg.only)), ("rows", list(cfg.rows)), ("reference", references)):
+        for system in asked:
+            if system not in systems:
+                raise UserError(f"{key}: {system!r} is no row{nearest(system, systems)}; rows: {', '.join(systems)}")
+    for table in tables:
+        table.rows = [row for row in table.rows if row.system in cfg.only or not cfg.only]
+        if cfg.reference is not None:
+            table.reference = cfg.reference
+            table.rows = [replace(row, reference=None) for row in table.rows]
+
+
+def check_common(table: TableConfig, common: Sequence[str]) -> None:
+    """An override of all rows must change one of them.
+
+    Raises:
+        UserError: every row sets that key itself.
+    """
+    trained = [row.overrides if row.command == "train" else row.after for row in table.rows if not row.baseline]
+    for word in common:
+        key = word.split("=", 1)[0]
+        if trained and all(any(own.split("=", 1)[0] == key for own in words) for words in trained):
+            raise UserError(f"{word}: every row of {table.title!r} sets {key} itself; rows.<row>=[{word}] changes one")
+
+
+def plan(
+    table: TableConfig, common: Sequence[str], extra: Mapping[str, Sequence[str]], seeds: int, out: Path
+) -> list[Planned]:
+    """The runs of every row. What does not compose, or is left out, is a row with an error.
+
+    Args:
+        table: see :class:`TableConfig`.
+        common: overrides of ``train`` for all rows; a row's own go first.
+        extra: system -> further overrides of that row.
+        seeds: runs per row, of seeds 0, 1, ...
+        out: the runs' folders are in its ``runs``.
+    """
+    planned = []
+    for row in table.rows:
+        own = [*row.overrides, *extra.get(row.system, [])]
+        keys = {word.lstrip("+").split("=", 1)[0] for word in own}
+        if row.baseline is not None:
+            planned.append(Planned(row, []))
+        elif row.needs and not keys & set(row.needs):
+            ways = " or ".join(f"rows.{row.system}=[{key}=...]" for key in row.needs)
+            planned.append(Planned(row, [], f"left out; to run it give {ways}", left_out=True))
+        else:
+            try:
+                planned.append(Planned(row, _jobs(row, own, common, seeds, out)))
+            except UserError as error:
+                planned.append(Planned(row, [], str(error)))
+    return planned
+
+
+def _jobs(row: RowConfig, own: Sequence[str], common: Sequence[str], seeds: int, out: Path) -> list[Job]:
+    trained = own if row.command == "train" else row.after
+    cfg, words = effective(common, trained)
+    runs = []
+    for seed in range(seeds):
+        run = _job("train", [*words, f"seed={seed}"], out)
+        check_same(run.folder, cfg, seed)
+        if row.command != "train":
+            run = _job(row.command, [*own, f"seed={seed}"], out, run)
+            load_config(row.command, list(run.words))
+        runs.append(run)
+    return runs
+
+
+def _job(command: str, words: Sequence[str], out: Path, need: Job | None = None) -> Job:
+    if need is None:
+        return Job(command, tuple(words), out / "runs" / slug(command, words))
+    folder = out / "runs" / slug(command, [*words, f"run={need.folder.name}"])
+    return Job(command, (*words, f"run={quoted(str(need.folder))}"), folder, (need,))
+
+
+def effective(common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]]:
+    """The overrides of a row without those of ``common`` that change nothing, so that they do not name another run.
+
+    Returns:
+        The composed configuration, and the words.
+
+    Raises:
+        UserError: they do not compose.
+    """
+    # "++": a model's file need not list the key; the dataclass still says whether there is such a key.
+    kept = [f"++{word}" if word.startswith("model.") else word for word in common]
+    cfg = load_config("train", [*kept, *own])
+    for word in list(kept):
+        fewer = [other for other in kept if other is not word]
+        try:
+            if load_config("train", [*fewer, *own]) == cfg:
+                kept = fewer
+        except UserError:  # it is needed for the rest to make sense
+            continue
+    return cfg, [*own, *kept]
+
+
+def check_same(folder: Path, cfg: Any, seed: int) -> None:
+    """A finished run stands for a configuration only if it had that configuration.
+
+    Raises:
+        UserError: it had another.
+    """
+    if not done(folder):
+        return
+    asked = OmegaConf.merge(cfg, {"seed": seed, "name": folder.name, "trainer": {"progress": False}})
+    changed = difference(OmegaConf.load(folder / "config.yaml"), asked, shared=True)
+    if changed:
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): delete it, or choose another out="
+        )
+
+
+def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, list[Planned]]:
+    """A table of runs that are there: those that differ in nothing but their seed are one row.
+
+    Raises:
+        UserError: a pattern has no finished run.
+    """
+    folders = list[Path]()
+    for pattern in patterns:
+        found = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser())))]
+        finished = [folder for folder in found if (folder / "metrics.json").is_file()]
+        if not finished:
+            raise UserError(f"runs={pattern}: no finished run there (a folder with metrics.json)")
+        folders += [folder for folder in finished if folder not in folders]
+    groups = list[tuple[Any, list[Path]]]()
+    for folder in folders:
+        cfg: Any = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"name": "", "seed": 0})
+        same = [group for other, group in groups if not difference(other, cfg)]
+        if same:
+            same[0].append(folder)
+        else:
+            groups.append((cfg, [folder]))
+    labels = [cfg.paradigm.name for cfg, _ in groups]
+    for label in (lambda cfg: f"{cfg.model.name} {cfg.paradigm.name}", None):
+        if len(set(labels)) < len(labels):
+            labels = [label(cfg) for cfg, _ in groups] if label else [group[0].name for _, group in groups]
+    rows = [Planned(RowConfig(key, label, baseline=key), []) for key, label in BASELINES.items()]
+    for label, (_, group) in zip(labels, groups, strict=True):
+        rows.append(Planned(RowConfig(label), [Job("train", (), folder) for folder in group]))
+    rows.append(rows.pop(list(BASELINES).index("ceiling")))
+    return TableConfig("Runs"), rows
