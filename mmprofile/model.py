@@ -510,6 +510,8 @@ def _as_autocast(states: Tensor) -> Tensor:
 
 def _spread(part: Tensor, base: Tensor | None, rows: Tensor, count: int) -> Tensor:
     """Puts the fused rows (r, ...) back among all ``count``; the others keep ``base``, or zeros where there is none."""
+    if base is not None and base.shape[1] > part.shape[1]:  # a row without photos may be the longest
+        part = torch.cat([part, part.new_zeros(len(part), base.shape[1] - part.shape[1], *part.shape[2:])], 1)
     full = part.new_zeros(count, *part.shape[1:])
     if base is not None:
         full[:, : base.shape[1]] = base.to(part.dtype)

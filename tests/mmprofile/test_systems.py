@@ -208,6 +208,20 @@ def test_bart_reads_photos_in_front_of_the_text(
     assert all(p.grad is not None for p in model.fusion.parameters())
 
 
+@pytest.mark.parametrize("kind", ["bart", "llama"])
+def test_a_row_without_photos_may_be_the_longest(
+    kind: str, make: Callable[..., ProfileModel], collate: Callable[..., Batch], users: list[User]
+) -> None:
+    model = make(kind, "prefix")
+    long = User("long", ("the soup was warm so we stayed so long",) * 4, (), (), users[0].profile)
+    rows = [users[2], long, users[3]]
+    together = model.decode(collate(model, rows, FUSION))
+    for user, found in zip(rows, together, strict=True):
+        (alone,) = model.decode(collate(model, [user], FUSION))
+        assert found.text == alone.text
+        assert found.log_probability == pytest.approx(alone.log_probability, abs=1e-3)
+
+
 @pytest.mark.parametrize("instruction", ["", "we stayed <image> so long"])
 def test_a_llava_reads_what_transformers_splices_in(
     instruction: str, make: Callable[..., ProfileModel], collate: Callable[..., Batch], users: list[User]
