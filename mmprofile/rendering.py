@@ -53,9 +53,9 @@ def write_table(folder: Path, table: TableConfig, results: Sequence[Result], com
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = list_cells(results)
-    parts = [_markdown(every)]
+    parts = [markdown(every)]
     if table.layout == "grid":
-        parts = [_markdown(grid_cells(table, results)), "## Every cell", parts[0]]
+        parts = [markdown(grid_cells(table, results)), "## Every cell", parts[0]]
     reasons = [f"- {result.row.name}: {result.error}" for result in results if result.error]
     notes = [LEGEND, *([PAPER] if any(result.row.paper for result in results) else []), table.note]
     drawn = any(result.macro_f1 is not None for result in results)
@@ -78,29 +78,32 @@ def write_table(folder: Path, table: TableConfig, results: Sequence[Result], com
         (folder / "table.png").unlink(missing_ok=True)
 
 
-def print_table(table: TableConfig, results: Sequence[Result], console: Console | None = None) -> None:
+def print_table(table: TableConfig, results: Sequence[Result]) -> None:
     """Prints the rows without their attributes, and why rows have no figures."""
-    if console is None:
-        console = Console(highlight=False)
-        console.width = max(120, console.width)
-    cells = list_cells(results, attributes=False)
-    shown = Table(box=box.SIMPLE_HEAD, title=table.title, title_justify="left", pad_edge=False)
-    for index, title in enumerate(cells.titles):
-        shown.add_column(title, justify="right" if index else "left", no_wrap=True)
+    print_cells(table.title, list_cells(results, attributes=False))
+    for result in results:
+        if result.error:
+            print(f"{result.row.name}: {result.error}")
+
+
+def print_cells(title: str, cells: Cells) -> None:
+    """A table in the terminal."""
+    console = Console(highlight=False)
+    console.width = max(120, console.width)
+    shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for index, name in enumerate(cells.titles):
+        shown.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in cells.rows:
         shown.add_row(*row)
     console.print(shown)
-    for result in results:
-        if result.error:
-            console.print(f"{result.row.name}: {result.error}", markup=False, soft_wrap=True)
 
 
 def list_cells(results: Sequence[Result], attributes: bool = True) -> Cells:
     """A line per system; columns without any figure are left out."""
     names = _attributes(results) if attributes else []
-    reference = next((result.reference for result in results if result.reference), "")
-    several = len({result.reference for result in results if result.reference}) > 1
-    against = "against its reference" if several else f"against {reference}"
+    references = list(dict.fromkeys(result.reference for result in results if result.reference))
+    labels = [result.row.name for result in results if references == [result.row.system]]
+    against = f"against {labels[0]}" if labels else "against reference"
     columns: list[tuple[str, Callable[[Result], str]]] = [
         ("system", lambda r: r.row.name),
         ("mean", lambda r: _outcome(r) or _number(r.macro_f1)),
@@ -305,7 +308,9 @@ def _reach(result: Result) -> list[list[float]] | None:
     return [[max(0.0, result.macro_f1 - result.interval[0])], [max(0.0, result.interval[1] - result.macro_f1)]]
 
 
-def _markdown(cells: Cells) -> str:
+def markdown(cells: Cells) -> str:
+    """A Markdown table."""
+
     def line(row: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in row) + " |"
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -46,12 +47,17 @@ def main(words: Sequence[str]) -> int:
     out = Path(cfg.out).expanduser()
     command = shlex.join(["python", "-m", "mmprofile.sweep", *words])
     if cfg.search is not None:
-        from mmprofile.search import search  # needs optuna
+        if find_spec("optuna") is None:
+            raise UserError("search= needs optuna: pip install 'mmprofile[sweep]'")
+        from mmprofile.search import search
 
-        return search(cfg, common, launcher, out)
+        return search(cfg, common, launcher, out, command)
     if cfg.runs is not None:
-        table, planned = of_runs(names(cfg.runs))
-        return render(out / "runs-table", table, planned, cfg, command)
+        table, runs = of_runs(names(cfg.runs))
+        choose_rows([table], cfg)
+        return render(
+            out / "runs-table", table, [Planned(row, runs.get(row.system, [])) for row in table.rows], cfg, command
+        )
     tables = {f"{kind}{Path(name).stem}": load_table(kind, name) for kind in KINDS for name in names(cfg[kind])}
     choose_rows(tables.values(), cfg)
     for table in tables.values():

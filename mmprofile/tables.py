@@ -24,7 +24,8 @@ class RowConfig:
     """A system of a table.
 
     ``overrides``: of ``python -m mmprofile.<command>``; a command other than ``train`` reads the run that ``after`` (overrides
-    of ``train``) describes. ``needs``: keys, one of which must be set for the row. ``baseline``: the row comes from that
+    of ``train``) describes. ``needs``: ways to say what the row cannot do without (the last word of one of them
+    must be given). ``baseline``: the row comes from that
     entry of every run's ``baselines``. ``line`` and ``column`` place it in a grid (no column: in all), ``line`` and ``x`` on a
     curve. ``reference``: tested against that system instead of the table's. ``paper``: the paper's figures.
     """
@@ -69,30 +70,41 @@ class Planned(NamedTuple):
     left_out: bool = False
 
 
-def load_table(group: str, name: str) -> TableConfig:
-    """A table by its name in ``conf/<group>``, or from a YAML file of the user's.
+def conf_file(group: str, name: str) -> Path:
+    """``conf/<group>/<name>.yaml``, or a YAML file of the user's.
 
     Raises:
-        UserError: there is none, or it does not say what a table must.
+        UserError: there is none.
     """
     own = name.endswith((".yaml", ".yml"))
     path = Path(name).expanduser() if own else conf_dir() / group / f"{name}.yaml"
     if not path.is_file():
         choices = sorted(one.stem for one in (conf_dir() / group).glob("*.yaml"))
-        raise UserError(
-            f"{group}={name}: there is no such {group}{nearest(name, choices)}; choices: {', '.join(choices)}, or a YAML file"
-        )
+        known = f"choices: {', '.join(choices)}, or a YAML file"
+        raise UserError(f"{group}={name}: there is no such {group}{nearest(name, choices)}; {known}")
+    return path
+
+
+def load_table(group: str, name: str) -> TableConfig:
+    """A table by its name, or from a file; see :func:`conf_file`.
+
+    Raises:
+        UserError: there is none, or it does not say what a table must.
+    """
+    path = conf_file(group, name)
     try:
         table: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path)))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{group}={name}: {path}: {str(error).splitlines()[0]}") from error
     systems = [row.system for row in table.rows]
-    doubled = {system for system in systems if systems.count(system) > 1}
-    references = {row.reference for row in table.rows} | {table.reference} - {None}
-    unknown = [system for system in references if system is not None and system not in systems]
-    if doubled or unknown or table.layout not in LAYOUTS:
-        wrong = f"system {min(doubled)} is there twice" if doubled else f"layout {table.layout} is not one of {LAYOUTS}"
-        raise UserError(f"{group}={name}: {path}: {f'reference {unknown[0]} is no row' if unknown else wrong}")
+    wrong = [f"system {system} is there twice" for system in systems if systems.count(system) > 1]
+    for reference in (table.reference, *(row.reference for row in table.rows)):
+        if reference not in (None, *systems):
+            wrong.append(f"reference {reference} is no row")
+    if table.layout not in LAYOUTS:
+        wrong.append(f"layout {table.layout} is not one of {', '.join(LAYOUTS)}")
+    if wrong:
+        raise UserError(f"{group}={name}: {path}: {wrong[0]}")
     return table
 
 
@@ -124,8 +136,8 @@ def check_common(table: TableConfig, common: Sequence[str]) -> None:
     """
     trained = [row.overrides if row.command == "train" else row.after for row in table.rows if not row.baseline]
     for word in common:
-        key = word.split("=", 1)[0]
-        if trained and all(any(own.split("=", 1)[0] == key for own in words) for words in trained):
+        key = _key(word)
+        if trained and all(key in map(_key, words) for words in trained):
             raise UserError(f"{word}: every row of {table.title!r} sets {key} itself; rows.<row>=[{word}] changes one")
 
 
@@ -136,7 +148,7 @@ def plan(
 
     Args:
         table: see :class:`TableConfig`.
-        common: overrides of ``train`` for all rows; a row's own go first.
+        common: overrides of ``train`` for all rows; a row's own win over them.
         extra: system -> further overrides of that row.
         seeds: runs per row, of seeds 0, 1, ...
         out: the runs' folders are in its ``runs``.
@@ -144,11 +156,11 @@ def plan(
     planned = []
     for row in table.rows:
         own = [*row.overrides, *extra.get(row.system, [])]
-        keys = {word.lstrip("+").split("=", 1)[0] for word in own}
+        given = {_key(word) for word in own}
         if row.baseline is not None:
             planned.append(Planned(row, []))
-        elif row.needs and not keys & set(row.needs):
-            ways = " or ".join(f"rows.{row.system}=[{key}=...]" for key in row.needs)
+        elif row.needs and not given & {_key(way.split(",")[-1]) for way in row.needs}:
+            ways = " or ".join(f"rows.{row.system}=[{way}]" for way in row.needs)
             planned.append(Planned(row, [], f"left out; to run it give {ways}", left_out=True))
         else:
             try:
@@ -164,7 +176,7 @@ def _jobs(row: RowConfig, own: Sequence[str], common: Sequence[str], seeds: int,
     runs = []
     for seed in range(seeds):
         run = _job("train", [*words, f"seed={seed}"], out)
-        check_same(run.folder, cfg, seed)
+        check_same(run, cfg)
         if row.command != "train":
             run = _job(row.command, [*own, f"seed={seed}"], out, run)
             load_config(row.command, list(run.words))
@@ -179,6 +191,10 @@ def _job(command: str, words: Sequence[str], out: Path, need: Job | None = None)
     return Job(command, (*words, f"run={quoted(str(need.folder))}"), folder, (need,))
 
 
+def _key(word: str) -> str:
+    return word.strip().lstrip("+").split("=", 1)[0]
+
+
 def effective(common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]]:
     """The overrides of a row without those of ``common`` that change nothing, so that they do not name another run.
 
@@ -191,34 +207,42 @@ def effective(common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]
     # "++": a model's file need not list the key; the dataclass still says whether there is such a key.
     kept = [f"++{word}" if word.startswith("model.") else word for word in common]
     cfg = load_config("train", [*kept, *own])
-    for word in list(kept):
-        fewer = [other for other in kept if other is not word]
+    # All at once, as data=demo model.size=tiny; else one by one.
+    for words in ([kept] if len(kept) > 1 else []) + [[word] for word in kept]:
+        fewer = [word for word in kept if word not in words]
         try:
-            if load_config("train", [*fewer, *own]) == cfg:
+            if kept != fewer and load_config("train", [*fewer, *own]) == cfg:
                 kept = fewer
         except UserError:  # it is needed for the rest to make sense
             continue
-    return cfg, [*own, *kept]
+    return cfg, [*kept, *own]
 
 
-def check_same(folder: Path, cfg: Any, seed: int) -> None:
-    """A finished run stands for a configuration only if it had that configuration.
+def check_same(job: Job, cfg: Any) -> None:
+    """A finished run stands for a job only if it had the configuration ``cfg``, but for name and seed, or the job's own.
 
     Raises:
         UserError: it had another.
     """
-    if not done(folder):
+    if not done(job.folder):
         return
-    asked = OmegaConf.merge(cfg, {"seed": seed, "name": folder.name, "trainer": {"progress": False}})
-    changed = difference(OmegaConf.load(folder / "config.yaml"), asked, shared=True)
+    seed = job.words[-1].partition("=")[2]
+    old, quick = OmegaConf.load(job.folder / "config.yaml"), {"seed": int(seed), "name": job.folder.name}
+    if not difference(old, OmegaConf.merge(cfg, quick), shared=True):
+        return
+    asked = load_config("train", [*job.words, f"name={quoted(job.folder.name)}"])  # other keys may go by the seed
+    changed = difference(old, asked, shared=True)
     if changed:
         raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): delete it, or choose another out="
+            f"{job.folder} holds a run with other settings ({'; '.join(changed[:3])}): delete it, or choose another out="
         )
 
 
-def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, list[Planned]]:
+def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, dict[str, list[Job]]]:
     """A table of runs that are there: those that differ in nothing but their seed are one row.
+
+    Returns:
+        The table, and the runs of each of its systems.
 
     Raises:
         UserError: a pattern has no finished run.
@@ -242,8 +266,9 @@ def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, list[Planned]]:
     for label in (lambda cfg: f"{cfg.model.name} {cfg.paradigm.name}", None):
         if len(set(labels)) < len(labels):
             labels = [label(cfg) for cfg, _ in groups] if label else [group[0].name for _, group in groups]
-    rows = [Planned(RowConfig(key, label, baseline=key), []) for key, label in BASELINES.items()]
-    for label, (_, group) in zip(labels, groups, strict=True):
-        rows.append(Planned(RowConfig(label), [Job("train", (), folder) for folder in group]))
-    rows.append(rows.pop(list(BASELINES).index("ceiling")))
-    return TableConfig("Runs"), rows
+    first = [RowConfig(key, label, baseline=key) for key, label in BASELINES.items() if key != "ceiling"]
+    rows = [*first, *map(RowConfig, labels), RowConfig("ceiling", BASELINES["ceiling"], baseline="ceiling")]
+    jobs = {
+        label: [Job("train", (), folder) for folder in group] for label, (_, group) in zip(labels, groups, strict=True)
+    }
+    return TableConfig("Runs", rows=rows), jobs
