@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmprofile.baselines.answers import AnswerFile
-from mmprofile.baselines.classical import LOGISTIC, Example, Fitted, majority, tfidf
+from mmprofile.baselines.classical import LOGISTIC, Estimators, Example, Features, Fitted, majority, tfidf
+from mmprofile.baselines.features import PHOTOS_AND_TEXT, PhotoFeatures, tfidf_and_photos
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     Prediction,
@@ -94,20 +95,24 @@ class TfidfConfig:
     captions: bool
 
 
-class TfidfLr:
-    """Logistic regression on TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
+class Linear:
+    """Logistic regression on features, chosen by cross-validation; see :class:`mmprofile.baselines.classical.Fitted`.
+
+    Args:
+        features: the data -> what is made of the users.
+        estimators: the choices.
+    """
 
     repeats = True
 
-    def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
-        self.schema = schema
-        self.captions = options(TfidfConfig, cfg).captions
-        self.view = build_view("fusion", "uni" if self.captions else "text")
+    def __init__(self, schema: Schema, view: View, features: Callable[[Any], Features], estimators: Estimators) -> None:
+        self.schema, self.view, self.features, self.estimators = schema, view, features, estimators
+        self.n_parameters: int | None = None
 
     def fit(self, data: Any) -> None:
-        """Chooses by cross-validation, then fits; see :class:`mmprofile.baselines.classical.Fitted`."""
-        self.fitted = Fitted(self.schema, data.examples("train"), tfidf(self.captions), LOGISTIC)
-        self.n_parameters: int | None = self.fitted.n_parameters
+        """Chooses, then fits."""
+        self.fitted = Fitted(self.schema, data.examples("train"), self.features(data), self.estimators)
+        self.n_parameters = self.fitted.n_parameters
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
         """One text per user."""
@@ -116,6 +121,19 @@ class TfidfLr:
     def facts(self) -> dict[str, Any]:
         """What cross-validation chose for each attribute."""
         return {"choices": self.fitted.choices}
+
+
+def tfidf_lr(cfg: Any, schema: Schema, folder: Path) -> System:
+    """TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
+    captions = options(TfidfConfig, cfg).captions
+    view = build_view("fusion", "uni" if captions else "text")
+    return Linear(schema, view, lambda data: tfidf(captions), LOGISTIC)
+
+
+def tfidf_image(cfg: Any, schema: Schema, folder: Path) -> System:
+    """TF-IDF of the reviews, colours and edges of the photos."""
+    view = build_view("fusion", "multi")
+    return Linear(schema, view, lambda data: tfidf_and_photos(PhotoFeatures(data.jpeg)), PHOTOS_AND_TEXT)
 
 
 def chat(cfg: Any, schema: Schema, folder: Path) -> System:
@@ -150,7 +168,8 @@ def options(kind: type[T], cfg: Any) -> T:
 
 SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {
     "majority": Majority,
-    "tfidf_lr": TfidfLr,
+    "tfidf_lr": tfidf_lr,
+    "tfidf_image": tfidf_image,
     "chat": chat,
     "file": file,
 }

@@ -105,8 +105,8 @@ def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -
     if train and not any(cues for example in train for cues in (*example.review_cues, *example.photo_cues)):
         raise UserError("ceiling: no train example has cues; this row exists for generated data (cues.parquet) only")
     estimators: Estimators = {
-        "lr C=0.01": lambda: make_pipeline(StandardScaler(), _logistic(0.01)()),
-        "lr C=0.1": lambda: make_pipeline(StandardScaler(), _logistic(0.1)()),
+        "lr C=0.01": lambda: make_pipeline(StandardScaler(), logistic(0.01)()),
+        "lr C=0.1": lambda: make_pipeline(StandardScaler(), logistic(0.1)()),
         "trees": lambda: HistGradientBoostingClassifier(
             max_iter=60, learning_rate=0.06, max_leaf_nodes=6, min_samples_leaf=10, random_state=0
         ),
@@ -119,11 +119,12 @@ def _require(train: Sequence[Example]) -> None:
         raise UserError("baselines: the train split has no user; prepare the data with a larger split.train")
 
 
-def _logistic(c: float) -> Callable[[], Any]:
+def logistic(c: float) -> Callable[[], Any]:
+    """Makes logistic regressions with an inverse penalty of ``c``."""
     return lambda: LogisticRegression(C=c, solver="newton-cg", max_iter=200)
 
 
-LOGISTIC: Estimators = {f"C={c}": _logistic(c) for c in (3.0, 30.0)}
+LOGISTIC: Estimators = {f"C={c}": logistic(c) for c in (3.0, 30.0)}
 
 
 def tfidf(captions: bool = False) -> Features:

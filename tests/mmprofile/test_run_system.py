@@ -70,6 +70,14 @@ def test_captions_are_read(captions: dict[str, Any]) -> None:
     assert test["unpaired"]["per_attribute"] != test["per_attribute"]
 
 
+def test_photos_are_looked_at(out: Path, schema: Schema) -> None:
+    metrics = run(out, "image", "model=tfidf_image", "paradigm=text")
+    assert metrics["test"]["per_attribute"] != metrics["baselines"]["tfidf_lr"]["per_attribute"]
+    assert metrics["test"]["unpaired"]["per_attribute"] != metrics["test"]["per_attribute"]
+    assert set(metrics["choices"]) == set(schema.names)
+    assert metrics["n_parameters"] > 0
+
+
 def test_a_finished_run_is_shown_and_not_overwritten(
     out: Path, captions: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
