@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmprofile.baselines.syntax import Annotator, Parser, Syntax
 from mmprofile.errors import UserError
 from mmprofile.grammar import Grammar
 from mmprofile.profile import Profile, Schema
@@ -58,6 +59,7 @@ class Batch:
         labels: (R, L) long, -100 beyond the end; None without targets.
         legal: (3, n) long, every (row, place, id) that the grammar allows along the targets; None without targets.
         profiles: the gold profile of each user; None without targets.
+        syntax: nouns and edges of the rows' texts; None where the model does not ask for them.
     """
 
     users: list[str]
@@ -75,6 +77,7 @@ class Batch:
     labels: Tensor | None
     legal: Tensor | None
     profiles: list[Profile] | None = None
+    syntax: Syntax | None = None
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """The batch on another device."""
@@ -87,7 +90,8 @@ class Batch:
     def _mapped(self, function: Callable[[Tensor], Tensor]) -> "Batch":
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         changed: dict[str, Any] = {n: function(value) for n, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)
+        syntax = None if self.syntax is None else Syntax(*map(function, self.syntax))
+        return replace(self, **changed, syntax=syntax)
 
 
 def pad(rows: Sequence[Sequence[int] | np.ndarray], value: int) -> Tensor:
@@ -136,6 +140,7 @@ class Collator:
             ``attributes``, each in a row of its own that is prompted by its name (OD-TUP, Wen et al. 2023).
         prompt: what a causal model reads around the texts.
         room: tokens that all texts of a row may have together; None: ``max_tokens`` is the only limit.
+        parser: finds the nouns and edges of the texts; None where nobody asks for them.
 
     Raises:
         UserError: an unknown encoding or target.
@@ -153,6 +158,7 @@ class Collator:
         target: str = "profile",
         prompt: Prompt | None = None,
         room: int | None = None,
+        parser: Parser | None = None,
     ) -> None:
         check_encoding(encoding, target)
         self.joint, self.target, self.prompt, self.room = encoding == "joint", target, prompt, room
@@ -160,6 +166,7 @@ class Collator:
         self.masking, self.max_tokens, self.seed = masking, max_tokens, seed
         self.sentinels = sentinels(tokenizer)
         self.sentinel_ids = tokenizer.convert_tokens_to_ids(self.sentinels)
+        self.annotator = None if parser is None else Annotator(tokenizer, parser)
         self._tokens: dict[str, list[int]] = {}
         self._digests: dict[str, bytes] = {}
 
@@ -288,6 +295,7 @@ class Collator:
             labels=labels,
             legal=legal,
             profiles=None if labels is None else [user.profile or {} for user in users],
+            syntax=None if self.annotator is None else self.annotator.rows(list(texts), row_texts),
         )
 
     def _wanted(self) -> dict[int, list[int]]:

@@ -89,6 +89,7 @@ class FusionConfig:
     norm: str = "sparsemax"
     gate: str = "tanh"
     heads: int = 1
+    parser: str = "window"
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Fusion of text and photos: ``none``, ``concat`` (equation 3), ``xattn`` (equations 6 to 8), ``select`` (SelectAtt), ``prefix``.
+"""Fusion of text and photos: ``none``, ``concat`` (equation 3), ``xattn`` (equations 6 to 8), ``select`` (SelectAtt),
+``prefix``, ``prefix_aspect`` (AoM).
 
 A fusion takes the states of the encoder; one that is ``early`` takes the embeddings of the text, and its result is what
-the encoder, or a causal model, reads.
+the encoder, or a causal model, reads. Either may refine what the encoder made of it.
 
 Dimension letters: R rows (a user in a view), N text tokens, K photos, M tokens a photo, V = K * M visual tokens,
 d the text model's width, dv the vision model's.
@@ -14,9 +15,11 @@ import torch
 from entmax import sparsemax
 from torch import Tensor, nn
 
+from mmprofile.baselines.aom import AspectGraph
+from mmprofile.baselines.syntax import Parser, Syntax, build_parser
 from mmprofile.errors import UserError
 
-FUSIONS = ("none", "concat", "xattn", "select", "prefix")
+FUSIONS = ("none", "concat", "xattn", "select", "prefix", "prefix_aspect")
 NORMS = ("sparsemax", "softmax")
 GATES = ("tanh", "sigmoid")
 PARTIAL = 64
@@ -48,9 +51,15 @@ class Fusion(nn.Module):
 
     Attributes:
         early: whether text and photos meet before the encoder.
+        parser: finds the nouns and edges of the texts; None where nobody asks for them.
     """
 
     early = False
+    parser: Parser | None = None
+
+    def refine(self, fused: Fused, syntax: Syntax | None) -> Fused:
+        """What the decoder reads, with or without photos: by default what it is given."""
+        return fused
 
 
 class NoFusion(Fusion):
@@ -209,6 +218,25 @@ class Prefix(Fusion):
         return Fused(*compact(torch.cat(parts, 1), torch.cat(masks, 1)))
 
 
+class PrefixAspect(Prefix):
+    """Photos in front of the text, and a graph of nouns, words and photos behind the encoder (AoM).
+
+    Args:
+        parser: see :func:`mmprofile.baselines.syntax.build_parser`.
+    """
+
+    def __init__(self, width: int, visual_width: int, parser: str) -> None:
+        super().__init__(width, visual_width)
+        self.parser = build_parser(parser)
+        self.graph = AspectGraph(width)
+
+    def refine(self, fused: Fused, syntax: Syntax | None) -> Fused:
+        """See :class:`mmprofile.baselines.aom.AspectGraph`."""
+        assert syntax is not None, "the collator must have this fusion's parser"
+        refined = self.graph(fused.hidden.float(), fused.mask, syntax)
+        return fused._replace(hidden=refined.to(fused.hidden.dtype))
+
+
 def compact(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Moves what is masked, in (R, N, d), behind the end; the order of the rest stays."""
     order = mask.long().argsort(dim=1, descending=True, stable=True)
@@ -225,11 +253,12 @@ def build_fusion(
     gate: str = "tanh",
     at: int = 0,
     project: bool = True,
+    parser: str = "window",
 ) -> Fusion:
     """One of :data:`FUSIONS`.
 
     Raises:
-        UserError: an unknown name, or heads that do not divide the width.
+        UserError: an unknown name, heads that do not divide the width, or a parser that is not there.
     """
     if kind == "none":
         return NoFusion()
@@ -239,6 +268,8 @@ def build_fusion(
         return SelectiveAttention(width, visual_width)
     if kind == "prefix":
         return Prefix(width, visual_width, at, project)
+    if kind == "prefix_aspect":
+        return PrefixAspect(width, visual_width, parser)
     if kind == "xattn":
         return CrossAttention(width, visual_width, heads, norm, gate)
     raise UserError(f"model.fusion.kind={kind!r} is not one of {', '.join(FUSIONS)}")

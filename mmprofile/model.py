@@ -151,7 +151,7 @@ class ProfileModel(nn.Module):
             UserError: the photos leave no room for texts.
         """
         how = inputs["max_tokens"], seed, inputs["encoding"], self.settings["target"], self.prompt, self._room(inputs)
-        return Collator(self.tokenizer, self.grammar, load_photo, masking, *how)
+        return Collator(self.tokenizer, self.grammar, load_photo, masking, *how, self.fusion.parser)
 
     def _room(self, inputs: Mapping[str, Any]) -> int | None:
         """Tokens of texts that a model of limited length can read beside photos, prompt and answer; None: any number."""
@@ -212,10 +212,10 @@ class ProfileModel(nn.Module):
     def _fuse(self, batch: Batch, read: _Read, rows: Tensor) -> Fused:
         """What the decoder reads of some rows."""
         fused = self._joined(batch, read, rows)
-        if self.causal or not self.fusion.early:
-            return fused
-        states = self.text.get_encoder()(inputs_embeds=fused.hidden, attention_mask=fused.mask).last_hidden_state
-        return fused._replace(hidden=states)
+        if self.fusion.early and not self.causal:
+            states = self.text.get_encoder()(inputs_embeds=fused.hidden, attention_mask=fused.mask).last_hidden_state
+            fused = fused._replace(hidden=states)
+        return self.fusion.refine(fused, batch.syntax.of(rows) if batch.syntax is not None else None)
 
     @staticmethod
     def _texts(batch: Batch, read: _Read, rows: Tensor) -> tuple[Tensor, Tensor]:
