@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -51,9 +52,11 @@ def test_words_of_a_caption_and_its_business(script: ModuleType) -> None:
     }  # fmt: skip
 
 
-def test_a_short_run_writes_a_backbone_that_a_model_loads_and_goes_on_from(tmp_path: Path) -> None:
+def test_a_short_run_writes_a_backbone_that_a_model_loads_and_goes_on_from(
+    cities: Sequence[str | Path], tmp_path: Path
+) -> None:
     def run(*arguments: str | Path) -> dict:
-        command = [sys.executable, SCRIPT, "--cities", tmp_path / "cities", "--users", "60"]
+        command = [sys.executable, SCRIPT, *cities]
         done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return json.loads((Path(arguments[1]) / "pretraining.json").read_text())
