@@ -353,7 +353,7 @@ def test_a_killed_run_goes_on_without_asking_again(server: Server, out: Path, go
     options = [f"model.options.url={server.url}", "model.options.concurrency=1", "paradigm=text"]
     command = [sys.executable, "-m", "mmprofile.train", *SMOKE, *options, f"out={out}", "name=killed"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    assert enough.wait(120)
+    assert enough.wait(400)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     gone.set()
