@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -163,20 +164,23 @@ def execute(job: Job, threads: int | None = None) -> None:
             return
         start = log.tell()
         environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-        # A session of its own: an interrupt from the terminal reaches it once, through us. The lock lives as long as it.
-        process = subprocess.Popen(
-            job.argv(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,
-            pass_fds=[lock.fileno()],
-        )
+        process = None
         try:
+            with _uninterrupted():
+                # A session of its own: an interrupt from the terminal reaches it once, through us.
+                process = subprocess.Popen(
+                    job.argv(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=[lock.fileno()],  # the lock lives as long as the process
+                )
             code = process.wait()
         except BaseException:
-            _stop(process)
+            if process is not None:
+                _stop(process)
             raise
         if not done(job.folder):
             _fail(job.folder, _reason(job.folder / "log.txt", start, code))
@@ -215,6 +219,24 @@ def _locked(folder: Path) -> Iterator[IO[bytes]]:
             print(f"another process is at {folder.name}: waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """An interrupt waits for the end of this: it must not leave a process behind that nobody knows."""
+    if threading.current_thread() is not threading.main_thread():  # only there do signals arrive
+        yield
+        return
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda number, frame: caught.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -58,7 +58,8 @@ def main(words: Sequence[str]) -> int:
         return render(
             out / "runs-table", table, [Planned(row, runs.get(row.system, [])) for row in table.rows], cfg, command
         )
-    tables = {f"{kind}{Path(name).stem}": load_table(kind, name) for kind in KINDS for name in names(cfg[kind])}
+    asked = [(kind, name) for kind in KINDS for name in names(cfg[kind])]
+    tables = {f"{kind}{name}" if name.isalnum() else Path(name).stem: load_table(kind, name) for kind, name in asked}
     choose_rows(tables.values(), cfg)
     for table in tables.values():
         check_common(table, common)
