@@ -73,25 +73,6 @@ def test_train_writes_what_other_tools_read(trained: tuple[Path, str]) -> None:
     assert f"{test['macro_f1']:.2f}" in printed
 
 
-def test_runs_are_compared(trained: tuple[Path, str], tmp_path: Path) -> None:
-    script = Path(__file__).parents[2] / "scripts" / "compare.py"
-
-    def compare(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=300)
-
-    test = metrics_of(trained[0])["test"]
-    figure = tmp_path / "scores.png"
-    done = compare(trained[0], trained[0], "--reference", "both", "--resamples", "50", "--figure", figure)
-    assert done.returncode == 0, done.stderr
-    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in done.stdout.splitlines()}
-    assert set(rows) >= {"system", "majority class", "TF-IDF + LR", "ceiling (true cues)", "both"}
-    assert rows["both"][1] == f"{test['macro_f1']:.2f}"
-    assert rows["both"][2] == ", ".join([f"{test['macro_f1']:.2f}"] * 2)
-    assert Image.open(figure).size[0] > 300
-    assert "no run of that paradigm; there are both" in compare(trained[0]).stderr
-    assert compare(tmp_path).stderr.startswith(f"error: {tmp_path}: no finished run there")
-
-
 def test_predictions_hold_gold_text_and_parse(trained: tuple[Path, str]) -> None:
     rows = [json.loads(line) for line in (trained[0] / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12
