@@ -2,7 +2,7 @@
 
     python scripts/pretrain_text.py llama --minutes 45
 
-They share the T5's tokenizer, cities and tasks on text (``scripts/pretrain_tiny.py``): what differs is the architecture.
+They share the T5's tokenizer, cities and tasks on text (``scripts/pretraining_tasks.py``): what differs is the architecture.
 BART learns sources and targets as the T5 does. Causal models read source and target in one piece and learn the target, and,
 at half the weight, the source. BERT learns 15 % of the source's tokens, which are hidden, and the linear heads.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretrain_tiny import SEEDS, Mixture, TextBatch, frequent_words, named, read_cities, split_held_out
+from pretraining_tasks import SEEDS, Mixture, TextBatch, frequent_words, named, read_cities, split_held_out
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -41,6 +41,8 @@ WIDTH, HEADS = 128, 4
 HIDDEN = 0.15  # of BERT's tokens
 WEIGHTS = {"text": 1.0, "source": 0.5, "heads": 1.0}  # of the losses
 SAMPLED = 512  # tokens of a causal model's source that a step learns
+RATES = {"bart": 6e-4, "bert": 6e-4, "llama": 1.5e-3, "glm4": 1.5e-3}
+"""Peak learning rates. At 1.5e-3 the loss of BART's heads stays at 9.6; its norms stand behind its layers, as BERT's do."""
 MASK, FIRST = "<extra_id_0>", "<extra_id_38>"  # BERT's mask and first token
 
 
@@ -171,7 +173,7 @@ def main() -> None:
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
     parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=None, help="the peak; default: what suits the family")
     parser.add_argument("--start", action="store_true", help="go on from the weights in --out")
     args = parser.parse_args()
     out = args.out or Path("mmprofile/assets/tiny") / args.family
@@ -192,11 +194,12 @@ def main() -> None:
         learner.model.load_state_dict(type(learner.model).from_pretrained(out).state_dict())
     count = sum(p.numel() for p in learner.model.parameters())
     print(f"{args.family}: {count} parameters, {len(reviews)} reviews of cities {SEEDS}", flush=True)
-    figures = train(learner, mixture, held_out, args.minutes, args.lr)
+    lr = RATES[args.family] if args.lr is None else args.lr
+    figures = train(learner, mixture, held_out, args.minutes, lr)
     learner.model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    facts = {"parameters": count, "minutes": args.minutes, "seeds": SEEDS, "reviews": len(reviews), **figures}
-    (out / "pretraining.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    facts = {"parameters": count, "minutes": args.minutes, "lr": lr, "seeds": SEEDS, "reviews": len(reviews)}
+    (out / "pretraining.json").write_text(json.dumps({**facts, **figures}, indent=2) + "\n", encoding="utf-8")
     print(figures)
 
 

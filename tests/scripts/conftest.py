@@ -1,9 +1,21 @@
-"""Generated cities that the runs of the scripts share: the first makes them."""
+"""What the tests of the scripts share: the scripts as modules, and generated cities, which the first run makes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="session")
+def load() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a script by its name, as another script does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPTS))
+        yield import_module
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from mmprofile.batch import IGNORE
 from mmprofile.paths import ASSETS
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_text.py"
 LOADED_BY = {
     "bart": AutoModelForSeq2SeqLM,
     "llama": AutoModelForCausalLM,
@@ -24,12 +24,8 @@ LOADED_BY = {
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(SCRIPTS))
-        import pretrain_text
-
-        return pretrain_text
+def script(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("pretrain_text")
 
 
 @pytest.mark.parametrize("family", ["llama", "glm4"])
@@ -57,7 +53,7 @@ def test_a_causal_model_learns_the_target_behind_its_source(family: str, script:
 
 @pytest.mark.parametrize("family", sorted(LOADED_BY))
 def test_a_short_run_writes_a_model_that_loads(family: str, cities: Sequence[str | Path], tmp_path: Path) -> None:
-    command = [sys.executable, SCRIPTS / "pretrain_text.py", family, *cities, "--out", tmp_path, "--minutes", "0.03"]
+    command = [sys.executable, SCRIPT, family, *cities, "--out", tmp_path, "--minutes", "0.03"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     facts = json.loads((tmp_path / "pretraining.json").read_text())

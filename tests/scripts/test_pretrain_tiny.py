@@ -1,11 +1,10 @@
 """The script that makes the tiny backbone: its span corruption, and a run of a few steps as a user starts it."""
 
-import importlib.util
 import json
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -22,18 +21,13 @@ SENTINELS = list(range(1000, 1040))
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pretrain_tiny", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tasks(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("pretraining_tasks")
 
 
 @given(st.lists(st.integers(0, 99), max_size=60), st.integers(0, 2**32))
-def test_spans_put_back_give_the_text(script: ModuleType, ids: list[int], seed: int) -> None:
-    source, target = script.corrupt_spans(ids, SENTINELS, random.Random(seed))
+def test_spans_put_back_give_the_text(tasks: ModuleType, ids: list[int], seed: int) -> None:
+    source, target = tasks.corrupt_spans(ids, SENTINELS, random.Random(seed))
     hidden: dict[int, list[int]] = {}
     for token in target:
         if token >= 1000:
@@ -46,8 +40,8 @@ def test_spans_put_back_give_the_text(script: ModuleType, ids: list[int], seed: 
     assert target[-1] == SENTINELS[len(hidden) - 1]
 
 
-def test_words_of_a_caption_and_its_business(script: ModuleType) -> None:
-    assert script.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
+def test_words_of_a_caption_and_its_business(tasks: ModuleType) -> None:
+    assert tasks.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
         "a", "stack", "of", "take", "out", "boxes", "and", "2nd", "box's", "lid",
     }  # fmt: skip
 
