@@ -89,7 +89,7 @@ def print_table(table: TableConfig, results: Sequence[Result]) -> None:
 def print_cells(title: str, cells: Cells) -> None:
     """A table in the terminal."""
     console = Console(highlight=False)
-    console.width = max(120, console.width)
+    console.width = max(130, console.width)  # too wide a line is broken by the terminal, a narrow table loses figures
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for index, name in enumerate(cells.titles):
         shown.add_column(name, justify="right" if index else "left", no_wrap=True)
@@ -197,6 +197,7 @@ def draw(table: TableConfig, results: Sequence[Result]) -> Figure:
         _bars(axes, found, ys, height * 0.92, _COLOURS[place], column or "here")
     papers = [child for child in axes.collections if child.get_label() == "paper"]
     axes.set_yticks(range(len(lines)), lines)
+    axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.set_xlabel("macro-F1 (0-100)")
     axes.set_xlim(left=0)

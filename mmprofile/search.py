@@ -87,7 +87,7 @@ def search(cfg: Any, common: Sequence[str], launcher: Sequence[str], out: Path, 
     """
     path = conf_file("search", cfg.search)
     spec = read_spec(path)
-    _, words = effective(common, spec.overrides)
+    _, words = effective("train", common, spec.overrides)
     one = Search(out / "search" / path.stem, space_of(spec, path), words, cfg.seeds, cfg.threads, 0)
     load_config("train", one.overrides({key: _example(kind) for key, kind in one.space.items()}))
     with _alone(one.folder):

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config import SweepConfig, TrainConfig, explain, guarded, nearest, quiet
+from mmprofile.config import CONFIGS, SweepConfig, explain, guarded, nearest, quiet
 from mmprofile.errors import UserError
 from mmprofile.jobs import check_launcher, run_jobs
 from mmprofile.paths import conf_dir
@@ -61,8 +61,7 @@ def main(words: Sequence[str]) -> int:
     asked = [(kind, name) for kind in KINDS for name in names(cfg[kind])]
     tables = {f"{kind}{name}" if name.isalnum() else Path(name).stem: load_table(kind, name) for kind, name in asked}
     choose_rows(tables.values(), cfg)
-    for table in tables.values():
-        check_common(table, common)
+    check_common(tables.values(), common)
     planned_rows = {name: plan(table, common, cfg.rows, cfg.seeds, out) for name, table in tables.items()}
     every = [one for rows in planned_rows.values() for one in rows]
     jobs = [job for one in every for job in one.jobs]
@@ -82,7 +81,8 @@ def read_words(words: Sequence[str]) -> Words:
         UserError: an unknown key, or a value that makes no sense.
     """
     own, common, launcher = list[str](), list[str](), list[str]()
-    keys, trained = set(SweepConfig.__dataclass_fields__), set(TrainConfig.__dataclass_fields__) | {"experiment"}
+    keys = set(SweepConfig.__dataclass_fields__)
+    rows = {"experiment", *(key for config in CONFIGS.values() for key in get_type_hints(config))}
     for word in words:
         key, equals, _ = word.partition("=")
         head = key.lstrip("+~").replace("/", ".").split(".")[0]
@@ -92,12 +92,14 @@ def read_words(words: Sequence[str]) -> Words:
             launcher.append(word)
         elif head in keys:
             own.append(word)
-        elif key in ("seed", "name"):
-            raise UserError(f"{word}: a sweep names its runs itself and numbers their seeds; give seeds=...")
-        elif head in trained:
+        elif key in ("seed", "name", "run"):
+            raise UserError(
+                f"{word}: a sweep names and chooses its runs itself and numbers their seeds; give seeds=..."
+            )
+        elif head in rows:
             common.append(word)
         else:
-            raise UserError(f"unknown config key {key!r}{nearest(key, sorted(keys | trained))}")
+            raise UserError(f"unknown config key {key!r}{nearest(key, sorted(keys | rows))}")
     cfg: Any = OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(conf_dir() / "sweep.yaml"))
     for word in own:
         try:

@@ -1,6 +1,7 @@
 """A table: rows that are overrides of a command, and the runs that they ask for."""
 
 import glob
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config import difference, load_config, nearest
+from mmprofile.config import TrainConfig, difference, load_config, nearest
 from mmprofile.errors import UserError
 from mmprofile.jobs import Job, done, quoted, slug
 from mmprofile.paths import conf_dir
@@ -128,17 +129,24 @@ def choose_rows(tables: Iterable[TableConfig], cfg: Any) -> None:
             table.rows = [replace(row, reference=None) for row in table.rows]
 
 
-def check_common(table: TableConfig, common: Sequence[str]) -> None:
-    """An override of all rows must change one of them.
+def check_common(tables: Iterable[TableConfig], common: Sequence[str]) -> None:
+    """An override of all rows must be one of a row.
 
     Raises:
-        UserError: every row sets that key itself.
+        UserError: no row has that key, or every row of a table sets it itself.
     """
-    trained = [row.overrides if row.command == "train" else row.after for row in table.rows if not row.baseline]
-    for word in common:
-        key = _key(word)
-        if trained and all(key in map(_key, words) for words in trained):
-            raise UserError(f"{word}: every row of {table.title!r} sets {key} itself; rows.<row>=[{word}] changes one")
+    for word, table in ((word, table) for word in common for table in tables):
+        rows = [row for row in table.rows if not row.baseline]
+        trained = [row.overrides if row.command == "train" else row.after for row in rows]
+        own = trained if is_training(word) else [row.overrides for row in rows if row.command != "train"]
+        if not own:
+            raise UserError(
+                f"{word}: unknown config key {_key(word)!r} in {table.title!r}, whose rows are trainings alone"
+            )
+        if all(_key(word) in map(_key, words) for words in own):
+            raise UserError(
+                f"{word}: every row of {table.title!r} sets {_key(word)} itself; rows.<row>=[{word}] changes one"
+            )
 
 
 def plan(
@@ -148,7 +156,7 @@ def plan(
 
     Args:
         table: see :class:`TableConfig`.
-        common: overrides of ``train`` for all rows; a row's own win over them.
+        common: overrides for all rows, of ``train`` or of the rows' other command; a row's own win over them.
         extra: system -> further overrides of that row.
         seeds: runs per row, of seeds 0, 1, ...
         out: the runs' folders are in its ``runs``.
@@ -171,31 +179,40 @@ def plan(
 
 
 def _jobs(row: RowConfig, own: Sequence[str], common: Sequence[str], seeds: int, out: Path) -> list[Job]:
-    trained = own if row.command == "train" else row.after
-    cfg, words = effective(common, trained)
-    runs = []
+    training = [word for word in common if is_training(word)]
+    runs = _seeds("train", training, own if row.command == "train" else row.after, seeds, out)
+    if row.command == "train":
+        return runs
+    return _seeds(row.command, [word for word in common if not is_training(word)], own, seeds, out, runs)
+
+
+def _seeds(
+    command: str, common: Sequence[str], own: Sequence[str], seeds: int, out: Path, needs: Sequence[Job] = ()
+) -> list[Job]:
+    """A job per seed; each reads the run of ``needs`` that has its seed."""
+    reads = ["run=-"] if needs else []
+    cfg, words = effective(command, common, [*own, *reads])
+    words = [word for word in words if word not in reads]
+    jobs = []
     for seed in range(seeds):
-        run = _job("train", [*words, f"seed={seed}"], out)
-        check_same(run, cfg)
-        if row.command != "train":
-            run = _job(row.command, [*own, f"seed={seed}"], out, run)
-            load_config(row.command, list(run.words))
-        runs.append(run)
-    return runs
+        numbered, need = (*words, f"seed={seed}"), tuple(needs[seed : seed + 1])
+        name = slug(command, [*numbered, *(f"run={one.folder.name}" for one in need)])
+        read = tuple(f"run={quoted(str(one.folder))}" for one in need)
+        jobs.append(Job(command, (*read, *numbered), out / "runs" / name, need))
+        check_same(jobs[-1], cfg)
+    return jobs
 
 
-def _job(command: str, words: Sequence[str], out: Path, need: Job | None = None) -> Job:
-    if need is None:
-        return Job(command, tuple(words), out / "runs" / slug(command, words))
-    folder = out / "runs" / slug(command, [*words, f"run={need.folder.name}"])
-    return Job(command, (*words, f"run={quoted(str(need.folder))}"), folder, (need,))
+def is_training(word: str) -> bool:
+    """Whether an override is one of ``train``; one that ``apply`` has, too, is not for it."""
+    return re.split(r"[./]", _key(word))[0] in {*TrainConfig.__dataclass_fields__, "experiment"}
 
 
 def _key(word: str) -> str:
-    return word.strip().lstrip("+").split("=", 1)[0]
+    return word.strip().lstrip("+~").split("=", 1)[0]
 
 
-def effective(common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]]:
+def effective(command: str, common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]]:
     """The overrides of a row without those of ``common`` that change nothing, so that they do not name another run.
 
     Returns:
@@ -206,12 +223,12 @@ def effective(common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]
     """
     # "++": a model's file need not list the key; the dataclass still says whether there is such a key.
     kept = [f"++{word}" if word.startswith("model.") else word for word in common]
-    cfg = load_config("train", [*kept, *own])
+    cfg = load_config(command, [*kept, *own])
     # All at once, as data=demo model.size=tiny; else one by one.
     for words in ([kept] if len(kept) > 1 else []) + [[word] for word in kept]:
         fewer = [word for word in kept if word not in words]
         try:
-            if kept != fewer and load_config("train", [*fewer, *own]) == cfg:
+            if kept != fewer and load_config(command, [*fewer, *own]) == cfg:
                 kept = fewer
         except UserError:  # it is needed for the rest to make sense
             continue
@@ -230,7 +247,7 @@ def check_same(job: Job, cfg: Any) -> None:
     old, quick = OmegaConf.load(job.folder / "config.yaml"), {"seed": int(seed), "name": job.folder.name}
     if not difference(old, OmegaConf.merge(cfg, quick), shared=True):
         return
-    asked = load_config("train", [*job.words, f"name={quoted(job.folder.name)}"])  # other keys may go by the seed
+    asked = load_config(job.command, [*job.words, f"name={quoted(job.folder.name)}"])  # other keys may go by the seed
     changed = difference(old, asked, shared=True)
     if changed:
         raise UserError(

@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from mmprofile.errors import UserError
+from mmprofile.jobs import Job, run_jobs, why_not
 from mmprofile.search import Search, SearchConfig, requeue, space_of
 from mmprofile.sweep import main, names, read_words
 
@@ -160,6 +161,17 @@ def test_an_interrupt_ends_the_run_too(folder: Path) -> None:
     assert printed == "interrupted; the same command goes on with what is not done yet\n"
     assert free(run)
     assert not (run / "metrics.json").exists()
+
+
+def test_what_others_read_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    need = Job("train", ("nope=1",), tmp_path / "need")
+    later, alone = Job("apply", (), tmp_path / "later", (need,)), Job("train", ("model=nope",), tmp_path / "alone")
+    run_jobs([later, alone], [], None, tmp_path)
+    assert "3 runs: 0 done, 3 to do" in capsys.readouterr().out
+    assert why_not(later) == f"need, which it reads: {why_not(need)}"
+    assert str(why_not(need)).startswith("unknown config key 'nope'")
+    assert str(why_not(alone)).startswith("model=nope: there is no such choice")
+    assert not later.folder.exists()
 
 
 def test_free_sweeps_are_rendered(folder: Path) -> None:

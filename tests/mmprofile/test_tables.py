@@ -294,13 +294,15 @@ def test_a_run_is_named_by_what_defines_it() -> None:
 
 
 def test_overrides_that_change_nothing_name_no_other_run() -> None:
-    cfg, words = effective(["data=demo", "model.size=tiny", "inputs.reviews=2"], ["model=ours", "paradigm=both"])
+    cfg, words = effective(
+        "train", ["data=demo", "model.size=tiny", "inputs.reviews=2"], ["model=ours", "paradigm=both"]
+    )
     assert words == ["inputs.reviews=2", "model=ours", "paradigm=both"]
     assert (cfg.inputs.reviews, cfg.model.name) == (2, "ours")
-    assert effective(["model.size=tiny"], ["model=majority"])[1] == ["model=majority"]  # it has no sizes
-    assert effective(["inputs.reviews=2"], ["inputs.reviews=4"])[0].inputs.reviews == 4
+    assert effective("train", ["model.size=tiny"], ["model=majority"])[1] == ["model=majority"]  # it has no sizes
+    assert effective("train", ["inputs.reviews=2"], ["inputs.reviews=4"])[0].inputs.reviews == 4
     with pytest.raises(UserError, match=re.escape("model.size=huge: model ours has the sizes tiny, base, large")):
-        effective(["model.size=huge"], ["model=ours"])
+        effective("train", ["model.size=huge"], ["model=ours"])
 
 
 def test_a_finished_run_with_other_settings_does_not_stand_for_a_row(tmp_path: Path) -> None:
