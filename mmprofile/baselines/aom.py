@@ -12,8 +12,6 @@ from mmprofile.baselines.syntax import Syntax
 LAYERS = 2
 SHARE = 0.5
 """Of the graph's states in the result; theirs."""
-NEARLY_SHUT = -2.0
-"""The gate's bias at first: theirs is 0, where half of each pretrained state is given up at once."""
 MASKED = -1e4
 
 
@@ -47,7 +45,6 @@ class AspectGraph(nn.Module):
         self.noun, self.noun_score = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
         self.gate_state, self.gate_noun = nn.Linear(width, width), nn.Linear(width, width)
         self.gate = nn.Linear(2 * width, 1)
-        nn.init.constant_(self.gate.bias, NEARLY_SHUT)
         self.layers = nn.ModuleList(GraphConvolution(width) for _ in range(LAYERS))
 
     def forward(self, hidden: Tensor, mask: Tensor, syntax: Syntax) -> Tensor:

@@ -60,10 +60,7 @@ def bart_folder(
 def model(bart_folder: Path, vit_folder: Path, schema: Schema) -> ProfileModel:
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "grid", "grid": 2, "trainable": True}
     torch.manual_seed(3)
-    built = build_model({"name": str(bart_folder)}, vision, {"kind": "prefix_aspect"}, schema, INPUTS).eval()
-    with torch.no_grad():  # a gate that is open enough to be seen
-        built.fusion.graph.gate.bias.fill_(0.5)
-    return built
+    return build_model({"name": str(bart_folder)}, vision, {"kind": "prefix_aspect"}, schema, INPUTS).eval()
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +233,7 @@ def test_a_row_without_nouns_or_photos_is_still_read(
     close(model.encode(bare).hidden, states + 0.5 * expected)
 
 
-def test_gradients_reach_every_part_and_little_changes_at_first(
+def test_gradients_reach_every_part_and_the_loss_falls(
     bart_folder: Path, vit_folder: Path, schema: Schema, model: ProfileModel, collate: Callable[..., Batch],
     users: list[User],
 ) -> None:  # fmt: skip
@@ -245,12 +242,6 @@ def test_gradients_reach_every_part_and_little_changes_at_first(
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.fusion.parameters())
     assert {id(p) for p in model.new_parts()} == {id(p) for p in model.fusion.parameters()}
     model.zero_grad()
-    new = AspectGraph(16)
-    states = torch.randn(2, 9, 16)
-    nouns = torch.rand(2, 9) < 0.4
-    moved = (new.guided(states, nouns) - states).norm() / states.norm()
-    assert 0 < moved < 0.3
-    # and the loss falls
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "grid", "grid": 2, "trainable": True}
     torch.manual_seed(4)
     fresh = build_model({"name": str(bart_folder)}, vision, {"kind": "prefix_aspect"}, schema, INPUTS)
