@@ -59,7 +59,10 @@ def slug(command: str, words: Sequence[str]) -> str:
     seed = given.pop("seed", "0")
     parts = [] if command == "train" else [command]
     parts += [given.pop(key) for key in ("model", "paradigm") if key in given]
-    parts += [f"{key.rsplit('.', 1)[-1]}-{Path(value).name}" for key, value in sorted(given.items())]
+    shown = sorted(
+        item for item in given.items() if item[0] != "run"
+    )  # the run that it reads has a long name of its own
+    parts += [f"{key.rsplit('.', 1)[-1]}-{Path(value).name}" for key, value in shown]
     name = re.sub(r"[^\w.=-]+", "+", "-".join(parts)).strip("+") or "default"
     if given or command != "train" or name != "-".join(parts):
         same = "\n".join([command, *sorted(word.lstrip("+") for word in words if not word.startswith("seed="))])
@@ -108,9 +111,10 @@ def run_jobs(jobs: Sequence[Job], launcher: Sequence[str], threads: int | None, 
         return
     for job in waiting:
         (job.folder / "failure.txt").unlink(missing_ok=True)
-    total, began = [job.folder for job in waiting], time.time()
     # What others read first; each stage is whole before the next begins.
-    for stage in ([job for job in waiting if not job.needs], [job for job in waiting if job.needs]):
+    stages = [[job for job in waiting if not job.needs], [job for job in waiting if job.needs]]
+    total, began = [job.folder for stage in stages for job in stage], time.time()
+    for stage in stages:
         ready = [job for job in stage if all(done(need.folder) for need in job.needs)]
         if ready:
             multirun(partial(_numbered, ready, total, began, threads), len(ready), launcher, out)
