@@ -17,7 +17,7 @@ GIVEN = {
     "evaluate": ["run=outputs/both"],
     "predict": ["run=outputs/both", "input=users.jsonl"],
 }
-OF_TRAIN = ("data", "experiment", "model", "paradigm", "trainer")  # the others' choices are read by commands of their own
+OF_TRAIN = ("data", "experiment", "model", "paradigm", "trainer")  # other commands read the other groups
 GROUPS = sorted((group, path.stem) for group in OF_TRAIN for path in conf_dir().glob(f"{group}/*.yaml"))
 
 
