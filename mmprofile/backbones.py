@@ -65,7 +65,7 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
     dtype = DTYPES.get(text.get("dtype", "float32"))
     if dtype is None:
         raise UserError(f"model.text.dtype={text['dtype']!r} is not one of {', '.join(DTYPES)}: T5 fails in fp16")
-    with _loading("model.text.name", name):
+    with loading("model.text.name", name):
         config = AutoConfig.from_pretrained(name)
         if not config.is_encoder_decoder and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise UserError(
@@ -84,7 +84,7 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
     if text.get("adapter") and pretrained:
         adapter = _load_adapter(backbone, name, str(text["adapter"]))
     elif lora["rank"]:
-        adapter = _add_adapter(backbone, lora)
+        adapter = add_adapter(backbone, lora)
     return TextModel(backbone, tokenizer, adapter)
 
 
@@ -106,7 +106,12 @@ def _attention(config: Any) -> str | None:
 
 
 @contextmanager
-def _loading(key: str, name: str) -> Any:
+def loading(key: str, name: str) -> Any:
+    """What cannot be had from hub or disk is one line.
+
+    Raises:
+        UserError: says what setting ``key`` must be.
+    """
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -117,19 +122,21 @@ def _loading(key: str, name: str) -> Any:
         ) from error
 
 
-def _add_adapter(backbone: Any, lora: Mapping[str, Any]) -> Any:
-    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector."""
+def add_adapter(backbone: Any, lora: Mapping[str, Any], task: str | None = None) -> Any:
+    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector and, with
+    peft's task ``SEQ_CLS``, the classifier."""
     peft = _peft()
     where: dict[str, Any] = {"target_modules": "all-linear"}
     if backbone.config.model_type == "llava":
         where = {"target_modules": r".*language_model.*_proj", "modules_to_save": ["multi_modal_projector"]}
     rank, alpha, dropout = (lora[key] for key in ("rank", "alpha", "dropout"))
-    return peft.get_peft_model(backbone, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **where))
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=task, **where)
+    return peft.get_peft_model(backbone, config)
 
 
 def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:
     peft = _peft()
-    with _loading("model.text.adapter", adapter):
+    with loading("model.text.adapter", adapter):
         base = str(peft.PeftConfig.from_pretrained(adapter).base_model_name_or_path)
         if Path(base).name != Path(name).name:
             raise UserError(f"model.text.adapter={adapter!r} was trained on {base!r}, not on model.text.name={name!r}")
@@ -140,7 +147,7 @@ def _peft() -> Any:
     try:
         return import_module("peft")
     except ImportError as error:
-        raise UserError("model.text.lora and model.text.adapter need peft: pip install 'mmprofile[llm]'") from error
+        raise UserError("LoRA (lora.rank above 0, or an adapter) needs peft: pip install 'mmprofile[llm]'") from error
 
 
 def drop_decoder(model: Any) -> None:
@@ -186,7 +193,7 @@ class LlavaVision(nn.Module):
         super().__init__()
         self._llava = [llava]  # in a list: not a part of this module
         self.grid, self.trainable = grid, trainable
-        with _loading("model.text.name", name):
+        with loading("model.text.name", name):
             self.processor: Any = AutoImageProcessor.from_pretrained(name)
         if not trainable:
             llava.model.vision_tower.requires_grad_(False)

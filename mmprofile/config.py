@@ -264,6 +264,49 @@ class SweepConfig:
     resamples: int = 10_000
 
 
+@dataclass
+class ClassifierConfig:
+    """A text classifier: a checkpoint (hub id, local folder or ``mmprofile:tiny/...``) with a new head.
+
+    ``size`` chooses among ``sizes``, whose entries other keys refer to.
+    """
+
+    name: str = MISSING
+    size: str = "tiny"
+    sizes: dict[str, Any] = field(default_factory=dict)
+    text: str = MISSING
+    dtype: str = "float32"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    lr: RatesConfig = field(default_factory=RatesConfig)
+
+
+@dataclass
+class ShownConfig:
+    """What a classifier is shown: ``profile`` beside the review, reviews of each training user, tokens of a review at most."""
+
+    profile: str = "generated"
+    train_reviews: int = 1
+    max_tokens: int = 320
+
+
+@dataclass
+class ApplyConfig:
+    """``conf/apply.yaml``. ``profile``: what is predicted of a review, as a schema of one attribute."""
+
+    name: str = MISSING
+    out: str = "outputs"
+    seed: int = 0
+    run: str = MISSING
+    task: str = MISSING
+    profile: Any = None
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    inputs: ShownConfig = field(default_factory=ShownConfig)
+    batch_size: int = 16
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    resamples: int = 2000
+
+
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
 HYDRA_QUIET = [
     "hydra/job_logging=disabled",
@@ -280,7 +323,9 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "sweep": SweepConfig,
+    "apply": ApplyConfig,
 }
+SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 
 
 def load_config(name: str, overrides: list[str]) -> Any:
@@ -293,7 +338,7 @@ def load_config(name: str, overrides: list[str]) -> Any:
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             return typed(name, compose(config_name=name, overrides=overrides))
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
     finally:
         GlobalHydra.instance().clear()
@@ -307,8 +352,8 @@ def typed(name: str, cfg: DictConfig) -> Any:
     """
     try:
         merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
-        if name == "train":
-            _check_size(merged)
+        if name in SIZED:
+            _check_size(SIZED[name], merged)
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
@@ -320,11 +365,11 @@ def typed(name: str, cfg: DictConfig) -> Any:
     return merged
 
 
-def _check_size(cfg: Any) -> None:
+def _check_size(part: str, cfg: Any) -> None:
     """Whatever depends on the size would be a reference to nowhere."""
-    model, sizes = cfg.model, list(cfg.model.sizes)
-    if sizes and model.size not in sizes:
-        raise UserError(f"model.size={model.size}: model {model.name} has the sizes {', '.join(sizes)}")
+    sizes = list(cfg[part].sizes)
+    if sizes and cfg[part].size not in sizes:
+        raise UserError(f"{part}.size={cfg[part].size}: {part} {cfg[part].name} has the sizes {', '.join(sizes)}")
 
 
 def difference(old: Any, new: Any, shared: bool = False) -> list[str]:

@@ -1,4 +1,4 @@
-"""The LightningModule: joint loss over views, Adam with two learning rates, dev macro-F1."""
+"""The LightningModules: joint loss over views, Adam with two learning rates, dev macro-F1."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmprofile.batch import Batch
@@ -62,80 +62,45 @@ def schedule_factor(step: int, total: int, warmup: float, schedule: str) -> floa
     return 1.0
 
 
-class ProfileModule(pl.LightningModule):
-    """Training of a :class:`ProfileModel`.
+def check_optim(optim: OptimConfig) -> None:
+    """Whether there is such a schedule.
+
+    Raises:
+        UserError: there is not.
+    """
+    if optim.schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+
+
+class Learner(pl.LightningModule):
+    """What every training has: Adam under a schedule, a learning curve that goes on after a restart, and checkpoints that
+    leave out what is frozen.
 
     Args:
-        model: the model.
-        views: the paradigm's views.
-        weights: a weight per view; None for the ``sampled`` schedule.
         optim: learning rates and schedule.
         steps: optimizer steps of the whole training (counted by the caller: asking Lightning's
             ``estimated_stepping_batches`` here would break exact resumption).
-        dev_beams: beams for the dev split, see :meth:`mmprofile.model.ProfileModel.generate`.
     """
 
-    def __init__(
-        self,
-        model: ProfileModel,
-        views: Sequence[View],
-        weights: Sequence[float] | None,
-        optim: OptimConfig,
-        steps: int,
-        dev_beams: int | None = None,
-    ) -> None:
+    def __init__(self, optim: OptimConfig, steps: int) -> None:
         super().__init__()
-        if optim.schedule not in SCHEDULES:
-            raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
-        self.model, self.views, self.optim, self.steps, self.dev_beams = model, tuple(views), optim, steps, dev_beams
-        # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
-        self.model.train()
-        self.weights: Tensor | None
-        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        check_optim(optim)
+        self.optim, self.steps = optim, steps
         self.strict_loading = (
             False  # what is frozen is not in a checkpoint: all of a large model beside its adapter, say
         )
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
-        self._dev: list[tuple[Profile, str]] = []
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step of the joint loss; every view's loss is logged."""
-        output = self.model(batch)
-        loss = joint_loss(output, self.weights)
-        present = output.view_tokens > 0
-        logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
-        self.log_dict(logs, batch_size=len(batch.users))
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
-        self._losses.append(loss.detach())
-        return loss
 
     def on_train_epoch_start(self) -> None:
         """Starts the clock of this epoch."""
         self._started = time.perf_counter()
 
-    def validation_step(self, batch: Batch, index: int) -> None:
-        """Predicts the dev users."""
-        texts = self.model.generate(batch, self.dev_beams)
-        assert batch.profiles is not None
-        self._dev += zip(batch.profiles, texts, strict=True)
-
-    def on_validation_epoch_end(self) -> None:
-        """Dev macro-F1 over the whole split."""
-        parsed = [self.model.schema.parse(text) for _, text in self._dev]
-        scores: Scores = score(
-            self.model.schema,
-            [gold for gold, _ in self._dev],
-            [one.profile for one in parsed],
-            [one.faults for one in parsed],
-            resamples=0,
-        )
-        self._dev = []
-        names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
-        self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
-        self.log("dev/macro_f1", scores.macro_f1, prog_bar=True, sync_dist=True)
+    def end_epoch(self, macro_f1: float) -> None:
+        """Logs the score on dev and adds the epoch to the learning curve."""
+        self.log("dev/macro_f1", macro_f1, prog_bar=True, sync_dist=True)
         if self.trainer.sanity_checking:
             return
         seconds = time.perf_counter() - self._started
@@ -143,16 +108,16 @@ class ProfileModule(pl.LightningModule):
         loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         self._losses = []
         self.history.append(
-            {"epoch": self.current_epoch + 1, "loss": loss, "dev_macro_f1": scores.macro_f1, "seconds": seconds}
+            {"epoch": self.current_epoch + 1, "loss": loss, "dev_macro_f1": macro_f1, "seconds": seconds}
         )
 
-    def configure_optimizers(self) -> Any:
-        """Adam: one group for what came pretrained, one for what is new."""
-        groups = [
-            {"params": self.model.pretrained_parts(), "lr": self.optim.lr_pretrained},
-            {"params": self.model.new_parts(), "lr": self.optim.lr_new},
-        ]
+    def adam(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> Any:
+        """Adam: one group for what came pretrained, one for what is new; and its schedule."""
         optim = self.optim
+        groups = [
+            {"params": list(pretrained), "lr": optim.lr_pretrained},
+            {"params": list(new), "lr": optim.lr_new},
+        ]
         fused = self.device.type == "cpu" or None  # there it takes a sixth of the time
         adam = torch.optim.Adam([g for g in groups if g["params"]], weight_decay=optim.weight_decay, fused=fused)
         schedule = LambdaLR(adam, lambda step: schedule_factor(step, self.steps, optim.warmup, optim.schedule))
@@ -184,3 +149,68 @@ class ProfileModule(pl.LightningModule):
         """Takes them up again."""
         self.history = list(checkpoint["progress"]["history"])
         self.seconds = float(checkpoint["progress"]["seconds"])
+
+
+class ProfileModule(Learner):
+    """Training of a :class:`ProfileModel`.
+
+    Args:
+        model: the model.
+        views: the paradigm's views.
+        weights: a weight per view; None for the ``sampled`` schedule.
+        optim, steps: see :class:`Learner`.
+        dev_beams: beams for the dev split, see :meth:`mmprofile.model.ProfileModel.generate`.
+    """
+
+    def __init__(
+        self,
+        model: ProfileModel,
+        views: Sequence[View],
+        weights: Sequence[float] | None,
+        optim: OptimConfig,
+        steps: int,
+        dev_beams: int | None = None,
+    ) -> None:
+        super().__init__(optim, steps)
+        self.model, self.views, self.dev_beams = model, tuple(views), dev_beams
+        # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
+        self.model.train()
+        self.weights: Tensor | None
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+        self._dev: list[tuple[Profile, str]] = []
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        """One step of the joint loss; every view's loss is logged."""
+        output = self.model(batch)
+        loss = joint_loss(output, self.weights)
+        present = output.view_tokens > 0
+        logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
+        self.log_dict(logs, batch_size=len(batch.users))
+        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
+        self._losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        """Predicts the dev users."""
+        texts = self.model.generate(batch, self.dev_beams)
+        assert batch.profiles is not None
+        self._dev += zip(batch.profiles, texts, strict=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Dev macro-F1 over the whole split."""
+        parsed = [self.model.schema.parse(text) for _, text in self._dev]
+        scores: Scores = score(
+            self.model.schema,
+            [gold for gold, _ in self._dev],
+            [one.profile for one in parsed],
+            [one.faults for one in parsed],
+            resamples=0,
+        )
+        self._dev = []
+        names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
+        self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
+        self.end_epoch(scores.macro_f1)
+
+    def configure_optimizers(self) -> Any:
+        """See :meth:`Learner.adam`."""
+        return self.adam(self.model.pretrained_parts(), self.model.new_parts())

@@ -21,6 +21,7 @@ UNPAIRED = "this run, unpaired"
 PARTLY = "this run, photos missing"
 WIDTH = 100  # columns of the terminal table at most
 MISSING = "-"
+NAMED = ("task", "classifier", "profile", "paradigm", "model", "data", "seed")  # of ``config``, in this order
 
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
@@ -205,7 +206,7 @@ def _classes(per_attribute: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 def _notes(metrics: Mapping[str, Any]) -> list[str]:
     """Lines on what was run, what it cost, and how it compares."""
     config, test = metrics.get("config", {}), metrics["test"]
-    what = [f"{key} {config[key]}" for key in ("paradigm", "model", "data", "seed") if config.get(key) is not None]
+    what = [f"{key} {config[key]}" for key in NAMED if config.get(key) is not None]
     if test.get("n_users") is not None:
         what.append(f"{test['n_users']} test users")
     if metrics.get("n_parameters"):

@@ -38,7 +38,7 @@ from mmprofile.evaluate import (
     write_predictions,
 )
 from mmprofile.model import ProfileModel, build_model
-from mmprofile.module import ProfileModule
+from mmprofile.module import Learner, ProfileModule
 from mmprofile.profile import Schema
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
@@ -53,16 +53,14 @@ def main(cfg: Any) -> None:
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_settings(cfg)
     folder = open_run(cfg)
-    if (folder / "metrics.json").exists():
-        print(f"{folder} is finished; its scores:")
-        print_scores(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+    if finished(folder):
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
     neural = cfg.model.system == "neural"
     metrics = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if metrics is not None:
-        finish(cfg, folder, metrics)
+        finish(folder, metrics, run_facts(cfg))
 
 
 def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[str, Any] | None:
@@ -98,16 +96,27 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
     return {"test": test, "baselines": baselines, "seconds": seconds, "n_parameters": count, "history": module.history}
 
 
-def finish(cfg: Any, folder: Path, metrics: dict[str, Any]) -> None:
+def finished(folder: Path) -> bool:
+    """Whether the run is; prints its scores then."""
+    done = folder / "metrics.json"
+    if done.exists():
+        print(f"{folder} is finished; its scores:")
+        print_scores(json.loads(done.read_text(encoding="utf-8")))
+    return done.exists()
+
+
+def finish(folder: Path, metrics: dict[str, Any], facts: dict[str, Any]) -> None:
     """Writes report and ``metrics.json``, and prints the scores.
 
     Args:
+        folder: the run's.
         metrics: ``test``, ``baselines``, ``seconds``, ``n_parameters``, ``history``, and what else a system tells.
+        facts: what a report says of the configuration.
     """
     metrics |= {
         "seconds": {name: round(value, 2) for name, value in metrics["seconds"].items()},
         "peak_rss_mb": round(peak_rss_mb(), 1),
-        "config": run_facts(cfg),
+        "config": facts,
     }
     write_report(folder, metrics, metrics["history"])
     # Last, and whole or not at all: its presence says that the run is finished.
@@ -188,7 +197,7 @@ def make_trainer(cfg: Any, folder: Path, precision: str) -> pl.Trainer:
     )
 
 
-def fit(trainer: pl.Trainer, module: ProfileModule, data: Any, folder: Path) -> None:
+def fit(trainer: pl.Trainer, module: Learner, data: Any, folder: Path) -> None:
     """Trains to the end, from the last checkpoint where there is one."""
     resume = folder / "checkpoints" / "last.ckpt"
     if resume.exists():
@@ -198,7 +207,7 @@ def fit(trainer: pl.Trainer, module: ProfileModule, data: Any, folder: Path) -> 
         raise KeyboardInterrupt
 
 
-def load_weights(module: ProfileModule, checkpoint: Path) -> None:
+def load_weights(module: Learner, checkpoint: Path) -> None:
     """Puts a checkpoint's weights into the module.
 
     Raises:

@@ -15,6 +15,7 @@ GIVEN = {
     "yelp": ["data.prepare.source.path=/raw"],
     "custom": ["data.prepare.source.reviews=reviews.jsonl"],
     "evaluate": ["run=outputs/both"],
+    "apply": ["run=outputs/both"],
     "predict": ["run=outputs/both", "input=users.jsonl"],
 }
 OF_TRAIN = ("data", "experiment", "model", "paradigm", "trainer")  # other commands read the other groups
