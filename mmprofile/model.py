@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
 from mmprofile.backbones import LlavaVision, build_prompt, drop_decoder, load_text, local_name
-from mmprofile.baselines.heads import AttributeHead, Votes, build_head
+from mmprofile.baselines.heads import AttributeHead, LateFusion, Votes, build_head
 from mmprofile.batch import IGNORE, Batch, Collator
 from mmprofile.decoding import WIDTH, Decoded, Search, merged
 from mmprofile.errors import UserError
@@ -46,11 +46,14 @@ class Output(NamedTuple):
             attributes whose value is known.
         logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them,
             and with a head.
+        view_hints: (views,) mean loss of the auxiliary classifiers over attributes and rows of each view, times their
+            weight; None without any.
     """
 
     view_totals: Tensor
     view_tokens: Tensor
     logits: Tensor | None
+    view_hints: Tensor | None = None
 
     @property
     def view_losses(self) -> Tensor:
@@ -104,6 +107,8 @@ class ProfileModel(nn.Module):
         settings: plain data needed to use the model again: text, fusion, vision, vocabulary, target, head, and how inputs
             are made.
         head: classifiers of the attributes in the place of the text model's decoder, which is not there then.
+        hints: classifiers of the attributes from the mean of what the decoder reads, for training only: they tell encoder
+            and fusion what to look for sooner than the decoder does.
 
     ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
     tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. The format of a
@@ -119,10 +124,11 @@ class ProfileModel(nn.Module):
         schema: Schema,
         settings: Mapping[str, Any],
         head: AttributeHead | None = None,
+        hints: AttributeHead | None = None,
     ) -> None:
         super().__init__()
         self.text = text
-        self.vision, self.fusion, self.head = vision, fusion, head
+        self.vision, self.fusion, self.head, self.hints = vision, fusion, head, hints
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
         self.adapter: list[Any] = []  # what peft has around the text model; in a list: not a part of this module
@@ -172,7 +178,7 @@ class ProfileModel(nn.Module):
 
     def new_parts(self) -> list[nn.Parameter]:
         """Parameters that no checkpoint brought: the fusion's and the head's."""
-        parts = [self.fusion] if self.head is None else [self.fusion, self.head]
+        parts = [part for part in (self.fusion, self.head, self.hints) if part is not None]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def pretrained_parts(self) -> list[nn.Parameter]:
@@ -261,16 +267,20 @@ class ProfileModel(nn.Module):
         """The loss of each view. ``batch.labels`` must be there; :meth:`encode` gives what to look at inside."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
         if self.head is not None:
-            loss, known = self.head.losses(self._votes(batch), self._gold(batch))
+            loss, known = self.head.losses(self._votes(batch), self._gold(batch, self.head))
             return Output(*self._by_view(batch, loss, known), None)
         texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
-        parts, order = [], []
+        parts, order, hints = [], [], []
         for rows, _ in alike((batch.row_tokens >= 0).sum(1), LIKE_ROWS):
             fused = self._fuse(batch, read, rows)
             parts.append(self._decoded(fused, inputs[rows]))
             order.append(rows)
-        states = torch.cat(parts)[torch.cat(order).argsort()]
+            if self.hints is not None:
+                nothing = fused.hidden[:, :0, :0], fused.mask[:, :0]
+                hints.append(self.hints(fused.hidden, fused.mask, *nothing))
+        again = torch.cat(order).argsort()
+        states = torch.cat(parts)[again]
         logits = None
         if self.settings["vocabulary"] == "schema":
             loss = self._schema_loss(batch, states)
@@ -280,7 +290,12 @@ class ProfileModel(nn.Module):
                 logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
             loss = flat.view_as(batch.labels)
-        return Output(*self._by_view(batch, loss, batch.labels != IGNORE), logits)
+        found = self._by_view(batch, loss, batch.labels != IGNORE)
+        if self.hints is None:
+            return Output(*found, logits)
+        votes = Votes(*(torch.cat(part)[again] for part in zip(*hints, strict=True)))
+        total, count = self._by_view(batch, *self.hints.losses(votes, self._gold(batch, self.hints)))
+        return Output(*found, logits, self.settings["hints"] * total / count.clamp_min(1))
 
     @staticmethod
     def _by_view(batch: Batch, loss: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,11 +304,11 @@ class ProfileModel(nn.Module):
         total = zeros.index_add(0, batch.row_view, loss.sum(1))
         return total, zeros.index_add(0, batch.row_view, counted.sum(1).to(loss.dtype))
 
-    def _gold(self, batch: Batch) -> Tensor:
-        """The head's targets, a row each."""
-        assert self.head is not None
+    @staticmethod
+    def _gold(batch: Batch, head: AttributeHead) -> Tensor:
+        """A head's targets, a row each."""
         assert batch.profiles is not None
-        return self.head.targets(batch.profiles, batch.row_user.device)[batch.row_user]
+        return head.targets(batch.profiles, batch.row_user.device)[batch.row_user]
 
     @torch.no_grad()
     def fit_dev(self, batches: Iterable[Batch]) -> None:
@@ -301,7 +316,7 @@ class ProfileModel(nn.Module):
         if self.head is None:
             return
         self.eval()
-        found = [(self._votes(batch), self._gold(batch)) for batch in batches]
+        found = [(self._votes(batch), self._gold(batch, self.head)) for batch in batches]
         votes = Votes(*(torch.cat(parts) for parts in zip(*(some for some, _ in found), strict=True)))
         self.head.fit_mix(votes, torch.cat([gold for _, gold in found]))
 
@@ -459,7 +474,9 @@ class ProfileModel(nn.Module):
             adapter.save_pretrained(folder / "adapter")  # in peft's layout, for model.text.adapter
         data = {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings}
         (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        hints, self.hints = self.hints, None  # they have done their work
         save_model(self, str(folder / "model.safetensors"))
+        self.hints = hints
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "ProfileModel":
@@ -557,6 +574,7 @@ def build_model(
     if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
     head = {"kind": "lm"} if head is None else dict(head)
+    hints = head.pop("hints", 0.0)
     if head["kind"] != "lm" and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.head={head['kind']}: {text['name']} has no encoder; use lm")
     blind = vision is None or (kind == "none" and head["kind"] == "lm")
@@ -580,8 +598,10 @@ def build_model(
         "vocabulary": vocabulary,
         "target": target,
         "head": head,
+        "hints": hints,
     }
-    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers)
+    aside = LateFusion(schema, width, 0) if hints and pretrained else None  # for training only
+    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers, aside)
     model.adapter = [adapter] if adapter is not None else []
     return model
 

@@ -44,9 +44,10 @@ def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
         weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean
             over all target tokens, views having been drawn by their weights; the same in expectation.
     """
+    losses = output.view_losses if output.view_hints is None else output.view_losses + output.view_hints
     if weights is None:
-        return output.view_totals.sum() / output.view_tokens.sum().clamp_min(1)
-    return (output.view_losses * weights).sum() / weights.sum()
+        return (losses * output.view_tokens).sum() / output.view_tokens.sum().clamp_min(1)
+    return (losses * weights).sum() / weights.sum()
 
 
 def schedule_factor(step: int, total: int, warmup: float, schedule: str) -> float:

@@ -160,7 +160,7 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     seen = {"modality": cfg.paradigm.modality, "encoding": cfg.text.encoding}
     inputs = {**seen, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
-    head = {"kind": cfg.model.head, **plain["options"]}
+    head = {"kind": cfg.model.head, "hints": cfg.model.hints, **plain["options"]}
     how = cfg.decoder.vocabulary, cfg.model.target, head
     return build_model(plain["text"], vision, plain["fusion"], schema, inputs, *how)
 

@@ -14,6 +14,7 @@ from mmprofile.batch import Batch, Collator
 from mmprofile.errors import UserError
 from mmprofile.kernels import ATTENTION
 from mmprofile.model import ProfileModel, build_model, local_name
+from mmprofile.module import joint_loss
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Attribute, Schema
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
@@ -318,3 +319,47 @@ def test_names_inside_the_package() -> None:
     assert local_name("mmprofile:tiny/text") == str(ASSETS / "tiny" / "text")
     assert local_name("mmprofile:tiny/vision", "local-dir:") == f"local-dir:{ASSETS / 'tiny' / 'vision'}"
     assert local_name("google/flan-t5-base", "local-dir:") == "google/flan-t5-base"
+
+
+def test_hints_are_for_training_only(
+    t5_folder: Path,
+    vit_folder: Path,
+    schema: Schema,
+    make_collator: Callable[..., Collator],
+    users: list[User],
+    tmp_path: Path,
+) -> None:
+    vision = {"name": f"local-dir:{vit_folder}", "tokens": "cls", "grid": 2, "trainable": True}
+    torch.manual_seed(1)
+    head = {"kind": "lm", "hints": 0.25}
+    model = build_model({"name": str(t5_folder)}, vision, {"kind": "xattn"}, schema, {}, head=head).eval()
+    batch = make_collator(model)(users, MULTI)
+    output = model(batch)
+    assert output.view_hints is not None
+    fused = model.encode(batch)
+    mean = (fused.hidden * fused.mask[..., None]).sum(1) / fused.mask.sum(1, keepdim=True)
+    assert model.hints is not None
+    for view in range(len(MULTI)):
+        losses = []
+        for row in (batch.row_view == view).nonzero().squeeze(1).tolist():
+            assert batch.profiles is not None
+            gold = batch.profiles[int(batch.row_user[row])]
+            for attribute, mlp in zip(schema.attributes, model.hints.mlps, strict=True):
+                logits = mlp(mean[row])
+                there = torch.tensor([float(value in gold[attribute.name]) for value in attribute.values])
+                if attribute.kind == "single":
+                    losses.append(-logits.log_softmax(0)[int(there.argmax())])
+                else:
+                    losses.append(-(there * logits.sigmoid().log() + (1 - there) * (1 - logits.sigmoid()).log()).sum())
+        close(output.view_hints[view], 0.25 * torch.stack(losses).mean(), 1e-4)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0])
+    expected = ((output.view_losses + output.view_hints) * weights).sum() / 4
+    close(joint_loss(output, weights), expected)
+    assert {id(p) for p in model.hints.parameters()} <= {id(p) for p in model.new_parts()}
+
+    model.save_pretrained(tmp_path)
+    again = ProfileModel.from_pretrained(tmp_path)
+    assert again.hints is None
+    assert again(batch).view_hints is None
+    assert torch.equal(again(batch).logits, output.logits)
+    assert model.hints is not None
