@@ -79,6 +79,7 @@ def main(cfg: Any) -> None:
     clock.seconds["train"] = module.seconds  # that of a killed process, too
 
     load_weights(module, folder / "checkpoints" / "best.ckpt")
+    module.to(trainer.strategy.root_device)  # Lightning brings it back when it has done
     predictions = parse_predictions(schema, found["test"].reviews, module.predict(data.loader("test")))
     write_predictions(folder / "predictions.jsonl", predictions)
     test = score_predictions(schema, predictions, cfg.resamples).to_dict()
@@ -132,7 +133,9 @@ def collect(
         run_cfg.evaluation.beams,
         cfg.trainer.progress,
     )
-    return found, {split: shown_profiles(cfg.inputs.profile, model, data, split, source) for split in SPLITS}
+    profiles = {split: shown_profiles(cfg.inputs.profile, model, data, split, source) for split in SPLITS}
+    model.cpu()  # room for the classifier
+    return found, profiles
 
 
 def describe(cfg: Any, found: Mapping[str, HeldOut], count: int, folder: Path, precision: str) -> str:

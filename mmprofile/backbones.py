@@ -122,16 +122,17 @@ def loading(key: str, name: str) -> Any:
         ) from error
 
 
-def add_adapter(backbone: Any, lora: Mapping[str, Any], task: str | None = None) -> Any:
-    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector and, with
-    peft's task ``SEQ_CLS``, the classifier."""
+def add_adapter(backbone: Any, lora: Mapping[str, Any], new: Sequence[str] = ()) -> Any:
+    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector and the modules
+    ``new``, which no checkpoint brought."""
     peft = _peft()
     where: dict[str, Any] = {"target_modules": "all-linear"}
     if backbone.config.model_type == "llava":
         where = {"target_modules": r".*language_model.*_proj", "modules_to_save": ["multi_modal_projector"]}
+    if new:
+        where |= {"modules_to_save": list(new), "exclude_modules": list(new)}
     rank, alpha, dropout = (lora[key] for key in ("rank", "alpha", "dropout"))
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, task_type=task, **where)
-    return peft.get_peft_model(backbone, config)
+    return peft.get_peft_model(backbone, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **where))
 
 
 def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:

@@ -211,7 +211,7 @@ def load_classifier(cfg: Any, classes: int) -> Classifier:
     missing = set(info["missing_keys"])
     new = [parameter for key, parameter in model.named_parameters() if key in missing]
     if cfg.lora.rank:
-        add_adapter(model, cfg.lora, "SEQ_CLS")
+        add_adapter(model, cfg.lora, sorted({key.rpartition(".")[0] for key in missing}))
         new = [parameter for parameter in model.parameters() if parameter.requires_grad]
     longest = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
     return Classifier(model, tokenizer, new, min((n for n in longest if n is not None), default=None))

@@ -52,6 +52,7 @@ KINDS = ("bert", "t5", "bart", "causal")
 IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 LAYERS = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 32}
 LONGEST = 256
+HEADS = ("classifier.", "bert.pooler.", "classification_head.", "score.")
 FAST = ["trainer.max_epochs=2", "inputs.train_reviews=1", "inputs.max_tokens=64", "resamples=50"]
 
 
@@ -235,9 +236,8 @@ def test_what_is_classified_is_the_whole_text_and_no_padding(checkpoints: dict[s
             direct = model.classification_head(states[:, None]).squeeze(1)
         torch.testing.assert_close(alone, direct, rtol=1e-4, atol=1e-5)
     assert batch.labels.tolist() == [3, 3]
-    heads = ("classifier.", "bert.pooler.", "classification_head.", "score.")
     fresh = {name for name, parameter in model.named_parameters() if any(parameter is one for one in found.new)}
-    assert fresh == {name for name, _ in model.named_parameters() if name.startswith(heads)}
+    assert fresh == {name for name, _ in model.named_parameters() if name.startswith(HEADS)}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -268,6 +268,20 @@ def test_every_classifier_trains_and_is_scored(kind: str, out: Path, classify: C
         "name": kind, "task": "sentiment", "classifier": kind, "profile": "generated", "data": "demo",
         "run": str(out / "run"), "seed": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beside_an_adapter_the_new_head_trains_whole(checkpoints: dict[str, str], kind: str) -> None:
+    words = ["run=x", f"classifier={kind}", f"classifier.text={checkpoints[kind]}", "classifier.lora.rank=2"]
+    found = load_classifier(load_config("apply", words).classifier, 5)
+    trained = {name for name, parameter in found.model.named_parameters() if parameter.requires_grad}
+    heads = {name for name in trained if "modules_to_save" in name}
+    assert {name.split(".modules_to_save")[0].split(".")[-1] for name in heads} == {
+        "bert": {"dense", "classifier"}, "t5": {"dense", "out_proj"}, "bart": {"dense", "out_proj"}, "causal": {"score"},
+    }[kind]  # fmt: skip
+    assert all("lora_" in name for name in trained - heads)
+    assert not any("lora_" in name and name.startswith(HEADS) for name in trained)
+    assert len(found.new) == len(trained)
 
 
 def test_an_adapter_trains_with_its_head(classify: Callable[..., Path]) -> None:
