@@ -107,7 +107,8 @@ class ModelConfig:
     ``size`` chooses among ``sizes``, whose entries other keys refer to. ``system``: ``neural`` is trained by us; see
     :mod:`mmprofile.baselines` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
     attribute. ``hints``: the weight of auxiliary classifiers of the attributes in training (see
-    :class:`mmprofile.model.ProfileModel`). ``target``: the whole ``profile``, or each attribute in a row of its own (see :class:`mmprofile.batch.Collator`).
+    :class:`mmprofile.model.ProfileModel`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
+    :class:`mmprofile.batch.Collator`).
     """
 
     name: str = MISSING

@@ -474,9 +474,7 @@ class ProfileModel(nn.Module):
             adapter.save_pretrained(folder / "adapter")  # in peft's layout, for model.text.adapter
         data = {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings}
         (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        hints, self.hints = self.hints, None  # they have done their work
         save_model(self, str(folder / "model.safetensors"))
-        self.hints = hints
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "ProfileModel":

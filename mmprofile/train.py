@@ -85,6 +85,7 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
 
     clock = time.perf_counter()
     load_weights(module, folder / "checkpoints" / "best.ckpt")
+    model.hints = None  # they have done their work
     model.fit_dev(batch.to(module.device) for batch in data.val_dataloader())
     model.save_pretrained(folder / "model")
     settings = cfg.evaluation
