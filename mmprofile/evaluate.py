@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from mmprofile.baselines.classical import ceiling, majority, tfidf_lr
+from mmprofile.build import load_pretrained
 from mmprofile.errors import UserError
 from mmprofile.metrics import Scores, score
 from mmprofile.model import ProfileModel
@@ -202,7 +203,7 @@ def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
         raise UserError(
             f"run={run}: its training has not finished; run the same mmprofile.train command again to go on"
         )
-    return folder, cfg, ProfileModel.from_pretrained(folder / "model")
+    return folder, cfg, load_pretrained(folder / "model")
 
 
 def main(cfg: Any) -> None:

@@ -28,6 +28,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from mmprofile.baselines.heads import check_head
 from mmprofile.batch import check_encoding
+from mmprofile.build import build_model
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     check_paradigm,
@@ -37,7 +38,7 @@ from mmprofile.evaluate import (
     run_facts,
     write_predictions,
 )
-from mmprofile.model import ProfileModel, build_model
+from mmprofile.model import ProfileModel
 from mmprofile.module import Learner, ProfileModule
 from mmprofile.profile import Schema
 from mmprofile.progress import EpochLines, StepBar

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mmprofile.batch import Collator
-from mmprofile.model import ProfileModel, build_model
+from mmprofile.build import build_model
+from mmprofile.model import ProfileModel
 from mmprofile.paths import conf_dir
 from mmprofile.profile import Profile, Schema
 from mmprofile.views import Masking, User

@@ -17,9 +17,10 @@ from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTok
 from mmprofile.baselines.aom import SHARE, AspectGraph, GraphConvolution, adjacency, links
 from mmprofile.baselines.syntax import Syntax
 from mmprofile.batch import Batch
+from mmprofile.build import build_model, load_pretrained
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel, build_model
+from mmprofile.model import ProfileModel
 from mmprofile.profile import Schema
 from mmprofile.views import VIEWS, Masking, User, build_view, paradigm_views
 
@@ -260,7 +261,7 @@ def test_saved_and_loaded(
     model: ProfileModel, collate: Callable[..., Batch], users: list[User], tmp_path: Path
 ) -> None:
     model.save_pretrained(tmp_path / "model")
-    again = ProfileModel.from_pretrained(tmp_path / "model")
+    again = load_pretrained(tmp_path / "model")
     batch = collate(again, users, FUSION)
     assert torch.equal(again(batch).logits, model(collate(model, users, FUSION)).logits)
     assert again.settings == model.settings
@@ -269,7 +270,7 @@ def test_saved_and_loaded(
     data["fusion"]["parser"] = "spacy:nothing_of_that_name"
     config.write_text(json.dumps(data))
     with pytest.raises(UserError, match="python -m spacy download en_core_web_sm"):
-        ProfileModel.from_pretrained(tmp_path / "model")
+        load_pretrained(tmp_path / "model")
 
 
 def test_only_a_fusion_that_asks_has_texts_parsed(
@@ -314,5 +315,5 @@ def test_the_command_trains_it(bart_folder: Path, tmp_path: Path) -> None:
     metrics = json.loads((tmp_path / "aom" / "metrics.json").read_text())
     assert metrics["test"]["parse_fault_rate"] == 0
     assert len(metrics["history"]) == 2
-    again = ProfileModel.from_pretrained(tmp_path / "aom" / "model")
+    again = load_pretrained(tmp_path / "aom" / "model")
     assert again.settings["fusion"]["parser"] == "window"

@@ -21,10 +21,11 @@ from mmprofile import evaluate, train
 from mmprofile.backbones import drop_decoder
 from mmprofile.baselines.heads import CoopNet, LateFusion, Votes, mixture, posterior
 from mmprofile.batch import Batch, Collator
+from mmprofile.build import build_model, load_pretrained
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.evaluate import load_run, make_data
-from mmprofile.model import ProfileModel, build_model
+from mmprofile.model import ProfileModel
 from mmprofile.predict import Photos, predict
 from mmprofile.profile import Attribute, Schema
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
@@ -319,7 +320,7 @@ def test_saved_and_loaded(
         for weights in (*model.parameters(), model.head.mix):
             weights += 0.01 * torch.rand_like(weights)
     model.save_pretrained(tmp_path / "model")
-    again = ProfileModel.from_pretrained(tmp_path / "model")
+    again = load_pretrained(tmp_path / "model")
     assert torch.equal(again.head.mix, model.head.mix)  # type: ignore[union-attr]
     batch = make_collator(model)(users, BOTH)
     assert torch.equal(model(batch).view_totals, again(batch).view_totals)

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
+from mmprofile.backbones import local_name
 from mmprofile.batch import Batch, Collator
+from mmprofile.build import build_model, load_pretrained
 from mmprofile.errors import UserError
 from mmprofile.kernels import ATTENTION
-from mmprofile.model import ProfileModel, build_model, local_name
+from mmprofile.model import ProfileModel
 from mmprofile.module import joint_loss
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Attribute, Schema
@@ -254,14 +256,14 @@ def test_saved_and_loaded(
         for parameter in model.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "deep" / "model")
-    again = ProfileModel.from_pretrained(tmp_path / "deep" / "model")
+    again = load_pretrained(tmp_path / "deep" / "model")
     batch, second = (make_collator(one)(users[2:], BOTH) for one in (model, again))
     assert torch.equal(batch.text_ids, second.text_ids)
     assert torch.equal(model(batch).logits, again(second).logits)
     assert (again.schema, again.settings) == (model.schema, json.loads(json.dumps(model.settings)))
     assert not again.training
     again.save_pretrained(tmp_path / "twice")
-    assert torch.equal(ProfileModel.from_pretrained(tmp_path / "twice")(second).logits, again(second).logits)
+    assert torch.equal(load_pretrained(tmp_path / "twice")(second).logits, again(second).logits)
 
 
 def test_half_precision_weights_are_computed_with_in_single(
@@ -276,28 +278,28 @@ def test_half_precision_weights_are_computed_with_in_single(
 
 def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no exported model there"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     tiny_model("concat").save_pretrained(tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:100])
     with pytest.raises(UserError, match="damaged or missing"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     weights.unlink()
     with pytest.raises(UserError, match="damaged or missing"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     weights.write_bytes(whole)
-    ProfileModel.from_pretrained(tmp_path)
+    load_pretrained(tmp_path)
     good = json.loads(config.read_text())
     config.write_text(json.dumps({key: value for key, value in good.items() if key != "fusion"}))
     with pytest.raises(UserError, match="'fusion' is missing; export the model again"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     config.write_text("[]")
     with pytest.raises(UserError, match="model format None"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
     config.write_text(json.dumps(good | {"format": 99}))
     with pytest.raises(UserError, match="model format 99, this version reads 1"):
-        ProfileModel.from_pretrained(tmp_path)
+        load_pretrained(tmp_path)
 
 
 def test_text_models_that_cannot_be_had(tmp_path: Path, schema: Schema, t5_folder: Path) -> None:
@@ -359,7 +361,7 @@ def test_hints_are_for_training_only(
 
     model.hints = None
     model.save_pretrained(tmp_path)
-    again = ProfileModel.from_pretrained(tmp_path)
+    again = load_pretrained(tmp_path)
     assert again.hints is None
     assert again(batch).view_hints is None
     assert torch.equal(again(batch).logits, output.logits)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mmprofile import evaluate, predict, train
+from mmprofile.build import load_pretrained
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
 from mmprofile.profile import Schema
 
 SMOKE = ["experiment=smoke", "evaluation.resamples=20"]
@@ -125,7 +125,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(out: Path, wrong: s
 def test_an_exported_model_knows_how_many_photos_it_is_shown(tmp_path: Path, schema: Schema) -> None:
     cfg = load_config("train", ["inputs.photos=1", "inputs.missing=0.5", "inputs.pairing=unpaired"])
     train.make_model(cfg, schema).save_pretrained(tmp_path)
-    model = ProfileModel.from_pretrained(tmp_path)
+    model = load_pretrained(tmp_path)
     inputs, view = model.settings["inputs"], predict.prediction_view(model)
     assert (inputs["photos"], inputs["missing"], inputs["pairing"]) == (1, 0.5, "unpaired")
     row = {"user_id": "ann", "reviews": ["a"] * 5, "photos": ["1.jpg", "2.jpg", "3.jpg"], "captions": ["x", "y", "z"]}

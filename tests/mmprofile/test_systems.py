@@ -31,11 +31,12 @@ from transformers import (
 
 from mmprofile.backbones import build_prompt
 from mmprofile.batch import IGNORE, Batch, Collator
+from mmprofile.build import build_model, load_pretrained
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.evaluate import make_data
 from mmprofile.fusion import SelectiveAttention, compact
-from mmprofile.model import ProfileModel, build_model
+from mmprofile.model import ProfileModel
 from mmprofile.module import ProfileModule, joint_loss
 from mmprofile.profile import Schema
 from mmprofile.train import check_settings, make_model
@@ -425,14 +426,14 @@ def test_an_adapter_learns_alone_and_is_kept(
     assert all(torch.equal(kept[name], p) for name, p in stock.named_parameters())
 
     model.save_pretrained(tmp_path)
-    again = ProfileModel.from_pretrained(tmp_path)
+    again = load_pretrained(tmp_path)
     assert torch.equal(again(batch).logits, after.logits)
     adapted = make("llama", "prefix", adapter=str(tmp_path / "adapter"))
     adapted.fusion.load_state_dict(model.fusion.state_dict())
     adapted.vision.load_state_dict(model.vision.state_dict())
     assert torch.equal(adapted(batch).logits, after.logits)
     adapted.save_pretrained(tmp_path / "second")
-    assert torch.equal(ProfileModel.from_pretrained(tmp_path / "second")(batch).logits, after.logits)
+    assert torch.equal(load_pretrained(tmp_path / "second")(batch).logits, after.logits)
     with pytest.raises(UserError, match=r"was trained on '.*llama\d', not on model.text.name='.*glm4"):
         make("glm4", adapter=str(tmp_path / "adapter"))
     with pytest.raises(UserError, match=r"model\.text\.adapter='/nowhere' cannot be loaded"):
@@ -462,7 +463,7 @@ def test_saved_and_loaded(
         for parameter in model.parameters():
             parameter += 0.01 * torch.randn_like(parameter)
     model.save_pretrained(tmp_path / "model")
-    again = ProfileModel.from_pretrained(tmp_path / "model")
+    again = load_pretrained(tmp_path / "model")
     view = FUSION if fusion == "prefix" else TEXT
     batch, second = collate(model, users, view), collate(again, users, view)
     assert torch.equal(batch.row_tokens, second.row_tokens)
@@ -550,6 +551,6 @@ def test_every_tiny_shape_learns_in_all_views_and_writes(name: str, small_city: 
     model.save_pretrained(tmp_path)
     users = data.users("test")[:3]
     view = data.collator(users, data.views[:1])
-    texts = ProfileModel.from_pretrained(tmp_path).generate(view)
+    texts = load_pretrained(tmp_path).generate(view)
     assert texts == model.eval().generate(view)
     assert all(schema.parse(text).faults == [] for text in texts)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprofile.model import build_model
+from mmprofile.build import build_model
 from mmprofile.paths import conf_dir
 from mmprofile.profile import Schema
 
