@@ -120,7 +120,9 @@ def test_rows_that_fail_say_why_and_the_others_finish(swept: tuple[Path, str]) -
         assert "tfidf" in (out / "small" / name).read_text()
 
 
-def test_the_same_command_again_does_what_is_not_done(swept: tuple[Path, str], folder: Path) -> None:
+def test_the_same_command_again_does_what_is_not_done(
+    swept: tuple[Path, str], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, _ = swept
     before = rows(out)
     done = sweep(
@@ -131,8 +133,9 @@ def test_the_same_command_again_does_what_is_not_done(swept: tuple[Path, str], f
     (run,) = before["gone"]["runs"]
     log = (folder / run / "log.txt").read_text()
     assert log.count("error: ") == 2
-    done = sweep(folder, "table=small.yaml", "only=[majority,tfidf_lr,gpt]", "out=o", code=0)
-    assert "2 runs: 2 done, 0 to do" in done.stdout
+    monkeypatch.chdir(folder)
+    assert main(["table=small.yaml", "only=[majority,tfidf_lr,gpt]", "out=o", "experiment=smoke"]) == 0
+    assert "2 runs: 2 done, 0 to do" in capsys.readouterr().out
     assert list(rows(out)) == ["majority", "tfidf_lr", "gpt"]
 
 
@@ -174,21 +177,24 @@ def test_what_others_read_comes_first(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not later.folder.exists()
 
 
-def test_free_sweeps_are_rendered(folder: Path) -> None:
+def test_free_sweeps_are_rendered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["-m", "paradigm=text,uni", "model=flan_t5", "experiment=smoke", "trainer.max_epochs=1", "out=free"]
     train = [sys.executable, "-m", "mmprofile.train", *words, "trainer.progress=false"]
     done = subprocess.run(train, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    rendered = [sys.executable, "-m", "mmprofile.sweep", "runs=free/*", "reference=text", "resamples=200", "out=o"]
-    done = subprocess.run(rendered, cwd=folder, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.chdir(folder)
+    assert main(["runs=free/*", "reference=text", "resamples=200", "out=o"]) == 0
     found = json.loads((folder / "o" / "runs-table" / "table.json").read_text())["rows"]
     assert [row["system"] for row in found] == ["majority", "tfidf_lr", "text", "uni", "ceiling"]
     assert all(row["macro_f1"] is not None for row in found)
-    assert "against text" in done.stdout
+    assert "against text" in capsys.readouterr().out
 
 
-def test_a_search_goes_on_from_its_storage(folder: Path) -> None:
+def test_a_search_goes_on_from_its_storage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """One trial is done, one was killed: with three wanted, that one is tried again, and one is new."""
     study_folder = folder / "s" / "search" / "quick"
     study_folder.mkdir(parents=True)
@@ -211,11 +217,12 @@ def test_a_search_goes_on_from_its_storage(folder: Path) -> None:
                                   "optim.lr_new=0.003 loader.batch_size=16")  # fmt: skip
     assert f"best: {found['best']}" in done.stdout
     assert Image.open(study_folder / "table.png").size[0] > 400
-    again = sweep(folder, "search=quick.yaml", "trials=2", "out=s", code=0)
-    assert "2 trials: 2 done\n" in again.stdout
-    assert (
-        "search with other settings" in sweep(folder, "search=quick.yaml", "inputs.reviews=2", "out=s", code=2).stderr
-    )
+    monkeypatch.chdir(folder)
+    again = ["search=quick.yaml", "trials=2", "out=s", "experiment=smoke"]
+    assert main(again) == 0
+    assert "2 trials: 2 done\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds a search with other settings"):
+        main([*again, "inputs.reviews=2"])
 
 
 def test_failed_trials_are_queued_once() -> None:
