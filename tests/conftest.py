@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mmprofile.profile import Profile, Schema
 from mmprofile.views import Masking, User
 
 torch.set_num_threads(1)  # what is computed here is too small to share: threads would only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor in the commands that tests start, which run beside other tests
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
 
