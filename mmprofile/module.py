@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from mmprofile.batch import Batch
-from mmprofile.config import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.metrics import Scores, score
 from mmprofile.model import Output, ProfileModel
 from mmprofile.profile import Profile
+from mmprofile.settings import OptimConfig
 from mmprofile.views import View
 
 SCHEDULES = ("constant", "linear", "cosine")

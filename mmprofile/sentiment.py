@@ -18,13 +18,13 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from mmprofile.backbones import DTYPES, add_adapter, loading, local_name
 from mmprofile.baselines.classical import Example
 from mmprofile.batch import pad
-from mmprofile.config import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate import predict_users, write_predictions
 from mmprofile.metrics import score
 from mmprofile.model import ProfileModel
 from mmprofile.module import Learner
 from mmprofile.profile import Profile, Schema
+from mmprofile.settings import OptimConfig
 from mmprofile.views import User, donors, user_rng
 
 SPLITS = ("train", "validation", "test")

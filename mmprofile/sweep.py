@@ -17,12 +17,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config import CONFIGS, SweepConfig, explain, guarded, nearest, quiet
+from mmprofile.config import explain, guarded, nearest, quiet
 from mmprofile.errors import UserError
 from mmprofile.jobs import check_launcher, run_jobs
 from mmprofile.paths import conf_dir
 from mmprofile.rendering import print_table, write_table
 from mmprofile.results import collect
+from mmprofile.settings import CONFIGS, SweepConfig
 from mmprofile.tables import Planned, TableConfig, check_common, choose_rows, load_table, of_runs, plan
 
 KINDS = ("table", "figure")

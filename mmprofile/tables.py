@@ -11,10 +11,11 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config import TrainConfig, difference, load_config, nearest
+from mmprofile.config import difference, load_config, nearest
 from mmprofile.errors import UserError
 from mmprofile.jobs import Job, done, quoted, slug
 from mmprofile.paths import conf_dir
+from mmprofile.settings import TrainConfig
 
 BASELINES = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 LAYOUTS = ("list", "grid", "curves")

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mmprofile.config import CONFIGS, load_config
+from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile import Schema
+from mmprofile.settings import CONFIGS
 from mmprofile.train import open_run
 
 GIVEN = {

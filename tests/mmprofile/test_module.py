@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mmprofile.batch import ENCODINGS, Batch, Collator
-from mmprofile.config import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.module import ProfileModule, joint_loss, schedule_factor, view_weights
 from mmprofile.profile import Attribute, Schema
+from mmprofile.settings import OptimConfig
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
 
 SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])

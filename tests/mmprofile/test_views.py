@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprofile.config import InputsConfig
 from mmprofile.errors import UserError
+from mmprofile.settings import InputsConfig
 from mmprofile.views import (
     VIEWS,
     Masking,
