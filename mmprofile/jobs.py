@@ -200,7 +200,7 @@ def _numbered(jobs: Sequence[Job], total: Sequence[Path], began: float, threads:
     """Runs ``jobs[index]`` between two lines of progress."""
     job = jobs[index]
     head = f"[{total.index(job.folder) + 1}/{len(total)}] {job.folder.name}"
-    print(f"{time.strftime('%H:%M')} {head} ...", flush=True)
+    _say(f"{time.strftime('%H:%M')} {head} ...")
     clock = time.time()
     try:
         execute(job, threads)
@@ -211,7 +211,13 @@ def _numbered(jobs: Sequence[Job], total: Sequence[Path], began: float, threads:
     ended = sum(done(folder) or failure(folder) is not None for folder in total)
     left = (time.time() - began) / ended * (len(total) - ended) / 60
     tail = f"; {len(total) - ended} left, about {left:.0f} min" if ended < len(total) else ""
-    print(f"{time.strftime('%H:%M')} {head}: {result}, {(time.time() - clock) / 60:.1f} min{tail}", flush=True)
+    _say(f"{time.strftime('%H:%M')} {head}: {result}, {(time.time() - clock) / 60:.1f} min{tail}")
+
+
+def _say(line: str) -> None:
+    """Prints a line in one piece: several processes may be at it."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 @contextmanager
@@ -220,7 +226,7 @@ def _locked(folder: Path) -> Iterator[IO[bytes]]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"another process is at {folder.name}: waiting for it", flush=True)
+            _say(f"another process is at {folder.name}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield lock
 

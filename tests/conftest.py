@@ -93,6 +93,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> Iterator[None]:
+    """Commands that a test runs in this process flush them to zero, for all tests after it."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(scope="session")
 def schema() -> Schema:
     return Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
