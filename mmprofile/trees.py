@@ -20,7 +20,7 @@ from transformers import DynamicCache
 
 T5_LIKE = ("t5", "mt5", "longt5")
 """Their decoders are the same: distances are looked up in the first block, for all blocks; umT5 has them in each."""
-CAUSAL = ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+CAUSAL = ("glm", "glm4", "gpt2", "llama", "mistral", "qwen2", "qwen3")
 """Causal models that take any mask and any positions, unless a window slides over the text."""
 
 Chunks = Sequence[Sequence[tuple[int, Sequence[int]]]]

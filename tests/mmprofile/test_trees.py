@@ -54,6 +54,8 @@ CAUSAL: dict[str, tuple[str, type, dict[str, Any]]] = {
     "gpt2": ("gpt2", CausalTrees, {"n_embd": 16, "n_layer": 3, "n_head": 2, "initializer_range": 0.2}),
     "llama": ("llama", CausalTrees, LLAMA),
     "qwen3": ("qwen3", CausalTrees, LLAMA),
+    "glm": ("glm", CausalTrees, LLAMA),
+    "glm4": ("glm4", CausalTrees, LLAMA),
     "qwen2": ("qwen2", CausalTrees, LLAMA),
     "mistral": ("mistral", CausalTrees, LLAMA),
     "mistral with a window": ("mistral", CausalRows, {**LLAMA, **WINDOW}),
