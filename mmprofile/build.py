@@ -59,6 +59,8 @@ def build_model(
         raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
     head = {"kind": "lm"} if head is None else dict(head)
     hints = head.pop("hints", 0.0)
+    if hints and not backbone.config.is_encoder_decoder:
+        raise UserError(f"model.hints={hints}: {text['name']} has no encoder whose states could be classified; use 0")
     if head["kind"] != "lm" and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.head={head['kind']}: {text['name']} has no encoder; use lm")
     blind = vision is None or (kind == "none" and head["kind"] == "lm")

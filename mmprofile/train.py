@@ -141,6 +141,12 @@ def check_settings(cfg: Any) -> None:
     check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
     check_head(cfg.model)
+    if cfg.model.hints < 0 or (cfg.model.hints and cfg.model.head != "lm"):
+        raise UserError(
+            f"model.hints={cfg.model.hints}: give 0 or more, and 0 with model.head={cfg.model.head} (lm alone has hints)"
+        )
+    if cfg.model.text.lora.rank < 0:
+        raise UserError(f"model.text.lora.rank={cfg.model.text.lora.rank}: give 1 or more, or 0 to train all weights")
     if cfg.model.fusion.kind == "none" and cfg.model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
         raise UserError(
             f"model {cfg.model.name} with paradigm {cfg.paradigm.name}: it has no fusion and sees no photos; "

@@ -492,6 +492,9 @@ def test_prompts_begin_as_the_tokenizer_begins_texts(make_tokenizer: Callable[..
         (["model=flan_t5", "paradigm=both"], "sees no photos"),
         (["model=bart", "paradigm=multi"], "choose paradigm=text or paradigm=uni"),
         (["model=od_tup", "paradigm=text", "model.target=each"], "model.target='each' is not one of"),
+        (["model.hints=-1"], "model.hints=-1.0: give 0 or more"),
+        (["model=coopnet", "model.hints=0.5"], "lm alone has hints"),
+        (["model=llama", "paradigm=text", "model.text.lora.rank=-2"], "lora.rank=-2: give 1 or more"),
         (["model=bart", "paradigm=text", "model.size=huge"], "model bart has the sizes tiny, base, large"),
     ],
 )
