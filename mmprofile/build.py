@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mmprofile.backbones import LlavaVision, build_prompt, drop_decoder, load_text, local_name
-from mmprofile.baselines.heads import LateFusion, build_head
+from mmprofile.baselines.heads import Auxiliary, build_head
 from mmprofile.errors import UserError
 from mmprofile.fusion import build_fusion
 from mmprofile.model import FORMAT, VOCABULARIES, ProfileModel
@@ -40,7 +40,8 @@ def build_model(
         inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
         vocabulary: one of :data:`VOCABULARIES`, see :class:`ProfileModel`.
         target: what a row writes, see :class:`mmprofile.batch.Collator`.
-        head: see :func:`mmprofile.baselines.heads.build_head`; None: ``lm``.
+        head: see :func:`mmprofile.baselines.heads.build_head`; None: ``lm``. Beside it ``auxiliary``, the weight of
+            classifiers beside the decoder.
         pretrained: False builds the architecture without weights.
 
     Raises:
@@ -58,9 +59,11 @@ def build_model(
     if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
     head = {"kind": "lm"} if head is None else dict(head)
-    hints = head.pop("hints", 0.0)
-    if hints and not backbone.config.is_encoder_decoder:
-        raise UserError(f"model.hints={hints}: {text['name']} has no encoder whose states could be classified; use 0")
+    weight = head.pop("auxiliary", 0.0)
+    if weight and not backbone.config.is_encoder_decoder:
+        raise UserError(
+            f"model.auxiliary={weight}: {text['name']} has no encoder whose states could be classified; use 0"
+        )
     if head["kind"] != "lm" and not backbone.config.is_encoder_decoder:
         raise UserError(f"model.head={head['kind']}: {text['name']} has no encoder; use lm")
     blind = vision is None or (kind == "none" and head["kind"] == "lm")
@@ -84,10 +87,10 @@ def build_model(
         "vocabulary": vocabulary,
         "target": target,
         "head": head,
-        "hints": hints,
+        "auxiliary": weight,
     }
-    aside = LateFusion(schema, width, 0) if hints and pretrained else None  # for training only
-    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers, aside)
+    auxiliary = Auxiliary(schema, width, weight) if weight else None
+    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers, auxiliary)
     model.adapter = [adapter] if adapter is not None else []
     return model
 
@@ -128,7 +131,7 @@ def load_pretrained(folder: Path) -> ProfileModel:
         settings["inputs"],
         settings["vocabulary"],
         settings["target"],
-        settings["head"],
+        settings["head"] | {"auxiliary": settings.get("auxiliary", 0.0)},
         pretrained=False,
     )
     model.settings = settings

@@ -5,6 +5,7 @@ Dimension letters as in :mod:`mmprofile.batch` and :mod:`mmprofile.fusion`.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutput
 
 from mmprofile.backbones import LlavaVision, build_prompt
-from mmprofile.baselines.heads import AttributeHead, Votes
+from mmprofile.baselines.heads import AttributeHead, Auxiliary, Votes
 from mmprofile.batch import IGNORE, Batch, Collator
 from mmprofile.decoding import WIDTH, Decoded, Search, merged
 from mmprofile.errors import UserError
@@ -45,14 +46,14 @@ class Output(NamedTuple):
             attributes whose value is known.
         logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them,
             and with a head.
-        view_hints: (views,) mean loss of the auxiliary classifiers over attributes and rows of each view, times their
+        view_auxiliary: (views,) mean loss of the auxiliary classifiers over attributes and rows of each view, times their
             weight; None without any.
     """
 
     view_totals: Tensor
     view_tokens: Tensor
     logits: Tensor | None
-    view_hints: Tensor | None = None
+    view_auxiliary: Tensor | None = None
 
     @property
     def view_losses(self) -> Tensor:
@@ -106,8 +107,8 @@ class ProfileModel(nn.Module):
         settings: plain data needed to use the model again: text, fusion, vision, vocabulary, target, head, and how inputs
             are made.
         head: classifiers of the attributes in the place of the text model's decoder, which is not there then.
-        hints: classifiers of the attributes from the mean of what the decoder reads, for training only: they tell encoder
-            and fusion what to look for sooner than the decoder does.
+        auxiliary: classifiers of the attributes from the mean of what the decoder reads. They tell encoder and fusion what
+            to look for sooner than the decoder does, and predictions are mixed of theirs and the decoder's.
 
     ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
     tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. The format of a
@@ -123,11 +124,11 @@ class ProfileModel(nn.Module):
         schema: Schema,
         settings: Mapping[str, Any],
         head: AttributeHead | None = None,
-        hints: AttributeHead | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> None:
         super().__init__()
         self.text = text
-        self.vision, self.fusion, self.head, self.hints = vision, fusion, head, hints
+        self.vision, self.fusion, self.head, self.auxiliary = vision, fusion, head, auxiliary
         self.tokenizer: Any = tokenizer
         self.schema, self.settings = schema, dict(settings)
         self.adapter: list[Any] = []  # what peft has around the text model; in a list: not a part of this module
@@ -176,8 +177,8 @@ class ProfileModel(nn.Module):
         return room
 
     def new_parts(self) -> list[nn.Parameter]:
-        """Parameters that no checkpoint brought: the fusion's and the head's."""
-        parts = [part for part in (self.fusion, self.head, self.hints) if part is not None]
+        """Parameters that no checkpoint brought: the fusion's and the classifiers'."""
+        parts = [part for part in (self.fusion, self.head, self.auxiliary) if part is not None]
         return [p for part in parts for p in part.parameters() if p.requires_grad]
 
     def pretrained_parts(self) -> list[nn.Parameter]:
@@ -270,14 +271,13 @@ class ProfileModel(nn.Module):
             return Output(*self._by_view(batch, loss, known), None)
         texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
-        parts, order, hints = [], [], []
+        parts, order, votes = [], [], []
         for rows, _ in alike((batch.row_tokens >= 0).sum(1), LIKE_ROWS):
             fused = self._fuse(batch, read, rows)
             parts.append(self._decoded(fused, inputs[rows]))
             order.append(rows)
-            if self.hints is not None:
-                nothing = fused.hidden[:, :0, :0], fused.mask[:, :0]
-                hints.append(self.hints(fused.hidden, fused.mask, *nothing))
+            if self.auxiliary is not None:
+                votes.append(self.auxiliary.votes(fused.hidden, fused.mask))
         again = torch.cat(order).argsort()
         states = torch.cat(parts)[again]
         logits = None
@@ -290,11 +290,11 @@ class ProfileModel(nn.Module):
             )
             loss = flat.view_as(batch.labels)
         found = self._by_view(batch, loss, batch.labels != IGNORE)
-        if self.hints is None:
+        if self.auxiliary is None:
             return Output(*found, logits)
-        votes = Votes(*(torch.cat(part)[again] for part in zip(*hints, strict=True)))
-        total, count = self._by_view(batch, *self.hints.losses(votes, self._gold(batch, self.hints)))
-        return Output(*found, logits, self.settings["hints"] * total / count.clamp_min(1))
+        said = Votes(*(torch.cat(part)[again] for part in zip(*votes, strict=True)))
+        total, count = self._by_view(batch, *self.auxiliary.losses(said, self._gold(batch, self.auxiliary)))
+        return Output(*found, logits, self.auxiliary.weight * total / count.clamp_min(1))
 
     @staticmethod
     def _by_view(batch: Batch, loss: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
@@ -311,10 +311,13 @@ class ProfileModel(nn.Module):
 
     @torch.no_grad()
     def fit_dev(self, batches: Iterable[Batch]) -> None:
-        """Fits what is not trained by gradients, a head's mix, to the dev split in the view that prediction uses."""
+        """Fits what is not trained by gradients, how opinions are mixed, to the dev split in the view that prediction uses."""
+        self.eval()
+        if self.auxiliary is not None:
+            pairs = [(*self._opinions(batch, None, WIDTH, False), batch.profiles or []) for batch in batches]
+            self.auxiliary.fit_share(*(list(chain(*some)) for some in zip(*pairs, strict=True)))
         if self.head is None:
             return
-        self.eval()
         found = [(self._votes(batch), self._gold(batch, self.head)) for batch in batches]
         votes = Votes(*(torch.cat(parts) for parts in zip(*(some for some, _ in found), strict=True)))
         self.head.fit_mix(votes, torch.cat([gold for _, gold in found]))
@@ -404,11 +407,29 @@ class ProfileModel(nn.Module):
             UserError: ``known`` has an attribute or value that the schema has not.
         """
         if self.head is not None:
-            given = known or [{}] * len(batch.users)
-            return self.head.decode(
-                self._votes(batch), [Grammar(self.schema, self.tokenizer, one).known if one else {} for one in given]
-            )
+            return self._classified(self.head, self._votes(batch), known)
+        if self.auxiliary is not None:
+            return self.auxiliary.join(*self._opinions(batch, known, width, exact))
+        return self._written(batch, self.encode(batch), known, width, exact)
+
+    def _opinions(
+        self, batch: Batch, known: Sequence[Profile] | None, width: int, exact: bool
+    ) -> tuple[list[Decoded], list[Decoded]]:
+        """What the decoder finds, and what the auxiliary classifiers find."""
+        assert self.auxiliary is not None
         fused = self.encode(batch)
+        votes = self.auxiliary.votes(fused.hidden, fused.mask)
+        return self._written(batch, fused, known, width, exact), self._classified(self.auxiliary, votes, known)
+
+    def _classified(self, head: AttributeHead, votes: Votes, known: Sequence[Profile] | None) -> list[Decoded]:
+        """What classifiers find."""
+        given = known or [{}] * len(votes.logits)
+        return head.decode(votes, [Grammar(self.schema, self.tokenizer, one).known if one else {} for one in given])
+
+    def _written(
+        self, batch: Batch, fused: Fused, known: Sequence[Profile] | None, width: int, exact: bool
+    ) -> list[Decoded]:
+        """What the decoder finds."""
         found = []
         for grammar, rows in self._parts(batch):
             states = decoder_states(self.text, fused.hidden[rows], fused.mask[rows])
@@ -430,7 +451,7 @@ class ProfileModel(nn.Module):
     def generate(self, batch: Batch, beams: int | None = None) -> list[str]:
         """One profile text per user: the likeliest; or, with ``beams``, by transformers' beam search over the schema.
 
-        A head finds the likeliest without search.
+        A head finds the likeliest without search. Beams are the decoder's alone, without auxiliary classifiers.
         """
         if beams is None or self.head is not None:
             return [found.text for found in self.decode(batch)]

@@ -44,7 +44,7 @@ def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
         weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean
             over all target tokens, views having been drawn by their weights; the same in expectation.
     """
-    losses = output.view_losses if output.view_hints is None else output.view_losses + output.view_hints
+    losses = output.view_losses if output.view_auxiliary is None else output.view_losses + output.view_auxiliary
     if weights is None:
         return (losses * output.view_tokens).sum() / output.view_tokens.sum().clamp_min(1)
     return (losses * weights).sum() / weights.sum()

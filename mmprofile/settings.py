@@ -90,8 +90,8 @@ class ModelConfig:
 
     ``size`` chooses among ``sizes``, whose entries other keys refer to. ``system``: ``neural`` is trained by us; see
     :mod:`mmprofile.baselines` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
-    attribute. ``hints``: the weight of auxiliary classifiers of the attributes in training (see
-    :class:`mmprofile.model.ProfileModel`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
+    attribute. ``auxiliary``: the weight in training of classifiers beside a decoder (see
+    :class:`mmprofile.baselines.heads.Auxiliary`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
     :class:`mmprofile.batch.Collator`).
     """
 
@@ -101,7 +101,7 @@ class ModelConfig:
     system: str = "neural"
     options: dict[str, Any] = field(default_factory=dict)
     head: str = "lm"
-    hints: float = 0.0
+    auxiliary: float = 0.0
     target: str = "profile"
     lr: RatesConfig = field(default_factory=RatesConfig)
     text: TextConfig = field(default_factory=TextConfig)

@@ -86,7 +86,6 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
 
     clock = time.perf_counter()
     load_weights(module, folder / "checkpoints" / "best.ckpt")
-    model.hints = None  # they have done their work
     model.fit_dev(batch.to(module.device) for batch in data.val_dataloader())
     model.save_pretrained(folder / "model")
     settings = cfg.evaluation
@@ -141,9 +140,10 @@ def check_settings(cfg: Any) -> None:
     check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
     check_head(cfg.model)
-    if cfg.model.hints < 0 or (cfg.model.hints and cfg.model.head != "lm"):
+    weight = cfg.model.auxiliary
+    if weight < 0 or (weight and (cfg.model.head != "lm" or cfg.model.target == "attributes")):
         raise UserError(
-            f"model.hints={cfg.model.hints}: give 0 or more, and 0 with model.head={cfg.model.head} (lm alone has hints)"
+            f"model.auxiliary={weight}: give 0 or more, and 0 unless model.head=lm and model.target is profile or prompted"
         )
     if cfg.model.text.lora.rank < 0:
         raise UserError(f"model.text.lora.rank={cfg.model.text.lora.rank}: give 1 or more, or 0 to train all weights")
@@ -168,7 +168,7 @@ def make_model(cfg: Any, schema: Schema) -> ProfileModel:
     seen = {"modality": cfg.paradigm.modality, "encoding": cfg.text.encoding}
     inputs = {**seen, **OmegaConf.to_container(cfg.inputs)}  # type: ignore[dict-item]
     vision = plain["vision"] if cfg.paradigm.modality in ("multi", "both") else None
-    head = {"kind": cfg.model.head, "hints": cfg.model.hints, **plain["options"]}
+    head = {"kind": cfg.model.head, "auxiliary": cfg.model.auxiliary, **plain["options"]}
     how = cfg.decoder.vocabulary, cfg.model.target, head
     return build_model(plain["text"], vision, plain["fusion"], schema, inputs, *how)
 

@@ -1,4 +1,4 @@
-"""Classifiers per attribute in the place of a decoder: COOPNet, and late fusion of text and photos.
+"""Classifiers per attribute in the place of a decoder, COOPNet and late fusion of text and photos; and beside one.
 
 A head is made of parts, each with an opinion of its own on every attribute; their probabilities are mixed. A single value
 is one of its classes (softmax), a set is what each of its classes says (sigmoid). A head never says Unknown.
@@ -242,6 +242,61 @@ class LateFusion(AttributeHead):
         both = torch.cat([masked_mean(hidden, mask), masked_mean(visual, visual_mask)], -1)
         logits = torch.cat([mlp(both) for mlp in self.mlps], -1)
         return Votes(logits[:, None], torch.ones_like(logits[:, :1], dtype=torch.bool))
+
+
+class Auxiliary(LateFusion):
+    """Classifiers of what the decoder reads, trained beside it, whose opinion is mixed with the decoder's.
+
+    Args:
+        schema: what is predicted.
+        width: d.
+        weight: of their loss in training.
+
+    Attributes:
+        share: (A,) how much of an attribute's probabilities is theirs, the rest being the decoder's: half until
+            :meth:`fit_share`.
+    """
+
+    def __init__(self, schema: Schema, width: int, weight: float) -> None:
+        super().__init__(schema, width, 0)
+        self.weight = weight
+        self.share: Tensor
+        self.register_buffer("share", torch.full((len(schema.attributes),), 0.5))
+
+    def votes(self, hidden: Tensor, mask: Tensor) -> Votes:
+        """What the decoder reads, (R, N, d) and (R, N) bool -> votes."""
+        return self(hidden, mask, hidden[:, :0, :0], mask[:, :0])
+
+    def join(self, written: Sequence[Decoded], own: Sequence[Decoded]) -> list[Decoded]:
+        """What the decoder finds and what the classifiers find, mixed: the likeliest value of each attribute by itself."""
+        return [self._joined(*both) for both in zip(written, own, strict=True)]
+
+    def _joined(self, written: Decoded, own: Decoded) -> Decoded:
+        shares = dict(zip(self.schema.names, self.share.tolist(), strict=True))
+        posteriors: dict[str, dict[tuple[str, ...], float]] = {}
+        for name, share in shares.items():
+            decoder, classes = written.posteriors[name], own.posteriors[name]
+            mixed = {
+                value: (1 - share) * decoder.get(value, 0.0) + share * classes.get(value, 0.0)
+                for value in decoder | classes
+            }
+            posteriors[name] = dict(sorted(mixed.items(), key=lambda item: -item[1]))
+        profile = {name: next(iter(found)) for name, found in posteriors.items()}
+        log_probability = sum(math.log(posteriors[name][values]) for name, values in profile.items())
+        lost = written.lost * (1 - min(shares.values()))
+        return Decoded(self.schema.render(profile), profile, log_probability, posteriors, lost, not lost)
+
+    def fit_share(self, written: Sequence[Decoded], own: Sequence[Decoded], gold: Sequence[Profile]) -> None:
+        """Gives each attribute the share under which the gold values are likeliest; unknown ones do not count."""
+        for a, name in enumerate(self.schema.names):
+            right = [
+                [one.posteriors[name].get(profile[name], 0.0) for one in both]
+                for *both, profile in zip(written, own, gold, strict=True)
+                if profile.get(name)
+            ]
+            if right:
+                sure = torch.tensor(right, dtype=torch.double).clamp_min(LEAST)
+                self.share[a] = mixture(sure, torch.ones_like(sure, dtype=torch.bool))[1]
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The model as a whole: equal to stock T5 without photos, blind to padding and to its neighbours, saved and loaded."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGe
 from mmprofile.backbones import local_name
 from mmprofile.batch import Batch, Collator
 from mmprofile.build import build_model, load_pretrained
+from mmprofile.decoding import WIDTH, Decoded
 from mmprofile.errors import UserError
 from mmprofile.kernels import ATTENTION
 from mmprofile.model import ProfileModel
 from mmprofile.module import joint_loss
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Attribute, Schema
+from mmprofile.profile import Attribute, Profile, Schema
 from mmprofile.views import VIEWS, User, build_view, paradigm_views
 
 MULTI = paradigm_views("multi", VIEWS)
@@ -323,7 +324,36 @@ def test_names_inside_the_package() -> None:
     assert local_name("google/flan-t5-base", "local-dir:") == "google/flan-t5-base"
 
 
-def test_hints_are_for_training_only(
+def test_auxiliary_classifiers_learn_beside_the_decoder(
+    t5_folder: Path, vit_folder: Path, schema: Schema, make_collator: Callable[..., Collator], users: list[User]
+) -> None:
+    model = auxiliary_model(t5_folder, vit_folder, schema)
+    batch = make_collator(model)(users, MULTI)
+    output = model(batch)
+    assert output.view_auxiliary is not None
+    fused = model.encode(batch)
+    mean = (fused.hidden * fused.mask[..., None]).sum(1) / fused.mask.sum(1, keepdim=True)
+    assert model.auxiliary is not None
+    for view in range(len(MULTI)):
+        losses = []
+        for row in (batch.row_view == view).nonzero().squeeze(1).tolist():
+            assert batch.profiles is not None
+            gold = batch.profiles[int(batch.row_user[row])]
+            for attribute, mlp in zip(schema.attributes, model.auxiliary.mlps, strict=True):
+                logits = mlp(mean[row])
+                there = torch.tensor([float(value in gold[attribute.name]) for value in attribute.values])
+                if attribute.kind == "single":
+                    losses.append(-logits.log_softmax(0)[int(there.argmax())])
+                else:
+                    losses.append(-(there * logits.sigmoid().log() + (1 - there) * (1 - logits.sigmoid()).log()).sum())
+        close(output.view_auxiliary[view], 0.25 * torch.stack(losses).mean(), 1e-4)
+    weights = torch.tensor([1.0, 2.0, 0.0, 1.0])
+    expected = ((output.view_losses + output.view_auxiliary) * weights).sum() / 4
+    close(joint_loss(output, weights), expected)
+    assert {id(p) for p in model.auxiliary.parameters()} <= {id(p) for p in model.new_parts()}
+
+
+def test_auxiliary_classifiers_have_their_share_of_a_prediction(
     t5_folder: Path,
     vit_folder: Path,
     schema: Schema,
@@ -331,37 +361,66 @@ def test_hints_are_for_training_only(
     users: list[User],
     tmp_path: Path,
 ) -> None:
-    vision = {"name": f"local-dir:{vit_folder}", "tokens": "cls", "grid": 2, "trainable": True}
-    torch.manual_seed(1)
-    head = {"kind": "lm", "hints": 0.25}
-    model = build_model({"name": str(t5_folder)}, vision, {"kind": "xattn"}, schema, {}, head=head).eval()
-    batch = make_collator(model)(users, MULTI)
-    output = model(batch)
-    assert output.view_hints is not None
-    fused = model.encode(batch)
-    mean = (fused.hidden * fused.mask[..., None]).sum(1) / fused.mask.sum(1, keepdim=True)
-    assert model.hints is not None
-    for view in range(len(MULTI)):
-        losses = []
-        for row in (batch.row_view == view).nonzero().squeeze(1).tolist():
-            assert batch.profiles is not None
-            gold = batch.profiles[int(batch.row_user[row])]
-            for attribute, mlp in zip(schema.attributes, model.hints.mlps, strict=True):
-                logits = mlp(mean[row])
-                there = torch.tensor([float(value in gold[attribute.name]) for value in attribute.values])
-                if attribute.kind == "single":
-                    losses.append(-logits.log_softmax(0)[int(there.argmax())])
-                else:
-                    losses.append(-(there * logits.sigmoid().log() + (1 - there) * (1 - logits.sigmoid()).log()).sum())
-        close(output.view_hints[view], 0.25 * torch.stack(losses).mean(), 1e-4)
-    weights = torch.tensor([1.0, 2.0, 0.0, 1.0])
-    expected = ((output.view_losses + output.view_hints) * weights).sum() / 4
-    close(joint_loss(output, weights), expected)
-    assert {id(p) for p in model.hints.parameters()} <= {id(p) for p in model.new_parts()}
+    model = auxiliary_model(t5_folder, vit_folder, schema)
+    assert model.auxiliary is not None
+    batch = make_collator(model)(users, [FUSION])
+    known = [{"Budget Range": ("High",)}] * len(users)
 
-    model.hints = None
+    def decode(
+        share: float | Sequence[float], given: Sequence[Profile] | None = None, width: int = 10_000
+    ) -> list[Decoded]:
+        assert model.auxiliary is not None
+        model.auxiliary.share[:] = torch.tensor(share)
+        return model.decode(batch, given, width)
+
+    for given in (None, known):
+        decoder, classes = decode(0.0, given), decode(1.0, given)
+        for mixed, one, other in zip(decode(0.3, given), decoder, classes, strict=True):
+            assert mixed.text == schema.render(mixed.profile)
+            for name, found in mixed.posteriors.items():
+                assert sum(found.values()) == pytest.approx(1)
+                assert list(found.values()) == sorted(found.values(), reverse=True)
+                assert mixed.profile[name] == next(iter(found))
+                for value, p in found.items():
+                    expected = 0.7 * one.posteriors[name].get(value, 0) + 0.3 * other.posteriors[name].get(value, 0)
+                    assert p == pytest.approx(expected, abs=1e-6)
+            assert given is None or mixed.profile["Budget Range"] == ("High",)
+    assert [one.posteriors for one in decoder] != [one.posteriors for one in classes]
+    assert [one.text for one in decoder] != [one.text for one in classes]
+    model.auxiliary.share[:] = 1.0
+    of_beams = model.generate(batch, beams=8)
+    model.auxiliary.share[:] = 0.0
+    assert of_beams == model.generate(batch, beams=8)  # the decoder's alone
+
+    shares = torch.linspace(0.1, 0.9, len(schema.names)).tolist()
+    before = decode(shares)
     model.save_pretrained(tmp_path)
     again = load_pretrained(tmp_path)
-    assert again.hints is None
-    assert again(batch).view_hints is None
-    assert torch.equal(again(batch).logits, output.logits)
+    assert [one.posteriors for one in again.decode(batch, width=10_000)] == [one.posteriors for one in before]
+
+    own, written = decode(1.0, width=WIDTH), decode(0.0, width=WIDTH)
+    golds = [(own if i % 2 else written)[i].profile for i in range(len(users))]
+    fitted = replace(batch, profiles=golds)
+    model.fit_dev([fitted, fitted])
+    spread = []
+    for a, name in enumerate(schema.names):
+        by_decoder, by_classes = (
+            torch.tensor([one.posteriors[name].get(gold[name], 0.0) for one, gold in zip(some, golds, strict=True)])
+            for some in (written, own)
+        )
+        tried = torch.cat([model.auxiliary.share[a : a + 1], torch.linspace(0, 1, 1001)])[:, None]
+        likelihoods = ((1 - tried) * by_decoder + tried * by_classes).log().mean(1)
+        close(likelihoods[0], likelihoods.max(), 1e-3)
+        spread.append(float(likelihoods.max() - likelihoods.min()))
+    assert max(spread) > 0.1
+    before_fit = model.auxiliary.share.clone()
+    model.fit_dev([replace(batch, profiles=[{}] * len(users))])  # nothing known, nothing to fit to
+    assert torch.equal(model.auxiliary.share, before_fit)
+
+
+def auxiliary_model(t5_folder: Path, vit_folder: Path, schema: Schema) -> ProfileModel:
+    """A small model with auxiliary classifiers, in evaluation mode."""
+    vision = {"name": f"local-dir:{vit_folder}", "tokens": "cls", "grid": 2, "trainable": True}
+    torch.manual_seed(1)
+    head = {"kind": "lm", "auxiliary": 0.25}
+    return build_model({"name": str(t5_folder)}, vision, {"kind": "xattn"}, schema, {}, head=head).eval()

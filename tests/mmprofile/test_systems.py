@@ -492,8 +492,9 @@ def test_prompts_begin_as_the_tokenizer_begins_texts(make_tokenizer: Callable[..
         (["model=flan_t5", "paradigm=both"], "sees no photos"),
         (["model=bart", "paradigm=multi"], "choose paradigm=text or paradigm=uni"),
         (["model=od_tup", "paradigm=text", "model.target=each"], "model.target='each' is not one of"),
-        (["model.hints=-1"], "model.hints=-1.0: give 0 or more"),
-        (["model=coopnet", "model.hints=0.5"], "lm alone has hints"),
+        (["model.auxiliary=-1"], "model.auxiliary=-1.0: give 0 or more"),
+        (["model=od_tup", "model.auxiliary=0.5"], "model.target is profile or prompted"),
+        (["model=coopnet", "model.auxiliary=0.5"], "unless model.head=lm"),
         (["model=llama", "paradigm=text", "model.text.lora.rank=-2"], "lora.rank=-2: give 1 or more"),
         (["model=bart", "paradigm=text", "model.size=huge"], "model bart has the sizes tiny, base, large"),
     ],
@@ -506,6 +507,13 @@ def test_settings_without_meaning(overrides: list[str], says: str) -> None:
 def test_an_attention_needs_an_encoder(make: Callable[..., ProfileModel]) -> None:
     with pytest.raises(UserError, match="has no encoder; use prefix or none"):
         make("llama", "xattn")
+
+
+def test_auxiliary_classifiers_need_an_encoder(folders: dict[str, Path], schema: Schema) -> None:
+    with pytest.raises(UserError, match="has no encoder whose states could be classified"):
+        build_model(
+            {"name": str(folders["llama"])}, None, {"kind": "none"}, schema, {}, head={"kind": "lm", "auxiliary": 0.5}
+        )
 
 
 def test_collators_of_models_that_read_any_length(make: Callable[..., ProfileModel]) -> None:
