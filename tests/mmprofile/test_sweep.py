@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,10 @@ def sweep(folder: Path, *words: str, code: int) -> subprocess.CompletedProcess[s
 
 def started(folder: Path, *words: str) -> tuple[subprocess.Popen[str], Path]:
     """A sweep whose first run has begun, and that run's folder."""
-    process = subprocess.Popen(command(*words), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Tests that run in the background of a shell ignore interrupts, and so would what they start.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command(*words), cwd=folder, **pipes, preexec_fn=listening)
     assert process.stdout is not None
     name = next(line.split()[2] for line in process.stdout if line.endswith("...\n"))
     run = folder / words[-1].partition("=")[2] / "runs" / name

@@ -1,5 +1,6 @@
 """The wheel, in an environment that holds nothing of this project: configs, assets and commands are all in it."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -36,16 +37,17 @@ def test_the_wheel_trains_from_another_folder(tmp_path: Path) -> None:
     site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
     zipfile.ZipFile(wheel).extractall(site)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     where = subprocess.run(
         [python, "-c", "import mmprofile, datamodules; print(mmprofile.__file__, datamodules.__file__)"],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
+        capture_output=True, text=True, check=True, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert where.stdout.count(str(site)) == 2
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     done = subprocess.run(
         [python, "-m", "mmprofile.train", "experiment=smoke", "trainer.max_epochs=1", "name=wheel"],
-        capture_output=True, text=True, cwd=elsewhere, timeout=600,
+        capture_output=True, text=True, cwd=elsewhere, env=environment, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert (elsewhere / "outputs" / "wheel" / "metrics.json").is_file()
