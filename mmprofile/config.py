@@ -120,7 +120,10 @@ def explain(error: Exception, name: str) -> str:
     key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
     if key:
         wrong = full[1] if full else next(found for found in key.groups() if found)
-        return f"unknown config key {wrong!r}{nearest(wrong.replace('/', '.'), _all_keys(name))}"
+        keys = _all_keys(name)
+        if wrong in keys:
+            return f"config key {wrong!r} does not go with the other choices (model=..., data=...): leave it out"
+        return f"unknown config key {wrong!r}{nearest(wrong.replace('/', '.'), keys)}"
     first = text.splitlines()[0]
     if "override" in first or "viable alternative" in first or "mismatched" in first:
         return f"the command line cannot be read: {first}; give key=value, in quotes where it has blanks or brackets"

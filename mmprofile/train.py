@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 
 import json
+import math
 import os
 import platform
 import resource
@@ -140,10 +141,11 @@ def check_settings(cfg: Any) -> None:
     check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
     check_head(cfg.model)
-    weight = cfg.model.auxiliary
-    if weight < 0 or (weight and (cfg.model.head != "lm" or cfg.model.target == "attributes")):
+    weight, whole = cfg.model.auxiliary, cfg.model.head == "lm" and cfg.model.target != "attributes"
+    if not 0 <= weight < math.inf or (weight and not whole):
         raise UserError(
-            f"model.auxiliary={weight}: give 0 or more, and 0 unless model.head=lm and model.target is profile or prompted"
+            f"model.auxiliary={weight}: give 0 or more, and 0 unless a decoder writes whole profiles "
+            f"(model.head=lm, model.target=profile or prompted)"
         )
     if cfg.model.text.lora.rank < 0:
         raise UserError(f"model.text.lora.rank={cfg.model.text.lora.rank}: give 1 or more, or 0 to train all weights")
