@@ -26,8 +26,11 @@ Gradients = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
-    """A small schema, for speed; its users have targets of different length."""
-    return tiny_model("xattn", schema=SMALL)
+    """A small schema, for speed; its users have targets of different length.
+
+    In float64: in float32 a state may lie so near the kink of a ReLU that rounding, other on other machines, decides its gradient.
+    """
+    return tiny_model("xattn", schema=SMALL).double()
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,10 @@ def mixed(parts: Sequence[tuple[float, Tensor, Gradients]]) -> tuple[Tensor, Gra
 
 
 def same(found: tuple[Tensor, Gradients], expected: tuple[Tensor, Gradients]) -> None:
-    torch.testing.assert_close(found[0].detach(), expected[0].detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0].detach(), expected[0].detach(), rtol=0, atol=1e-6)
     assert sum(float(gradient.abs().sum()) for gradient in expected[1].values()) > 1
     for name, gradient in expected[1].items():
-        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(found[1][name], gradient, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
 @pytest.mark.parametrize(("modality", "union"), [("multi", False), ("both", False), ("uni", False), ("both", True)])
