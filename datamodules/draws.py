@@ -128,7 +128,7 @@ def _captions_by_photo(prepared: Prepared, needed: bool) -> dict[str, str]:
         if needed:
             raise UserError(
                 f"{prepared.folder} has no captions.parquet, which this paradigm reads: caption the photos first "
-                f"or choose paradigm=multi"
+                f"(python -m mmprofile.caption) or choose paradigm=multi"
             )
         return {}
     pairs = zip(prepared.photos["photo_id"], prepared.photos["sha256"], strict=True)

@@ -34,7 +34,7 @@ REVIEW = pa.struct(
 PHOTO = pa.schema(
     [(name, pa.string()) for name in ("photo_id", "business_id", "label", "sha256")] + [("jpeg", pa.binary())]
 )
-BACKEND_COLUMNS = ("backend", "backend_version", "model", "revision", "prompt", "decoding")
+BACKEND_COLUMNS = ("backend", "backend_version", "model", "revision", "prompt", "decoding", "dtype")
 CAPTION_COLUMNS = ("sha256", "photo_id", "caption", "status", "error", *BACKEND_COLUMNS)
 
 
@@ -104,7 +104,10 @@ def _read_captions(folder: Path) -> dict[str, str] | None:
     path = folder / "captions.parquet"
     if not path.exists():
         return None
-    rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
+    try:
+        rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it and caption again") from error
     return {row["sha256"]: row["caption"] for row in rows if row["status"] == "ok"}
 
 

@@ -31,6 +31,8 @@ HYDRA_QUIET = [
     "hydra.sweep.subdir=.",
 ]
 INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
+SPELLINGS = {"caption": (("model=", "checkpoint="), ("--verify", "verify=true"))}
+"""Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 
 
@@ -41,13 +43,22 @@ def load_config(name: str, overrides: list[str]) -> Any:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
     """
     GlobalHydra.instance().clear()
+    words = [spelled(name, word) for word in overrides]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return typed(name, compose(config_name=name, overrides=overrides))
+            return typed(name, compose(config_name=name, overrides=words))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
     finally:
         GlobalHydra.instance().clear()
+
+
+def spelled(name: str, word: str) -> str:
+    """A word of a command line as Hydra is to see it."""
+    for given, meant in SPELLINGS.get(name, ()):
+        if word.startswith(given):
+            return meant + word.removeprefix(given)
+    return word
 
 
 def typed(name: str, cfg: DictConfig) -> Any:
@@ -158,7 +169,7 @@ def nearest(word: str, choices: list[str]) -> str:
 
 def check_command_line(name: str) -> None:
     """Answers a mistake on the command line at once: called above a command's imports, which take many seconds."""
-    if not _has_flags():
+    if not _has_flags(name):
         guarded(lambda: load_config(name, sys.argv[1:]))
 
 
@@ -168,19 +179,19 @@ def entry_point(name: str, run: Callable[[Any], None]) -> None:
     Exit status 2 for a user's mistake, 130 for an interrupt.
     """
     quiet()
-    if not _has_flags():
+    if not _has_flags(name):
         guarded(lambda: run(load_config(name, sys.argv[1:])))
         return
 
     def job(cfg: DictConfig) -> None:
         guarded(lambda: run(typed(name, cfg)))
 
-    sys.argv += HYDRA_QUIET
+    sys.argv[1:] = [*(spelled(name, word) for word in sys.argv[1:]), *HYDRA_QUIET]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
 
 
-def _has_flags() -> bool:
-    return any(word.startswith("-") for word in sys.argv[1:])
+def _has_flags(name: str) -> bool:
+    return any(spelled(name, word).startswith("-") for word in sys.argv[1:])
 
 
 def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:

@@ -294,6 +294,30 @@ class ApplyConfig:
     resamples: int = 2000
 
 
+@dataclass
+class CaptionConfig:
+    """``conf/caption.yaml``."""
+
+    data: Any = None
+    profile: Any = None
+    folder: str | None = None
+    backend: str = "transformers"
+    checkpoint: str = MISSING
+    revision: str | None = None
+    path: str | None = None
+    prompt: str = "a photo of"
+    decoding: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "auto"
+    batch_size: int = 16
+    workers: int = 2
+    shard: int = 512
+    existing: str = "refuse"
+    retry: bool = False
+    verify: bool = False
+    captions: Any = None
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
     "prepare": PrepareConfig,
@@ -301,4 +325,5 @@ CONFIGS: dict[str, type] = {
     "predict": PredictConfig,
     "sweep": SweepConfig,
     "apply": ApplyConfig,
+    "caption": CaptionConfig,
 }
