@@ -42,7 +42,7 @@ class Photo(NamedTuple):
 
 @dataclass
 class Check:
-    """What :meth:`Captions.verify` found, as ids of photos (SHA-256 for orphans).
+    """What :meth:`Captions.verify` found, as ids of photos.
 
     Attributes:
         photos: distinct photos of the data set.

@@ -56,6 +56,9 @@ def check_settings(cfg: Any) -> None:
     for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0)):
         if cfg[key] < least:
             raise UserError(f"{key}={cfg[key]}: give {least} or more")
+    for key in ("num_beams", "max_new_tokens"):
+        if not isinstance(cfg.decoding[key], int) or cfg.decoding[key] < 1:
+            raise UserError(f"decoding.{key}={cfg.decoding[key]}: give 1 or more")
 
 
 def by_transformers(cfg: Any, captions: Any) -> Counter[str] | None:

@@ -202,6 +202,8 @@ def test_imported_and_verified(models: dict[str, Path], prepared: Path, tmp_path
         (["backend=blip"], "backend='blip' is not one of transformers, file"),
         (["dtype=half"], "dtype='half' is not one of auto, float32"),
         (["batch_size=0"], "batch_size=0: give 1 or more"),
+        (["decoding.num_beams=0"], "decoding.num_beams=0: give 1 or more"),
+        (["decoding.beams=3"], "unknown config key 'decoding.beams'"),
         (["path=captions.csv"], "backend=file and path=... go together"),
         (["existing=drop"], "existing='drop' is not one of refuse, keep, replace"),
         (["dtype=int8"], "dtype=int8 needs an NVIDIA GPU and bitsandbytes"),
