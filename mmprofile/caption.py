@@ -1,4 +1,4 @@
-"""Captions of a prepared data set's photos: ``python -m mmprofile.caption data=... backend=transformers|file model=...``.
+"""Captions of a prepared data set's photos: ``python -m mmprofile.caption data=... backend=transformers|lavis|file model=...``.
 
 They go to ``captions.parquet`` in the prepared folder, which is all that the paradigms ``uni`` and ``both`` read of them.
 """
@@ -34,6 +34,7 @@ def main(cfg: Any) -> None:
     if cfg.verify:
         verify(captions)
         return
+    cfg.checkpoint = cfg.checkpoint or MODELS.get(cfg.backend)
     clock = time.perf_counter()
     counts = BACKENDS[cfg.backend](cfg, captions)
     if counts is not None:
@@ -69,6 +70,13 @@ def by_transformers(cfg: Any, captions: Any) -> Counter[str] | None:
     return caption(cfg, captions)
 
 
+def by_lavis(cfg: Any, captions: Any) -> Counter[str]:
+    """BLIP-2 in LAVIS's own environment."""
+    from mmprofile.lavis import caption  # torch takes seconds to import, too
+
+    return caption(cfg, captions)
+
+
 def by_file(cfg: Any, captions: Any) -> Counter[str]:
     """Captions made elsewhere; says which rows were of no use.
 
@@ -99,7 +107,8 @@ def verify(captions: Any) -> None:
         sys.exit(1)
 
 
-BACKENDS = {"transformers": by_transformers, "file": by_file}
+BACKENDS = {"transformers": by_transformers, "lavis": by_lavis, "file": by_file}
+MODELS = {"transformers": "Salesforce/blip2-flan-t5-xl", "lavis": "blip2_t5/pretrain_flant5xl"}  # the same weights
 PROBLEMS = {
     "missing": "not captioned yet",
     "failed": "failed (retry=true tries again)",

@@ -30,7 +30,7 @@ HYDRA_QUIET = [
     "hydra.sweep.dir=.",
     "hydra.sweep.subdir=.",
 ]
-INTERRUPTED = "interrupted; the same command goes on from the last checkpoint"
+INTERRUPTED = "interrupted; the same command goes on from there"
 SPELLINGS = {"caption": (("model=", "checkpoint="), ("--verify", "verify=true"))}
 """Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes

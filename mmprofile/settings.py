@@ -302,7 +302,7 @@ class CaptionConfig:
     profile: Any = None
     folder: str | None = None
     backend: str = "transformers"
-    checkpoint: str = MISSING
+    checkpoint: str | None = None
     revision: str | None = None
     path: str | None = None
     prompt: str = "a photo of"

@@ -12,23 +12,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import skimage
 import torch
 from PIL import Image
+from realphotos import prepare_photos
 from tinyblip import save_blip2
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
-from datamodules.prepare import prepare
 from mmprofile.blip2 import Captioner, Collate, Photos, fingerprint, identity, load_blip2
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.profile import Schema
 
-PICTURES = (
-    "astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "retina.jpg",
-    "hubble_deep_field.jpg", "coins.png", "brick.png", "grass.png", "gravel.png", "moon.png",
-)  # fmt: skip
 QUIET = ["trainer=cpu", "trainer.progress=false", "workers=0"]
 
 
@@ -50,21 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Callable[..
 
 @pytest.fixture
 def prepared(tmp_path: Path, schema: Schema) -> Path:
-    """A user's own data with thirteen real photos."""
-    raw = tmp_path / "raw"
-    raw.mkdir()
-    for name in PICTURES:
-        image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
-        image.save(raw / f"{Path(name).stem}.jpg", "JPEG", quality=95)
-    photos = [f"{Path(name).stem}.jpg" for name in PICTURES]
-    users = [{"user_id": f"u{i}", "text": "we liked it", "photos": photos[i::3]} for i in range(3)]
-    (raw / "reviews.jsonl").write_text("".join(json.dumps(user) + "\n" for user in users))
-    source = {"kind": "custom", "reviews": str(raw / "reviews.jsonl")}
-    selection = {"min_words": 1, "max_words": 300, "min_reviews": 1, "photo_reviews": 0}
-    split = {"train": 1, "validation": 1, "test": 1}
-    folder = tmp_path / "prepared"
-    prepare(source, selection, split, schema=schema, progress=False, folder=str(folder))
-    return folder
+    return prepare_photos(tmp_path, schema)
 
 
 def settings(model: Path) -> Any:
@@ -199,7 +180,7 @@ def test_imported_and_verified(models: dict[str, Path], prepared: Path, tmp_path
     ("arguments", "says"),
     [
         (["model=/nowhere/blip2"], "model='/nowhere/blip2' cannot be loaded"),
-        (["backend=blip"], "backend='blip' is not one of transformers, file"),
+        (["backend=blip"], "backend='blip' is not one of transformers, lavis, file"),
         (["dtype=half"], "dtype='half' is not one of auto, float32"),
         (["batch_size=0"], "batch_size=0: give 1 or more"),
         (["decoding.num_beams=0"], "decoding.num_beams=0: give 1 or more"),
