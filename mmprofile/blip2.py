@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from mmprofile.backbones import loading
 from mmprofile.errors import UserError
@@ -49,6 +50,8 @@ def identity(cfg: Any) -> dict[str, str]:
     """
     with loading("model", cfg.checkpoint):
         config = AutoConfig.from_pretrained(cfg.checkpoint, **_revision(cfg))
+        folder = Path(cfg.checkpoint)
+        commit = extract_commit_hash(cached_file(cfg.checkpoint, "config.json", **_revision(cfg)), None) or ""
     if config.model_type != "blip-2":
         raise UserError(
             f"model={cfg.checkpoint!r} is a {config.model_type} model: give a BLIP-2, such as Salesforce/blip2-flan-t5-xl"
@@ -58,14 +61,11 @@ def identity(cfg: Any) -> dict[str, str]:
             f"model={cfg.checkpoint!r} is from before BLIP-2 had image tokens (no image_token_index in its config.json), which "
             "transformers cannot caption with: fetch its newest revision"
         )
-    folder = Path(cfg.checkpoint).expanduser()
     return {
         "backend": "transformers",
         "backend_version": version("transformers"),
         "model": folder.resolve().name if folder.is_dir() else cfg.checkpoint,
-        "revision": fingerprint(folder)
-        if folder.is_dir()
-        else str(getattr(config, "_commit_hash", None) or cfg.revision or ""),
+        "revision": fingerprint(folder) if folder.is_dir() else commit,
         "prompt": cfg.prompt,
         "decoding": json.dumps(dict(cfg.decoding), sort_keys=True),
         "dtype": choose_dtype(cfg.dtype, cfg.trainer.accelerator),
@@ -257,7 +257,8 @@ def caption(cfg: Any, captions: Any) -> Any:
             print(f"loading {cfg.checkpoint} ({maker['dtype']})", flush=True)
         model, processor = load_blip2(cfg, maker["dtype"])
         photos, collate = Photos(todo, captions.jpeg), Collate(processor, cfg.prompt)
-        loader = DataLoader(photos, cfg.batch_size, num_workers=cfg.workers, collate_fn=collate)
+        workers = (0 if trainer.strategy.root_device.type == "cpu" else 2) if cfg.workers is None else cfg.workers
+        loader = DataLoader(photos, cfg.batch_size, num_workers=workers, collate_fn=collate)
         with captions.shards(maker, trainer.global_rank, cfg.shard) as shards:
             trainer.callbacks.append(Writing(shards, len(todo), t.progress))  # type: ignore[attr-defined]
             trainer.predict(Captioner(model, processor, cfg.decoding), loader, return_predictions=False)

@@ -10,6 +10,7 @@ if __name__ == "__main__":
 
 
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -34,7 +35,7 @@ def main(cfg: Any) -> None:
     if cfg.verify:
         verify(captions)
         return
-    cfg.checkpoint = cfg.checkpoint or MODELS.get(cfg.backend)
+    cfg.checkpoint = os.path.expanduser(cfg.checkpoint or MODELS.get(cfg.backend, ""))
     clock = time.perf_counter()
     counts = BACKENDS[cfg.backend](cfg, captions)
     if counts is not None:
@@ -55,7 +56,7 @@ def check_settings(cfg: Any) -> None:
     if (cfg.backend == "file") != (cfg.path is not None):
         raise UserError("backend=file and path=... go together: the table to import")
     for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0)):
-        if cfg[key] < least:
+        if cfg[key] is not None and cfg[key] < least:
             raise UserError(f"{key}={cfg[key]}: give {least} or more")
     for key in ("num_beams", "max_new_tokens"):
         if not isinstance(cfg.decoding[key], int) or cfg.decoding[key] < 1:

@@ -24,6 +24,10 @@ SCRIPT = Path(__file__).with_name("lavis_captions.py")
 NAMES = {"max_new_tokens": "max_length", "min_new_tokens": "min_length"}  # ours -> LAVIS's; others are the same
 DECODING = ("num_beams", *NAMES, "length_penalty", "repetition_penalty")
 OURS = ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")  # of this environment, not of that
+CERTIFICATES = {
+    "UV_SYSTEM_CERTS": "true",
+    "UV_NATIVE_TLS": "true",
+}  # the system's, as pip has it; the older name as well
 NO_PYTHON = ("python-build-standalone", "No interpreter found", "Failed to inspect Python")
 NO_PYTHON_HINT = (
     "; LAVIS needs Python 3.10 or 3.11, which uv has to find on the path, or download (uv python install 3.11)"
@@ -40,7 +44,7 @@ def identity(cfg: Any) -> dict[str, str]:
         raise UserError("backend=lavis has neither dtype=... nor revision=...: LAVIS chooses by itself")
     if unknown := sorted(set(cfg.decoding) - set(DECODING)):
         raise UserError(f"decoding.{unknown[0]}: LAVIS has only {', '.join(DECODING)}")
-    model, own = cfg.checkpoint, Path(cfg.checkpoint).expanduser()
+    model, own = cfg.checkpoint, Path(cfg.checkpoint)
     if model.endswith(".py") and not own.is_file():
         raise UserError(f"model={model}: no such file")
     version = re.search(r"salesforce-lavis==([\w.]+)", SCRIPT.read_text(encoding="utf-8"))
@@ -74,7 +78,7 @@ def caption(cfg: Any, captions: Any) -> Counter[str]:
     count = len(captions.photos)
     print(f"{count - len(todo):,} of {count:,} photos are done, {len(todo):,} to do", flush=True)
     if todo:
-        print(f"LAVIS {maker['backend_version']}, in an environment that uv makes on first use (4 GB)", flush=True)
+        print(f"LAVIS {maker['backend_version']}, in an environment that uv makes on first use (6 GB)", flush=True)
         by_id = {photo.photo_id: photo for photo in todo}
         with tempfile.TemporaryDirectory() as folder, captions.shards(maker, size=cfg.shard) as shards:
 
@@ -106,11 +110,12 @@ def _device(cfg: Any) -> str:
 
 def _arguments(cfg: Any, captions: Any, ids: Path) -> list[str]:
     decoding = {NAMES.get(name, name): value for name, value in cfg.decoding.items()}
+    workers = (0 if _device(cfg) == "cpu" else 2) if cfg.workers is None else cfg.workers
     interval = (0.2 if sys.stderr.isatty() else 10) if cfg.trainer.progress else 0
     return [
-        f"--photos={captions.folder.resolve() / 'photos'}", f"--ids={ids}", f"--model={os.path.expanduser(cfg.checkpoint)}",
+        f"--photos={captions.folder.resolve() / 'photos'}", f"--ids={ids}", f"--model={cfg.checkpoint}",
         f"--prompt={cfg.prompt}", f"--decoding={json.dumps(decoding)}", f"--batch-size={cfg.batch_size}",
-        f"--workers={cfg.workers}", f"--device={_device(cfg)}", f"--interval={interval}",
+        f"--workers={workers}", f"--device={_device(cfg)}", f"--interval={interval}",
     ]  # fmt: skip
 
 
@@ -120,7 +125,7 @@ def _run(command: list[str], take: Callable[[Any], None]) -> None:
     Raises:
         UserError: what the script, or uv, gives as its error.
     """
-    env = {name: value for name, value in os.environ.items() if name not in OURS}
+    env = CERTIFICATES | {name: value for name, value in os.environ.items() if name not in OURS}
     said: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env) as process:
         listener = threading.Thread(target=_show, args=(process.stderr, said))

@@ -309,7 +309,7 @@ class CaptionConfig:
     decoding: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     batch_size: int = 16
-    workers: int = 2
+    workers: int | None = None
     shard: int = 512
     existing: str = "refuse"
     retry: bool = False

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +126,22 @@ def test_a_photo_that_fails_is_recorded(models: dict[str, Path], prepared: Path)
     assert "cannot be decoded" in batch.errors[0][1]
     assert len(batch.photos) == len(batch.inputs["pixel_values"]) == 3
     assert Collate(processor, "a photo of")([items[0]]).inputs == {}
+
+
+def test_a_hub_id_is_read_from_the_cache(models: dict[str, Path], prepared: Path, tmp_path: Path) -> None:
+    """As on a machine without network; the commit is recorded, and a revision that is not there is one line."""
+    commit, folder = "0123456789abcdef0123456789abcdef01234567", tmp_path / "hub" / "hub" / "models--tiny--blip2"
+    shutil.copytree(models["t5"], folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    env = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    run(f"folder={prepared}", "model=tiny/blip2", env=env)
+    assert {(row["model"], row["revision"]) for row in rows(prepared)} == {("tiny/blip2", commit)}
+    for arguments in (["model=tiny/blip2", "revision=v2"], ["model=Salesforce/blip2-flan-t5-xl"]):
+        printed = run(f"folder={prepared}", *arguments, code=2, env=env)
+        assert printed.startswith(f"error: {arguments[0].replace('=', '=' + chr(39))}' cannot be loaded")
+        assert printed.count("\n") == 1
+        assert "Offline? Fetch it" in printed
 
 
 class Small(torch.nn.Module):

@@ -20,11 +20,11 @@ from realphotos import prepare_photos
 
 from datamodules.captions import Captions
 from mmprofile.errors import UserError
-from mmprofile.lavis import SCRIPT, find_uv
+from mmprofile.lavis import CERTIFICATES, SCRIPT, find_uv
 from mmprofile.lavis_captions import Photos, write
 from mmprofile.profile import Schema
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the environment is fetched: some 4 GB
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the environment is fetched: some 6 GB
 
 ORACLE = """
 import sys
@@ -94,7 +94,8 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, model: Path, prepa
     oracle = tmp_path / "oracle.py"
     here = str(Path(__file__).parent)
     oracle.write_text(header + ORACLE.format(tests=here, kind=kind, photos=str(photos)))
-    done = subprocess.run([find_uv(), "run", "--script", str(oracle)], capture_output=True, text=True, timeout=1500)
+    script = [find_uv(), "run", "--script", str(oracle)]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=1500, env=os.environ | CERTIFICATES)
     expected = dict(line.split("\t") for line in done.stdout.splitlines())
     assert len(expected) == 13, done.stderr
     rows = pq.read_table(prepared / "captions.parquet").to_pylist()

@@ -1,4 +1,4 @@
-"""What the README tells people to type is understood."""
+"""What the README and the pages of docs/ tell people to type is understood."""
 
 import re
 import shlex
@@ -11,11 +11,14 @@ from mmprofile.sweep import read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"python -m mmprofile\.(\w+)((?: [^\s`|&]+)*)", README)))
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+COMMANDS = sorted(
+    {found for page in PAGES for found in re.findall(r"python -m mmprofile\.(\w+)((?: [^\s`|&]+)*)", page)}
+)
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
-def test_every_command_of_the_readme_composes(name: str, arguments: str) -> None:
+def test_every_command_composes(name: str, arguments: str) -> None:
     words = shlex.split(arguments)
     overrides = [re.sub(r"=([^\[,]+),.*", r"=\1", word) for word in words if not word.startswith("-")]
     if name == "sweep":
