@@ -31,7 +31,10 @@ HYDRA_QUIET = [
     "hydra.sweep.subdir=.",
 ]
 INTERRUPTED = "interrupted; the same command goes on from there"
-SPELLINGS = {"caption": (("model=", "checkpoint="), ("--verify", "verify=true"))}
+SPELLINGS = {
+    "caption": (("model=", "checkpoint="), ("--verify", "verify=true")),
+    "llm": (("teacher=", "llm/teacher@teacher="),),
+}
 """Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 

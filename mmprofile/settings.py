@@ -318,6 +318,34 @@ class CaptionConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
+@dataclass
+class PromptsConfig:
+    """Templates: ``system`` has ``{format}`` in it, ``user`` has ``{attributes}`` and ``{person}``."""
+
+    system: str = MISSING
+    user: str = MISSING
+
+
+@dataclass
+class LlmConfig:
+    """``conf/llm.yaml``: all commands of :mod:`mmprofile.llm`. ``teacher``: what its kind takes (``conf/llm/teacher``)."""
+
+    data: Any = None
+    observed: Any = None
+    profile: Any = None
+    teacher: Any = None
+    name: str | None = None
+    out: str = "outputs/llm"
+    input: str | None = None
+    purpose: str | None = None
+    splits: list[str] = field(default_factory=list)
+    samples: int = 8
+    seed: int = 0
+    progress: bool = True
+    people: Any = None
+    prompt: PromptsConfig = field(default_factory=PromptsConfig)
+
+
 CONFIGS: dict[str, type] = {
     "train": TrainConfig,
     "prepare": PrepareConfig,
@@ -326,4 +354,5 @@ CONFIGS: dict[str, type] = {
     "sweep": SweepConfig,
     "apply": ApplyConfig,
     "caption": CaptionConfig,
+    "llm": LlmConfig,
 }

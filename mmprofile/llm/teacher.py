@@ -1,0 +1,230 @@
+"""Several independent answers per person: ``python -m mmprofile.llm.teacher data=demo teacher=lexicon samples=8``.
+
+They go, as they come, into a journal; the same command again asks only for what is not there.
+"""
+
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("llm")
+
+
+import hashlib
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from mmprofile.errors import UserError
+from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.journal import Journal, Record
+from mmprofile.llm.people import Person
+from mmprofile.llm.teachers import Question, Reply, Teacher, make_teacher
+from mmprofile.profile import UNKNOWN, Schema
+
+JOURNAL = "answers.jsonl"
+DEMO_PURPOSE = "a demonstration on generated people"
+SHOWN = 3  # of anything that is listed
+
+
+@dataclass
+class Asked:
+    """What became of the questions.
+
+    Attributes:
+        questions: how many there were.
+        found: answered before.
+        failed: records without an answer.
+        malformed: answers in which nothing was understood; faulty: in which something was not.
+        faults: the commonest, and how often.
+        prompt_tokens, completion_tokens: as the server counted them, of all answers.
+    """
+
+    questions: int
+    found: int
+    failed: list[Record] = field(default_factory=list)
+    malformed: int = 0
+    faulty: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+def main(cfg: Any) -> None:
+    """Entry point: asks, counts, and lists who was not answered."""
+    schema = open_schema(cfg)
+    teacher = make_teacher(cfg.teacher, schema)
+    folder = stage_folder(cfg)
+    people = read_people(cfg, schema)
+    teacher.check()
+    clock = time.perf_counter()
+    asked = collect(teacher, people, schema, cfg, Journal(folder / JOURNAL))
+    print(describe(asked, people, teacher, cfg, folder, time.perf_counter() - clock))
+    if asked.failed:
+        sys.exit(1)
+
+
+def open_schema(cfg: Any) -> Schema:
+    """What is asked.
+
+    Raises:
+        UserError: settings without meaning, or sensitive attributes without a purpose.
+    """
+    for key in ("samples",):
+        if cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]}: give 1 or more")
+    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
+    if sensitive and purpose(cfg) is None:
+        raise UserError(
+            f"profile {schema.name}: {', '.join(sensitive)} are sensitive: say what they are for, purpose=\"...\"; it goes "
+            "into the manifest and the cards"
+        )
+    return schema
+
+
+def purpose(cfg: Any) -> str | None:
+    """What sensitive attributes are asked for."""
+    generated = cfg.input is None and cfg.data.name == "demo"
+    return cfg.purpose or (DEMO_PURPOSE if generated else None)
+
+
+def stage_folder(cfg: Any) -> Path:
+    """Where the stage's files lie."""
+    return Path(cfg.out).expanduser() / (cfg.name or (Path(cfg.input).stem if cfg.input else cfg.data.name))
+
+
+def read_people(cfg: Any, schema: Schema) -> list[Person]:
+    """The people of the chosen splits.
+
+    Raises:
+        UserError: there are none.
+    """
+    source = cfg.input
+    if source is None:
+        observed = Schema.from_dict(OmegaConf.to_container(cfg.observed))  # type: ignore[arg-type]
+        source = instantiate(cfg.data.prepare, _partial_=True)(schema=observed)
+    people = [person for person in instantiate(cfg.people)(source, schema=schema) if person.split in cfg.splits]
+    if not people:
+        raise UserError(f"splits={list(cfg.splits)}: nobody is in them")
+    return people
+
+
+def messages(person: Person, schema: Schema, prompt: Any) -> list[dict[str, str]]:
+    """The prompt as chat models take it.
+
+    Raises:
+        UserError: a template has a placeholder that means nothing.
+    """
+    attributes = "\n".join(f"- {a.name}: {', '.join([*a.values, UNKNOWN])}" for a in schema.attributes)
+    claim = {"rationale": "...", "value": "...", "confidence": 0}
+    form = json.dumps(dict.fromkeys(schema.names, claim), ensure_ascii=False)
+    try:
+        system = prompt.system.format(format=form)
+        user = prompt.user.format(attributes=attributes, person=person.text())
+    except (KeyError, IndexError, ValueError) as error:
+        raise UserError(f"prompt: {error} is no placeholder; there are {{format}}, and {{attributes}} and {{person}}") from error
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
+
+
+def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any, journal: Journal) -> Asked:
+    """Asks for ``cfg.samples`` answers of each person, those that the journal does not have.
+
+    Raises:
+        UserError: the teacher says that asking on makes no sense; what was answered until then is in the journal.
+    """
+    todo: list[tuple[Record, Question]] = []
+    wanted: list[str] = []
+    for person in people:
+        asked = messages(person, schema, cfg.prompt)
+        prompt = digest(asked)
+        for sample in range(cfg.samples):
+            seed = cfg.seed + sample
+            request = digest(teacher.name, teacher.settings, prompt, seed)
+            wanted.append(request)
+            if not journal.answered(request):
+                record = Record(person.user_id, sample, request, prompt, teacher.name, seed, "", 0.0, "")
+                todo.append((record, Question(person, asked, seed)))
+    found = len(wanted) - len(todo)
+    with tqdm(total=len(todo), desc="answers", unit="answer", disable=not cfg.progress, leave=False) as bar:
+        pool = ThreadPoolExecutor(teacher.concurrency)
+        parts = [todo[i : i + teacher.batch] for i in range(0, len(todo), teacher.batch)]
+        try:
+            for future in as_completed([pool.submit(_ask, teacher, part, journal) for part in parts]):
+                bar.update(future.result())
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return count(Asked(len(wanted), found), [journal.records[request] for request in wanted], schema)
+
+
+def _ask(teacher: Teacher, part: Sequence[tuple[Record, Question]], journal: Journal) -> int:
+    start = time.perf_counter()
+    replies: list[Reply] = teacher.ask([question for _, question in part])
+    now, each = datetime.now(UTC).isoformat(timespec="seconds"), (time.perf_counter() - start) / len(part)
+    journal.write(
+        record._replace(
+            model=reply.model or record.model, time=now, seconds=round(each, 3), answer=reply.text, error=reply.error,
+            prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
+        )
+        for (record, _), reply in zip(part, replies, strict=True)
+    )  # fmt: skip
+    return len(part)
+
+
+def count(asked: Asked, records: Sequence[Record], schema: Schema) -> Asked:
+    """Adds up what the answers are like."""
+    for record in records:
+        asked.prompt_tokens += record.prompt_tokens or 0
+        asked.completion_tokens += record.completion_tokens or 0
+        if record.error is not None:
+            asked.failed.append(record)
+            continue
+        answer = parse_answer(record.answer, schema)
+        asked.malformed += not answer.claims
+        asked.faulty += bool(answer.faults)
+        asked.faults.update(answer.faults)
+    return asked
+
+
+def describe(asked: Asked, people: Sequence[Person], teacher: Teacher, cfg: Any, folder: Path, seconds: float) -> str:
+    """What is printed at the end."""
+    lines = [
+        f"{folder / JOURNAL}: {asked.questions:,} answers of {teacher.name} about {len(people):,} people "
+        f"({cfg.samples} each), {asked.found:,} of them from before; {seconds:.1f} s",
+        f"  {asked.malformed:,} answers not understood, {asked.faulty:,} in part or wholly; such parts vote for nothing",
+    ]
+    lines += [f"    {times:,} x {fault}" for fault, times in asked.faults.most_common(SHOWN)]
+    if asked.prompt_tokens or asked.completion_tokens:
+        lines.append(f"  tokens: {asked.prompt_tokens:,} read, {asked.completion_tokens:,} written{cost(asked, cfg)}")
+    if asked.failed:
+        lines.append(f"  {len(asked.failed):,} questions failed; the same command asks them again:")
+        lines += [f"    {r.user_id}, sample {r.sample}: {r.error}" for r in asked.failed[:SHOWN]]
+    return "\n".join(lines)
+
+
+def cost(asked: Asked, cfg: Any) -> str:
+    """What the tokens cost, where ``teacher.prices`` says so."""
+    prices = cfg.teacher.get("prices") or {}
+    if prices.get("prompt") is None or prices.get("completion") is None:
+        return ""
+    total = (asked.prompt_tokens * prices["prompt"] + asked.completion_tokens * prices["completion"]) / 1e6
+    return f"; cost {total:,.2f} by teacher.prices"
+
+
+if __name__ == "__main__":
+    entry_point("llm", main)
