@@ -327,6 +327,19 @@ class PromptsConfig:
 
 
 @dataclass
+class VoteConfig:
+    """See :mod:`mmprofile.llm.vote` and :mod:`mmprofile.llm.calibrate`."""
+
+    method: str = "confidence"
+    temperature: float = 0.3
+    alpha: float = 0.0
+    calibration: str = "quantile"
+    target: tuple[float, float] = (2.0, 0.5)
+    gold_split: str = "validation"
+    unknown_rate: float | None = None
+
+
+@dataclass
 class LlmConfig:
     """``conf/llm.yaml``: all commands of :mod:`mmprofile.llm`. ``teacher``: what its kind takes (``conf/llm/teacher``)."""
 
@@ -337,12 +350,15 @@ class LlmConfig:
     name: str | None = None
     out: str = "outputs/llm"
     input: str | None = None
+    input_format: str = "people"
     purpose: str | None = None
     splits: list[str] = field(default_factory=list)
     samples: int = 8
     seed: int = 0
+    labels: str | None = None
     progress: bool = True
     people: Any = None
+    vote: VoteConfig = field(default_factory=VoteConfig)
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
 
 

@@ -15,7 +15,7 @@ class Record(NamedTuple):
     Attributes:
         user_id: whose answer.
         sample: the how manieth of this person, from 0.
-        request: hash of all that decides the answer: model, prompt, settings, seed.
+        request: hash of all that decides the answer: person, model, prompt, settings, seed.
         prompt: hash of the prompt's text.
         model: as the server names it.
         seed: of this sample.
@@ -25,6 +25,7 @@ class Record(NamedTuple):
         prompt_tokens: counted by the server; None where it does not.
         completion_tokens: counted by the server.
         error: why there is no answer; the next run asks again.
+        origin: hash of what all answers of one kind share: model, settings, templates, schema.
     """
 
     user_id: str
@@ -39,6 +40,7 @@ class Record(NamedTuple):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     error: str | None = None
+    origin: str = ""
 
 
 class Journal:

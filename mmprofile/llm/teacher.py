@@ -87,7 +87,7 @@ def open_schema(cfg: Any) -> Schema:
     sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
     if sensitive and purpose(cfg) is None:
         raise UserError(
-            f"profile {schema.name}: {', '.join(sensitive)} are sensitive: say what they are for, purpose=\"...\"; it goes "
+            f'profile {schema.name}: {", ".join(sensitive)} are sensitive: say what they are for, purpose="..."; it goes '
             "into the manifest and the cards"
         )
     return schema
@@ -133,7 +133,9 @@ def messages(person: Person, schema: Schema, prompt: Any) -> list[dict[str, str]
         system = prompt.system.format(format=form)
         user = prompt.user.format(attributes=attributes, person=person.text())
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"prompt: {error} is no placeholder; there are {{format}}, and {{attributes}} and {{person}}") from error
+        raise UserError(
+            f"prompt: {error} is no placeholder; there are {{format}}, and {{attributes}} and {{person}}"
+        ) from error
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
@@ -150,18 +152,22 @@ def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any
     """
     todo: list[tuple[Record, Question]] = []
     wanted: list[str] = []
+    origin = digest(teacher.name, teacher.settings, dict(cfg.prompt), schema.to_dict(), cfg.seed)
     for person in people:
         asked = messages(person, schema, cfg.prompt)
         prompt = digest(asked)
         for sample in range(cfg.samples):
             seed = cfg.seed + sample
-            request = digest(teacher.name, teacher.settings, prompt, seed)
+            request = digest(person.user_id, teacher.name, teacher.settings, prompt, seed)
             wanted.append(request)
             if not journal.answered(request):
-                record = Record(person.user_id, sample, request, prompt, teacher.name, seed, "", 0.0, "")
+                record = Record(person.user_id, sample, request, prompt, teacher.name, seed, "", 0.0, "", origin=origin)
                 todo.append((record, Question(person, asked, seed)))
     found = len(wanted) - len(todo)
-    with tqdm(total=len(todo), desc="answers", unit="answer", disable=not cfg.progress, leave=False) as bar:
+    pause = 0.2 if sys.stderr.isatty() else 10
+    with tqdm(
+        total=len(todo), desc="answers", unit="answer", mininterval=pause, disable=not cfg.progress, leave=False
+    ) as bar:
         pool = ThreadPoolExecutor(teacher.concurrency)
         parts = [todo[i : i + teacher.batch] for i in range(0, len(todo), teacher.batch)]
         try:

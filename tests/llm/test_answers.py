@@ -1,0 +1,89 @@
+"""Answers read and written: nothing raises, nothing is guessed."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmprofile.llm.answers import Claim, parse_answer, render_answer
+from mmprofile.profile import UNKNOWN, Attribute, Schema
+
+SCHEMA = Schema("toy", [Attribute("Age", ("young", "65+"), unknown=True), Attribute("Life Stage", ("a", "b"))])
+
+
+def answer(**claim: Any) -> str:
+    return json.dumps({"Age": {"rationale": "r", "value": "young", "confidence": 50} | claim})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(SCHEMA.names),
+        st.tuples(st.booleans(), st.integers(0, 100), st.text().map(lambda text: " ".join(text.split()))),
+    )
+)
+def test_what_is_written_is_read(drawn: dict[str, tuple[bool, int, str]]) -> None:
+    claims = {
+        name: Claim(SCHEMA[name].values[0] if known else UNKNOWN, percent / 100, why)
+        for name, (known, percent, why) in drawn.items()
+    }
+    parsed = parse_answer(render_answer(claims, SCHEMA), SCHEMA)
+    assert parsed.claims == claims
+    if claims:
+        assert parsed.faults == [f"{name}: missing" for name in SCHEMA.names if name not in claims]
+
+
+@given(
+    st.text()
+    | st.recursive(st.none() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(
+        json.dumps
+    )
+)
+def test_nothing_raises_and_nothing_is_guessed(text: str) -> None:
+    parsed = parse_answer(text, SCHEMA)
+    assert parsed.claims == {}
+    assert parsed.faults
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Sure! Here it is:\n```json\n{answer()}\n```\nHope that helps {{smile}}.",
+        f'{{"thoughts": "..."}} {answer()}',
+        answer().replace('"Age"', '" AGE "').replace("young", " Young"),
+        answer(confidence=50.0, more="?"),
+    ],
+)
+def test_prose_and_spelling_are_forgiven(text: str) -> None:
+    assert parse_answer(text, SCHEMA).claims == {"Age": Claim("young", 0.5, "r")}
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (answer(confidence="high"), "Age: confidence 'high' is no number from 0 to 100"),
+        (answer(confidence="50"), "Age: confidence '50' is no number from 0 to 100"),
+        (answer(confidence=101), "Age: confidence '101' is no number"),
+        (answer(confidence=-1), "Age: confidence '-1' is no number"),
+        (answer(confidence=True), "Age: confidence 'True' is no number"),
+        (answer(confidence=float("nan")), "Age: confidence 'nan' is no number"),
+        (answer(confidence=None), "Age: confidence 'None' is no number"),
+        (answer(value="old"), "Age: value 'old' is none of its values"),
+        (answer(value=["young"]), "Age: value \"['young']\" is none of its values"),
+        ('{"Age": {"confidence": 50}}', "Age: value '' is none of its values"),
+        ('{"Age": "young"}', "Age: 'young' is no object"),
+        (answer()[:-2], "no JSON object with an attribute of the schema"),
+        ("[" * 100_000, "no JSON object"),
+    ],
+)
+def test_what_is_not_understood_is_a_fault(text: str, fault: str) -> None:
+    parsed = parse_answer(text, SCHEMA)
+    assert parsed.claims == {}
+    assert parsed.faults[0].startswith(fault)
+
+
+def test_null_is_unknown_and_strange_attributes_are_named() -> None:
+    parsed = parse_answer('{"Age": {"value": null, "confidence": 0}, "Job": {"value": "x"}}', SCHEMA)
+    assert parsed.claims == {"Age": Claim(UNKNOWN, 0.0, "")}
+    assert parsed.faults == ["Life Stage: missing", "'job' is no attribute of the schema"]

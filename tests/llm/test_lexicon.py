@@ -1,0 +1,194 @@
+"""The embedded teacher, alone and through its command."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmprofile.config import load_config
+from mmprofile.errors import UserError
+from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.lexicon import Lexicon, read_cues
+from mmprofile.llm.people import Person
+from mmprofile.llm.teacher import stage_folder
+from mmprofile.paths import conf_dir
+from mmprofile.profile import UNKNOWN, Attribute, Schema
+
+TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
+
+
+def lexicon(**settings: float) -> Lexicon:
+    cfg = load_config("llm", [f"teacher.{name}={value}" for name, value in settings.items()])
+    return Lexicon(cfg.teacher, TEXT_ONLY)
+
+
+def claims(teacher: Lexicon, person: Person, seed: int = 0) -> Any:
+    answer = parse_answer(teacher.answer(person, seed), TEXT_ONLY)
+    assert not answer.faults
+    assert set(answer.claims) == set(TEXT_ONLY.names)
+    return answer.claims
+
+
+SURE = {"reads": 1.0, "overlooks": 0.0, "misreads": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "attribute", "value", "quote"),
+    [
+        ("The waiter called me Ma'am.", "Gender", "Female", "Ma'am"),
+        ("I'm late; my wife waits.", "Gender", "Male", "my wife"),
+        ("We came with our two Toddlers", "Life Stage", "Young Family", "Toddlers"),
+        ("At  seventy\ntwo I do not rush.", "Age", "65+", "At seventy"),
+        ("A stew. My thesis is due.", "Education Level", "Postgraduate", "My thesis"),
+        ("My scrubs were still on.", "Occupation", "Nurse", "My scrubs"),
+    ],
+)
+def test_cues_are_found_and_quoted(text: str, attribute: str, value: str, quote: str) -> None:
+    claim = claims(lexicon(**SURE), Person("u", ("Nice soup.", text)))[attribute]
+    assert (claim.value, claim.rationale) == (value, quote)
+    assert claim.confidence > 0.5
+
+
+def test_words_are_whole_and_nothing_is_unknown() -> None:
+    found = claims(lexicon(**SURE), Person("u", ("The pharmacist manages scrubsy soups, a bugle.",)))
+    assert found["Gender"].value == UNKNOWN
+    assert found["Occupation"].value == UNKNOWN
+
+
+def test_cues_that_contradict_each_other_lower_the_confidence() -> None:
+    one = claims(lexicon(**SURE), Person("u1", ("my wife",)))["Gender"]
+    both = claims(lexicon(**SURE), Person("u1", ("my wife", "my husband", "my wife")))["Gender"]
+    assert both.confidence < one.confidence
+
+
+def test_samples_differ_and_each_is_the_same_again() -> None:
+    person = Person("u", (*(f"text {i}" for i in range(9)), "my wife and I"))
+    teacher, again = lexicon(), lexicon()
+    drawn = [claims(teacher, person, seed)["Gender"].value for seed in range(400)]
+    assert drawn == [claims(again, person, seed)["Gender"].value for seed in range(400)]
+    shares = {value: count / 400 for value, count in Counter(drawn).items()}
+    # read with 6 of 10, not overlooked (0.1); misread (0.05) is the other of two values
+    assert shares["Male"] == pytest.approx(0.6 * 0.85, abs=0.08)
+    assert shares["Female"] == pytest.approx(0.6 * 0.05, abs=0.03)
+
+
+def test_cues_of_behaviour_are_read_as_well() -> None:
+    person = Person("u", (), {"searched": ("stroller", "high chair"), "signature": ("just me",)})
+    assert claims(lexicon(**SURE), person)["Life Stage"].value == "Young Family"
+
+
+def test_every_value_has_cues_that_speak_for_it() -> None:
+    cues = read_cues(conf_dir() / "llm" / "lexicon.yaml")
+    assert {(cue.attribute, cue.value) for cue in cues} == {(a.name, v) for a in TEXT_ONLY.attributes for v in a.values}
+
+
+def test_what_it_cannot_do() -> None:
+    cfg = load_config("llm", [])
+    with pytest.raises(UserError, match="knows no attribute of profile toy"):
+        Lexicon(cfg.teacher, Schema("toy", [Attribute("Letter", ("a", "b"))]))
+    with pytest.raises(UserError, match=r"teacher.reads=2.* is not a probability"):
+        lexicon(reads=2.0)
+
+
+def people(path: Path, count: int = 40) -> Path:
+    texts = ["my wife waits", "our two toddlers", "nothing at all", "my thesis", "I had soup"]
+    rows = [{"user_id": f"u{i:02}", "reviews": [texts[(i + j) % 5] for j in range(3)]} for i in range(count)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def command(stage: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", f"mmprofile.llm.{stage}", "progress=false", *arguments]
+
+
+def run(stage: str, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(command(stage, *arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_the_command_and_the_vote(tmp_path: Path) -> None:
+    how = [f"input={people(tmp_path / 'people.jsonl')}", f"out={tmp_path / 'out'}", "samples=4", "purpose=a test"]
+    everybody = "splits=[train,validation,test]"
+    assert "160 answers of lexicon about 40 people (4 each), 0 of them from before" in run("teacher", *how, everybody)
+    journal = tmp_path / "out" / "people" / "answers.jsonl"
+    rows = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert {(row["user_id"], row["sample"]) for row in rows} == {(f"u{i:02}", k) for i in range(40) for k in range(4)}
+    assert len({row["request"] for row in rows}) == 160
+    assert all(row["time"] and row["prompt"] and row["seed"] == row["sample"] for row in rows)
+    assert "160 of them from before" in run("teacher", *how)
+    assert len(journal.read_text().splitlines()) == 160
+    printed = run("vote", *how)
+    assert "40 people, 6 attributes" in printed
+    assert "most often Male" in printed
+    calibration = json.loads((journal.parent / "calibration.json").read_text())
+    assert calibration["kind"] == "quantile"
+    # another setting makes answers of another kind, which alone vote
+    run("teacher", *how, "teacher.reads=1.0")
+    assert "160 answers of another teacher, prompt or schema" in run("vote", *how)
+
+
+def test_a_killed_run_loses_no_answer(tmp_path: Path) -> None:
+    how = [
+        f"input={people(tmp_path / 'people.jsonl', 400)}",
+        f"out={tmp_path / 'out'}",
+        "purpose=a test",
+        "teacher.batch=1",
+    ]
+    journal = tmp_path / "out" / "people" / "answers.jsonl"
+    started = subprocess.Popen(command("teacher", *how), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not journal.exists() or journal.stat().st_size < 2000:
+        assert started.poll() is None
+        time.sleep(0.001)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    whole = journal.read_bytes()
+    before = whole[: whole.rfind(b"\n") + 1].decode().splitlines()
+    assert 0 < len(before) < 3200
+    with journal.open("ab") as file:
+        file.write(b'{"user_id": "u0')  # as if killed within a line
+    assert f"3,200 answers of lexicon about 400 people (8 each), {len(before):,} of them from before" in run(
+        "teacher", *how
+    )
+    after = journal.read_text().splitlines()
+    assert after[: len(before)] == before
+    assert len({json.loads(line)["request"] for line in after}) == len(after) == 3200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (
+            ["purpose=null"],
+            "profile text_only: Gender, Age, Industry, Occupation, Education Level, Life Stage are sensitive",
+        ),
+        (["samples=0"], "samples=0: give 1 or more"),
+        (["teacher=oracle"], "llm/teacher=oracle: there is no such choice"),
+        (["splits=[dev]"], "splits=['dev']: nobody is in them"),
+        (["prompt.user='{nobody}'"], "prompt: 'nobody' is no placeholder"),
+        (["input=nowhere.jsonl"], "input=nowhere.jsonl: cannot be read"),
+        (["teacher.read=1"], "unknown config key 'teacher.read'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+    how = [f"input={people(tmp_path / 'people.jsonl', 3)}", f"out={tmp_path / 'out'}", "purpose=a test"]
+    printed = run("teacher", *how, *arguments, code=2)
+    assert printed.startswith(f"error: {says}")
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vote_without_answers_says_so(tmp_path: Path) -> None:
+    printed = run("vote", f"input={people(tmp_path / 'people.jsonl', 3)}", f"out={tmp_path}", "purpose=a test", code=2)
+    assert "no answers to vote on; run python -m mmprofile.llm.teacher first" in printed
+
+
+def test_the_demo_city_needs_no_purpose() -> None:
+    cfg = load_config("llm", ["out=somewhere"])
+    assert stage_folder(cfg) == Path("somewhere/demo")
