@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from mmprofile.llm.people import CUES, Person
 from mmprofile.profile import UNKNOWN, Profile, Schema
 
 SPLITS = ("train", "validation", "test")
+FORMATS = ("people", "synthpai")
 FIELDS = ("user_id", "reviews", *CUES, "split", "gold")
 SHARES = (70, 10, 20)  # per cent of people without a split, by a hash of their ids
 
 
-def read_people(source: str | Path, schema: Schema) -> list[Person]:
+def read_people(source: str | Path, schema: Schema, input_format: str = "people") -> list[Person]:
     """People of a prepared folder or of a JSONL file.
 
     Args:
@@ -26,18 +27,23 @@ def read_people(source: str | Path, schema: Schema) -> list[Person]:
             objects with ``user_id`` and any of ``reviews`` (a list), the kinds of cues (a text or a list each), ``split`` and
             ``gold`` (attribute -> value; null or "Unknown": known to be unknown).
         schema: what gold values must belong to.
+        input_format: of a file: ``people``, as said, or ``synthpai`` (:mod:`datamodules.synthpai`).
 
     Raises:
         UserError: it cannot be read, a line is no person, a user is there twice, or a gold value is not in the schema.
     """
     source = Path(source).expanduser()
+    if input_format not in FORMATS:
+        raise UserError(f"input_format={input_format!r} is none of {', '.join(FORMATS)}")
+    if input_format == "synthpai":
+        if source.is_dir():
+            raise UserError(f"input_format={input_format}: {source} is a folder; give input=..., the file of comments")
+        from datamodules.synthpai import read_synthpai  # which asks this module for the splits
+
+        return read_synthpai(source, schema)
     if source.is_dir():
         return _prepared(source, schema)
-    try:
-        lines = source.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input={source}: cannot be read ({error})") from error
-    people = [_person(line, f"{source}, line {n}", schema) for n, line in enumerate(lines, 1) if line.strip()]
+    people = [_person(row, where, schema) for row, where in read_lines(source)]
     if not people:
         raise UserError(f"input={source}: nobody in it")
     seen = set[str]()
@@ -46,6 +52,29 @@ def read_people(source: str | Path, schema: Schema) -> list[Person]:
             raise UserError(f"input={source}: user_id {person.user_id!r} stands there more than once; join their texts")
         seen.add(person.user_id)
     return people
+
+
+def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file, each with its file and line number.
+
+    Raises:
+        UserError: it cannot be read, or a line is no object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks as they are
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"input={path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: no JSON ({error}); expected an object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected an object, not {line.strip()[:40]!r}")
+        yield row, where
 
 
 def _prepared(folder: Path, schema: Schema) -> list[Person]:
@@ -89,12 +118,8 @@ def split_of(user_id: str) -> str:
     return SPLITS[0] if place < SHARES[0] else SPLITS[1] if place < sum(SHARES[:2]) else SPLITS[2]
 
 
-def _person(line: str, where: str, schema: Schema) -> Person:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: no JSON ({error}); expected a person a line") from error
-    if not isinstance(row, dict) or not isinstance(row.get("user_id"), str) or not row["user_id"]:
+def _person(row: dict[str, Any], where: str, schema: Schema) -> Person:
+    if not isinstance(row.get("user_id"), str) or not row["user_id"]:
         raise UserError(f"{where}: expected an object with user_id, a text")
     if unknown := sorted(set(row) - set(FIELDS)):
         raise UserError(f"{where}: {unknown[0]!r} is none of {', '.join(FIELDS)}")
@@ -106,7 +131,9 @@ def _person(line: str, where: str, schema: Schema) -> Person:
         raise UserError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}")
     gold = row.get("gold") or {}
     if not isinstance(gold, dict) or (strange := sorted(set(gold) - set(schema.names))):
-        raise UserError(f"{where}: gold has {strange[0] if isinstance(gold, dict) else gold!r}, which the schema does not have")
+        raise UserError(
+            f"{where}: gold has {strange[0] if isinstance(gold, dict) else gold!r}, which the schema does not have"
+        )
     cues = {name: texts[name] for name in CUES if texts[name]}
     return Person(row["user_id"], texts["reviews"], cues, split, gold_profile(gold, schema, where))
 

@@ -1,0 +1,144 @@
+"""Labels against gold: ``python -m mmprofile.llm.evaluate data=demo labels=outputs/llm/demo/labels.parquet``.
+
+Prints a table, and writes scores.json, reliability.png and risk_coverage.png next to the labels.
+"""
+
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("llm")
+
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mmprofile.errors import UserError
+from mmprofile.llm import figures
+from mmprofile.llm.answers import Claim
+from mmprofile.llm.labels import Label, load_labels
+from mmprofile.llm.people import Person
+from mmprofile.llm.scores import BINS, LabelScores, Scores, score_labels, tabulate
+from mmprofile.llm.teacher import open_schema, purpose, read_people, stage_folder
+from mmprofile.llm.vote import LABELS
+from mmprofile.metrics import calibration
+from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.report import MISSING, WIDTH
+
+
+class Joined(NamedTuple):
+    """Labels of people: a mapping per person, in their order; and how many labels were of others, or of other attributes."""
+
+    labels: list[dict[str, Claim]]
+    others: int
+    foreign: int
+
+
+def main(cfg: Any) -> None:
+    """Entry point: reads, scores, prints, writes."""
+    schema = open_schema(cfg)
+    path = Path(cfg.labels).expanduser() if cfg.labels else stage_folder(cfg) / LABELS
+    if not path.is_file():
+        raise UserError(f"labels={path}: there is no such file; python -m mmprofile.llm.vote writes it")
+    labels = load_labels(path)
+    people = read_people(cfg, schema)
+    joined = join(people, labels, schema, path)
+    gold = [person.gold for person in people]
+    scores = score_labels(schema.names, gold, joined.labels, seed=cfg.seed)
+    counts = {"labels_of_others": joined.others, "labels_of_other_attributes": joined.foreign}
+    settings = {"labels": str(path), "profile": schema.name, "splits": list(cfg.splits), "purpose": purpose(cfg)}
+    text = json.dumps({**scores.to_dict(), **counts, **settings}, indent=2, ensure_ascii=False)
+    (path.parent / "scores.json").write_text(text + "\n", encoding="utf-8")
+    print_scores(scores, joined, list(cfg.splits))
+    print(f"{path.parent}: {', '.join(['scores.json', *draw(schema, gold, joined.labels, path.parent)])}")
+
+
+def join(people: Sequence[Person], labels: Sequence[Label], schema: Schema, path: Path) -> Joined:
+    """Labels by person and attribute.
+
+    Raises:
+        UserError: a label stands there twice, or is none of the schema's; or there is none of these people.
+    """
+    found: dict[str, dict[str, Claim]] = {person.user_id: {} for person in people}
+    others = foreign = 0
+    for one in labels:
+        where = f"{path}: {one.attribute} of {one.user_id}"
+        if one.attribute not in schema.names:
+            foreign += 1
+        elif one.user_id not in found:
+            others += 1
+        elif one.attribute in found[one.user_id]:
+            raise UserError(f"{where} has two labels")
+        elif one.label not in (*schema[one.attribute].values, UNKNOWN):
+            raise UserError(f"{where}: label {one.label!r} is not in profile {schema.name}")
+        elif one.confidence is None or not 0 <= one.confidence <= 1:
+            raise UserError(f"{where}: confidence {one.confidence} lies outside 0 to 1")
+        else:
+            found[one.user_id][one.attribute] = Claim(one.label, one.confidence)
+    if not any(found.values()):
+        raise UserError(
+            f"{path}: none of its {len(labels):,} labels is of the {len(people):,} people that were read and of profile "
+            f"{schema.name}; give the data=, input= and splits= they were made from"
+        )
+    return Joined([found[person.user_id] for person in people], others, foreign)
+
+
+def draw(schema: Schema, gold: Sequence[Any], labels: Sequence[Mapping[str, Claim]], folder: Path) -> list[str]:
+    """Draws both figures, and says which; none where every label is Unknown."""
+    table = tabulate(schema.names, gold, labels)
+    confidence, correct = table.claims()
+    if not len(confidence):
+        return []
+    figures.reliability(confidence, correct, folder / "reliability.png")
+    each = {name: table.claims(i) for i, name in enumerate(schema.names)}
+    curves = {
+        name: calibration(*claims, BINS)
+        for name, claims in {"all": (confidence, correct), **each}.items()
+        if len(claims[0])
+    }
+    figures.risk_coverage(curves, folder / "risk_coverage.png")
+    return ["reliability.png", "risk_coverage.png"]
+
+
+def print_scores(scores: Scores, joined: Joined, splits: Sequence[str]) -> None:
+    """A line per attribute and one for all, and who was not scored."""
+    console = Console(highlight=False)
+    console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
+    table.add_column("attribute", no_wrap=True)
+    for name in ("prec.", "recall", "F1", "acc.", "cover.", "ECE", "Brier", "AURC", "scored", "no gold", "no label"):
+        table.add_column(name, justify="right", no_wrap=True, min_width=6)
+    for attribute, one in scores.per_attribute.items():
+        table.add_row(attribute, *_cells(one))
+    table.add_section()
+    table.add_row("all", *_cells(scores.overall), style="bold")
+    console.print(table)
+    interval = " to ".join(f"{end:.2f}" for end in scores.interval or ())
+    lines = [
+        "all: means of the rates, sums of the counts; ECE, Brier and AURC of all that is not Unknown together",
+        f"macro F1 {scores.overall.f1:.2f}, 95 % interval over users {interval}",
+        f"{scores.users:,} people of {', '.join(splits)}: {scores.without_gold:,} without any gold value (not scored), "
+        f"{scores.without_labels:,} without any label (as if Unknown)",
+    ]
+    if joined.others:
+        lines.append(f"{joined.others:,} labels are of people who were not read (other splits or data): left out")
+    if joined.foreign:
+        lines.append(f"{joined.foreign:,} labels are of attributes that the profile does not have: left out")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _cells(one: LabelScores) -> list[str]:
+    rates = [f"{value:.2f}" for value in (one.precision, one.recall, one.f1, one.accuracy, one.coverage)]
+    trust = [f"{value:.3f}" for value in (one.ece, one.brier, one.aurc)]
+    counts = [f"{count:,}" for count in (one.scored, one.without_gold, one.without_label)]
+    return [cell.replace("nan", MISSING) for cell in (*rates, *trust, *counts)]
+
+
+if __name__ == "__main__":
+    entry_point("llm", main)

@@ -1,0 +1,262 @@
+"""How good labels are: precision, recall and F1 that leave Unknown out, and how far their confidences can be trusted.
+
+A label says something where it is not Unknown. Precision is the share of what it says that is right, recall the share of the
+known gold values that it gets right, so abstaining costs recall only (ProfileBench, arXiv 2509.18864). A person with a gold
+value and no label counts as Unknown; a person without a gold value is not scored for that attribute. Both are counted.
+
+Shapes: U users, A attributes, R resamples. Precision, recall, F1, accuracy and coverage are in 0..100, the rest in 0..1.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mmprofile.errors import UserError
+from mmprofile.llm.answers import Claim
+from mmprofile.metrics import RESAMPLES, Array, Interval, calibration, resample_weights
+from mmprofile.profile import UNKNOWN, Profile
+
+Bools = npt.NDArray[np.bool_]
+
+BINS = 10
+THRESHOLDS = tuple(step / 20 for step in range(21))
+
+
+class Table(NamedTuple):
+    """Labels beside gold, (U, A) each.
+
+    Attributes:
+        scored: there is a gold value, maybe Unknown.
+        known: the gold value is not Unknown.
+        labelled: there is a label, maybe Unknown.
+        said: it is scored, and the label is not Unknown.
+        correct: the label is the known gold value.
+        confidence: of the label; 0 where there is none.
+    """
+
+    scored: Bools
+    known: Bools
+    labelled: Bools
+    said: Bools
+    correct: Bools
+    confidence: Array
+
+    def claims(self, attribute: int | slice = slice(None)) -> tuple[Array, Bools]:
+        """Confidence, and whether it is right, of everything that is said of an attribute (or of all)."""
+        said = self.said[:, attribute]
+        return self.confidence[:, attribute][said], self.correct[:, attribute][said]
+
+
+class Bins(NamedTuple):
+    """Claims in equal-width bins of confidence, (0, 0.1], (0.1, 0.2], ..., 0 in the first; NaN where a bin is empty."""
+
+    number: npt.NDArray[np.int64]
+    accuracy: Array
+    confidence: Array
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """Scores of the labels of one attribute, or of all.
+
+    Attributes:
+        precision: correct / said; 0 where nothing is said.
+        recall: correct / known; 0 where gold knows nothing.
+        f1: 2 correct / (said + known), their harmonic mean; 0 where both are 0.
+        accuracy: share of the scored labels that are the gold value, Unknown for Unknown included.
+        coverage: said / scored.
+        ece: expected calibration error over what is said, 10 equal-width bins (Guo et al. 2017).
+        brier: mean squared difference of confidence and correctness, over what is said.
+        aurc: area under the risk-coverage curve: the mean, over what is said from the surest claim on, of the share of errors
+            so far; equal confidences share their errors (Geifman et al. 2019).
+        scored: labels beside a gold value; ``said``, ``known``, ``correct``: as in :class:`Table`, of those.
+        without_gold: users without a gold value.
+        without_label: scored users without a label, which counts as Unknown.
+
+    What cannot be said is NaN: all rates where nobody is scored; the three of confidence where nothing is said.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    accuracy: float
+    coverage: float
+    ece: float
+    brier: float
+    aurc: float
+    scored: int
+    said: int
+    known: int
+    correct: int
+    without_gold: int
+    without_label: int
+
+
+class AtThreshold(NamedTuple):
+    """Means over attributes where labels whose confidence is below ``threshold`` are taken as Unknown."""
+
+    threshold: float
+    precision: float
+    recall: float
+    f1: float
+    coverage: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of labels.
+
+    Attributes:
+        overall: rates are means over the attributes with anybody scored; ``ece``, ``brier`` and ``aurc`` are of all claims
+            together; counts are sums.
+        interval: 95 % bootstrap interval, over users, of the mean F1; None without resampling.
+        per_attribute: each attribute's own.
+        thresholds: what a threshold on the confidence does.
+        users: all; ``without_gold``, ``without_labels``: those without any gold value, without any label.
+    """
+
+    overall: LabelScores
+    interval: Interval | None
+    per_attribute: dict[str, LabelScores]
+    thresholds: tuple[AtThreshold, ...]
+    users: int
+    without_gold: int
+    without_labels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``scores.json``; NaN becomes None, which JSON can hold."""
+        return _plain(asdict(self) | {"thresholds": [one._asdict() for one in self.thresholds]})
+
+
+def score_labels(
+    names: Sequence[str],
+    gold: Sequence[Profile],
+    labels: Sequence[Mapping[str, Claim]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Scores:
+    """Scores ``labels`` against ``gold``, user by user.
+
+    Args:
+        names: the attributes that are scored.
+        gold: one profile per user; ``()`` is Unknown, an attribute that is missing has no gold value.
+        labels: attribute -> value and confidence, one mapping per user, in the same order; attributes may be missing.
+        resamples: bootstrap resamples of the users; 0 leaves the interval out.
+        seed: of the resampling.
+
+    Raises:
+        UserError: no user has any gold value.
+        ValueError: lists of different lengths, a gold value of several values, or a confidence outside 0..1.
+    """
+    table = tabulate(names, gold, labels)
+    with_gold = table.scored.any(axis=1)
+    if not with_gold.any():
+        raise UserError(f"nothing to score: nobody has a gold value of {', '.join(names)}")
+    everybody = np.ones((1, len(gold)))
+    interval = None
+    if resamples:  # users without gold would change nothing, so every resample has somebody to score
+        some = Table._make(part[with_gold] for part in table)
+        draws = [_mean(_rates(some, weights))[2] for weights in resample_weights(len(some.said), resamples, seed)]
+        low, high = np.percentile(np.concatenate(draws), [2.5, 97.5]).tolist()
+        interval = (low, high)
+    rates = _rates(table, everybody)
+    return Scores(
+        overall=_scores(_mean(rates)[:, 0], table, slice(None)),
+        interval=interval,
+        per_attribute={name: _scores(rates[:, 0, i], table, i) for i, name in enumerate(names)},
+        thresholds=tuple(_at(table, everybody, threshold) for threshold in THRESHOLDS),
+        users=len(gold),
+        without_gold=int((~with_gold).sum()),
+        without_labels=int((~table.labelled.any(axis=1)).sum()),
+    )
+
+
+def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> Table:
+    """Labels beside gold; arguments and errors as for :func:`score_labels`."""
+    if len(gold) != len(labels):
+        raise ValueError(f"labels of {len(labels)} users for {len(gold)} gold profiles")
+    shape = (len(gold), len(names))
+    table = Table._make([*np.zeros((5, *shape), dtype=bool), np.zeros(shape)])
+    for row, (profile, claims) in enumerate(zip(gold, labels, strict=True)):
+        for column, name in enumerate(names):
+            at, values, claim = (row, column), profile.get(name), claims.get(name)
+            if values is not None and len(values) > 1:
+                raise ValueError(f"gold {name} has {len(values)} values; labels have one")
+            table.scored[at], table.known[at], table.labelled[at] = values is not None, bool(values), claim is not None
+            if claim is not None:
+                if not 0 <= claim.confidence <= 1:
+                    raise ValueError(f"{name}: confidence {claim.confidence} lies outside 0..1")
+                table.said[at] = table.scored[at] and claim.value != UNKNOWN
+                table.correct[at] = values == (claim.value,)
+                table.confidence[at] = claim.confidence
+    return table
+
+
+def bin_claims(confidence: Array, correct: Bools, bins: int = BINS) -> Bins:
+    """The bins of ``ece``: how many claims, how many of them right, how sure."""
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    number = np.bincount(index, minlength=bins)
+    some = np.where(number, number, np.nan)
+    right, sure = (np.bincount(index, weights=part, minlength=bins) for part in (correct, confidence))
+    return Bins(number, right / some, sure / some)
+
+
+def _rates(table: Table, weights: Array, threshold: float = 0.0) -> Array:
+    """Precision, recall, F1, accuracy and coverage of weighted users, (5, R, A) for weights (R, U)."""
+    said = table.said & (table.confidence >= threshold)
+    hit = table.correct & said
+    right = hit | (table.scored & ~table.known & ~said)
+    n_scored, n_known, n_said, n_hit, n_right = (
+        weights @ part.astype(np.float64) for part in (table.scored, table.known, said, hit, right)
+    )
+    shares = ((n_hit, n_said), (n_hit, n_known), (2 * n_hit, n_said + n_known), (n_right, n_scored), (n_said, n_scored))
+    # Counts are whole: the maximum only replaces 0 / 0 by 0 / 1.
+    rates = np.stack([100.0 * part / np.maximum(whole, 1.0) for part, whole in shares])
+    return np.where(n_scored > 0, rates, np.nan)
+
+
+def _mean(rates: Array) -> Array:
+    """Over the attributes that have anybody scored, (5, R); there is one in every row."""
+    known = ~np.isnan(rates)
+    return np.asarray(np.where(known, rates, 0.0).sum(axis=2) / known.sum(axis=2))
+
+
+def _scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
+    scored, known, labelled = table.scored[:, attribute], table.known[:, attribute], table.labelled[:, attribute]
+    confidence, correct = table.claims(attribute)
+    found = calibration(confidence, correct, BINS) if len(confidence) else None
+    precision, recall, f1, accuracy, coverage = rates.tolist()
+    return LabelScores(
+        precision=precision,
+        recall=recall,
+        f1=f1,
+        accuracy=accuracy,
+        coverage=coverage,
+        ece=found.ece if found else math.nan,
+        brier=found.brier if found else math.nan,
+        aurc=found.aurc if found else math.nan,
+        scored=int(scored.sum()),
+        said=len(confidence),
+        known=int(known.sum()),
+        correct=int(correct.sum()),
+        without_gold=int((~scored).sum()),
+        without_label=int((scored & ~labelled).sum()),
+    )
+
+
+def _at(table: Table, everybody: Array, threshold: float) -> AtThreshold:
+    precision, recall, f1, _, coverage = _mean(_rates(table, everybody, threshold))[:, 0].tolist()
+    return AtThreshold(threshold, precision, recall, f1, coverage)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
