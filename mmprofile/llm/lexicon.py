@@ -96,7 +96,7 @@ class Lexicon:
         claims = {}
         for attribute, of in scores.items():
             if not of:
-                claims[attribute] = Claim(UNKNOWN, self._rounded(NOTHING, rng), "nothing says so")
+                claims[attribute] = Claim(UNKNOWN, self._rounded(NOTHING, rng), "no cue")
                 continue
             value = max(of, key=lambda v: of[v])
             confidence = of[value] ** 2 / sum(of.values())
@@ -114,6 +114,10 @@ class Lexicon:
                 for text in (*person.reviews, *cues)
             ]
         return self._found[person.user_id]
+
+    def forget(self, person: Person) -> None:
+        """Lets go of what was found of a person who will not be asked about again."""
+        self._found.pop(person.user_id, None)
 
     @staticmethod
     def _rounded(confidence: float, rng: np.random.Generator) -> float:
