@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -114,16 +114,3 @@ def reward(answer: str, targets: Mapping[str, Target], schema: Schema) -> float:
         for name, target in targets.items()
     ]
     return sum(earned) / len(earned)
-
-
-def advantages(rewards: Sequence[float], scale: bool) -> list[float]:
-    """GRPO's advantages of one group: rewards less their mean, divided by their standard deviation with ``scale``.
-
-    With ``scale`` a weight that is the same for a whole group cancels: confident people would teach no more than doubtful ones.
-    """
-    mean = sum(rewards) / len(rewards)
-    centred = [one - mean for one in rewards]
-    if not scale:
-        return centred
-    deviation = (sum(one * one for one in centred) / max(len(rewards) - 1, 1)) ** 0.5
-    return [one / (deviation + 1e-4) for one in centred]

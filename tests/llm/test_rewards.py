@@ -8,7 +8,7 @@ import pytest
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import Label
-from mmprofile.llm.rewards import Frozen, Target, advantages, attribute_reward, freeze, moderate, reward
+from mmprofile.llm.rewards import Frozen, Target, attribute_reward, freeze, moderate, reward
 from mmprofile.profile import UNKNOWN, Attribute, Schema
 
 SCHEMA = Schema("toy", [Attribute(name, ("a", "b"), unknown=True) for name in ("One", "Two", "Three")])
@@ -80,15 +80,3 @@ def test_the_moderate_are_kept() -> None:
     assert moderate(labels(), 0.3, 0.9) == ["u1"]  # mean agreement 0.75 and 0.25
     assert moderate(labels(), 0.25, 0.75) == ["u1", "u2"]
     assert moderate(labels(), 0.8, 1.0) == []
-
-
-def test_a_weight_common_to_a_group_counts_only_without_scaling() -> None:
-    """The trap of TRL's default: two groups with the same answers, one twice as sure of the truth."""
-    values = ("a", "b", UNKNOWN, "a")
-    doubtful, sure = (
-        [reward(answer(One=value), {"One": Target("a", weight)}, SCHEMA) for value in values] for weight in (0.4, 0.8)
-    )
-    assert sure == pytest.approx([2 * one for one in doubtful])
-    assert advantages(sure, scale=False) == pytest.approx([2 * one for one in advantages(doubtful, scale=False)])
-    assert advantages(sure, scale=True) == pytest.approx(advantages(doubtful, scale=True), rel=1e-3)
-    assert advantages([0.3, 0.3], scale=True) == [0.0, 0.0]
