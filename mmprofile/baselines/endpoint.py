@@ -18,6 +18,7 @@ from mmprofile.errors import UserError
 
 CHECK_SECONDS = 5.0  # to find out that nobody listens
 NO_KEY = "none"  # the client insists on a key; a server that asks for none ignores it
+SETTINGS = "model.options"
 
 
 class Request(NamedTuple):
@@ -71,12 +72,7 @@ class Endpoint:
         retries: int = 5,
         timeout: float = 120.0,
     ) -> None:
-        key = NO_KEY if key_env is None else os.environ.get(key_env)
-        if not key:
-            raise UserError(
-                f"{url}: the environment variable {key_env} with the key is not set; set it, or "
-                f"model.options.key_env=null for a server that asks for none"
-            )
+        key = read_key(url, key_env, SETTINGS)
         self.url, self.model, self.journal, self.concurrency = url, model, journal, concurrency
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
         self.client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
@@ -89,14 +85,7 @@ class Endpoint:
         Raises:
             UserError: nobody does.
         """
-        try:
-            self.client.with_options(max_retries=0, timeout=CHECK_SECONDS).models.list()
-        except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-            raise self._failure(error) from error
-        except openai.APIStatusError:
-            pass  # it listens; not every server lists its models
-        except openai.APIConnectionError as error:
-            raise self._failure(error) from error
+        check_server(self.client, self.url, self.model, SETTINGS)
 
     def ask(self, requests: Sequence[Request], label: str | None = None) -> list[Answer]:
         """An answer per request, in order; those in the journal are not asked for.
@@ -145,12 +134,12 @@ class Endpoint:
                 extra_body=self.parameters,
             )
         except (openai.BadRequestError, openai.UnprocessableEntityError) as refusal:
-            error = _said(refusal)
+            error = said(refusal)
         except json.JSONDecodeError as refusal:
             error = f"a reply that is no JSON: {refusal}"
         except openai.APIError as failure:
             self._failed.set()
-            raise self._failure(failure) from failure
+            raise explained(failure, self.url, self.model, SETTINGS) from failure
         seconds = round(time.perf_counter() - start, 3)
         # The client checks no reply for being one.
         if isinstance(reply, ChatCompletion) and reply.choices and reply.choices[0].message.content is not None:
@@ -169,21 +158,56 @@ class Endpoint:
             if answer.error is None:
                 self.answers[answer.request] = answer
 
-    def _failure(self, error: openai.APIError) -> UserError:
-        """One line for what ends the run."""
-        if isinstance(error, openai.APIStatusError):
-            return UserError(
-                f"{self.url}: model {self.model}: status {error.status_code} ({_said(error)}); "
-                f"the same command again asks for what is not answered yet"
-            )
-        cause = error.__cause__ or error
-        return UserError(f"{self.url} cannot be reached ({type(cause).__name__}: {cause}); check model.options.url")
+
+def read_key(url: str, key_env: str | None, settings: str) -> str:
+    """The key for a server, from the environment.
+
+    Args:
+        url: of the server.
+        key_env: the variable's name; None: the server asks for none.
+        settings: where users set ``key_env``, such as ``model.options``.
+
+    Raises:
+        UserError: the variable is not set.
+    """
+    key = NO_KEY if key_env is None else os.environ.get(key_env)
+    if not key:
+        raise UserError(
+            f"{url}: the environment variable {key_env} with the key is not set; set it, or "
+            f"{settings}.key_env=null for a server that asks for none"
+        )
+    return key
 
 
-def _said(error: openai.APIStatusError) -> str:
+def check_server(client: openai.OpenAI, url: str, model: str, settings: str) -> None:
+    """Whether somebody listens there and takes the key; answers within seconds.
+
+    Raises:
+        UserError: nobody does.
+    """
+    try:
+        client.with_options(max_retries=0, timeout=CHECK_SECONDS).models.with_raw_response.list()
+    except (openai.AuthenticationError, openai.PermissionDeniedError, openai.APIConnectionError) as error:
+        raise explained(error, url, model, settings) from error
+    except openai.APIStatusError:
+        pass  # it listens; not every server lists its models
+
+
+def explained(error: openai.APIError, url: str, model: str, settings: str) -> UserError:
+    """One line for what ends a run."""
+    if isinstance(error, openai.APIStatusError):
+        return UserError(
+            f"{url}: model {model}: status {error.status_code} ({said(error)}); "
+            f"the same command again asks for what is not answered yet"
+        )
+    cause = error.__cause__ or error
+    return UserError(f"{url} cannot be reached ({type(cause).__name__}: {cause}); check {settings}.url")
+
+
+def said(error: openai.APIStatusError) -> str:
     """What a server says of its refusal."""
-    said = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
-    return str(said or error.message)[:300]
+    body = error.body.get("message", error.body) if isinstance(error.body, dict) else error.body
+    return str(body or error.message)[:300]
 
 
 def _read_journal(path: Path) -> dict[str, Answer]:

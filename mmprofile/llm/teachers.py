@@ -1,11 +1,16 @@
 """What can be asked: the protocol of a teacher, and the choice of one."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
 from mmprofile.profile import Schema
+
+T = TypeVar("T")
 
 
 class Question(NamedTuple):
@@ -68,11 +73,25 @@ def make_teacher(cfg: Any, schema: Schema) -> Teacher:
 
         return Lexicon(cfg, schema)
     if kind == "openai":
-        from mmprofile.llm.openai_teacher import OpenAI
-
+        try:
+            from mmprofile.llm.openai_teacher import OpenAI
+        except ImportError as error:
+            raise UserError(f"teacher=openai needs the package {error.name}: pip install 'mmprofile[llm]'") from error
         return OpenAI(cfg)
     if kind == "local":
         from mmprofile.llm.local_teacher import Local
 
         return Local(cfg)
     raise UserError(f"teacher.kind={kind!r} is not one of lexicon, openai, local")
+
+
+def typed_settings(kind: type[T], cfg: Any) -> T:
+    """``teacher`` of the configuration as a dataclass.
+
+    Raises:
+        UserError: a value has the wrong type.
+    """
+    try:
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), cfg)))
+    except OmegaConfBaseException as error:
+        raise UserError(f"teacher.{error.full_key}: {str(error).splitlines()[0]}") from error

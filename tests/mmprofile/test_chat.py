@@ -1,7 +1,6 @@
 """An endpoint of our own that answers as OpenAI's does, well and badly; a file of answers; both through the whole command."""
 
 import base64
-import contextlib
 import io
 import json
 import os
@@ -10,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from chatserver import Reply, Server, closed_port, completion, error, serving
 from PIL import Image
 
 from mmprofile import train
@@ -34,79 +33,18 @@ TEXT = (
     "Discount Preference: True; Service Preference: False"
 )
 SMOKE = ["experiment=smoke", "evaluation.resamples=20", "model=gpt", "model.options.key_env=null"]
-Reply = tuple[int, Any]
-
-
-def completion(text: str | None) -> dict[str, Any]:
-    """The body of an answer, with 100 and 7 tokens."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
-    return {"id": "1", "object": "chat.completion", "created": 0, "model": "toy-1", "choices": [choice], "usage": usage}
-
-
-class Server(ThreadingHTTPServer):
-    """``reply(n, body)`` gives status and body of the n-th request (from 0); what was sent is kept."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply: Callable[[int, dict[str, Any]], Reply] = lambda n, body: (200, completion(TEXT))
-        self.sent: list[dict[str, Any]] = []
-        self.keys: list[str | None] = []
-        self.lists_models: int = 200
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def log_message(self, *_: Any) -> None:
-        """Says nothing."""
-
-    def do_GET(self) -> None:
-        assert self.path == "/v1/models"
-        self.answer(self.server.lists_models, {"object": "list", "data": []})
-
-    def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.lock:
-            number = len(self.server.sent)
-            self.server.sent.append(body)
-            self.server.keys.append(self.headers["authorization"])
-        self.answer(*self.server.reply(number, body))
-
-    def answer(self, status: int, body: Any) -> None:
-        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(raw)))
-        self.send_header("retry-after-ms", "1")
-        self.end_headers()
-        with contextlib.suppress(BrokenPipeError):  # who asked was killed
-            self.wfile.write(raw)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(TEXT) as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def closed_url() -> str:
     """Where nobody listens."""
-    with Server() as made:
-        return made.url
+    return closed_port()
 
 
 def endpoint(url: str, folder: Path, **options: Any) -> Endpoint:
@@ -115,10 +53,6 @@ def endpoint(url: str, folder: Path, **options: Any) -> Endpoint:
 
 def requests(*names: str) -> list[Request]:
     return [Request(name, [{"role": "user", "content": f"who is {name}?"}]) for name in names]
-
-
-def error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message, "type": "x", "code": None}}
 
 
 def test_answers_come_in_order_and_are_asked_once(server: Server, tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""What tests of teachers share: people in a file, the command in this process, and a tiny causal model in the hub's layout."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from mmprofile.config import load_config
+from mmprofile.llm import teacher
+
+TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{{ style | default('') }}{% endif %}"
+)
+
+
+def people_file(folder: Path, reviews: Mapping[str, str]) -> Path:
+    """JSON lines of people with one review each."""
+    path = folder / "people.jsonl"
+    path.write_text("".join(json.dumps({"user_id": user, "reviews": [text]}) + "\n" for user, text in reviews.items()))
+    return path
+
+
+def overrides(people: Path, *more: str) -> list[str]:
+    """The command line; what it writes lies beside ``people``."""
+    return [f"input={people}", f"out={people.parent / 'out'}", "purpose=a test", "samples=3", "progress=false", *more]
+
+
+def ask(people: Path, *more: str) -> list[dict[str, Any]]:
+    """Runs the command in this process -> the journal's last word on every question. It exits where one failed."""
+    teacher.main(load_config("llm", overrides(people, *more)))
+    return journal(people)
+
+
+def journal(people: Path) -> list[dict[str, Any]]:
+    """The last record of each question, by user and sample."""
+    lines = (people.parent / "out" / "people" / "answers.jsonl").read_text().splitlines()
+    last = {row["request"]: row for row in map(json.loads, lines)}
+    return sorted(last.values(), key=lambda row: (row["user_id"], row["sample"]))
+
+
+def save_qwen3(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, template: str | None = None, context: int = 512
+) -> Path:
+    """A random Qwen3 for ``tokenizer``; its weights are large, so that what it writes depends on what it reads."""
+    torch.manual_seed(0)
+    tokenizer.chat_template = template
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=context,
+        initializer_range=0.5,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
