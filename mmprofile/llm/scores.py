@@ -158,12 +158,7 @@ def score_labels(
     if not with_gold.any():
         raise UserError(f"nothing to score: nobody has a gold value of {', '.join(names)}")
     everybody = np.ones((1, len(gold)))
-    interval = None
-    if resamples:  # users without gold would change nothing, so every resample has somebody to score
-        some = Table._make(part[with_gold] for part in table)
-        draws = [_mean(_rates(some, weights))[2] for weights in resample_weights(len(some.said), resamples, seed)]
-        low, high = np.percentile(np.concatenate(draws), [2.5, 97.5]).tolist()
-        interval = (low, high)
+    interval = percentiles(resampled_f1(table, resamples, seed)) if resamples else None
     rates = _rates(table, everybody)
     return Scores(
         overall=_scores(_mean(rates)[:, 0], table, slice(None)),
@@ -174,6 +169,22 @@ def score_labels(
         without_gold=int((~with_gold).sum()),
         without_labels=int((~table.labelled.any(axis=1)).sum()),
     )
+
+
+def resampled_f1(table: Table, resamples: int, seed: int) -> Array:
+    """Mean F1 of resamples of the users, (R,); the same users are drawn for every table of the same people and seed."""
+    with_gold = table.scored.any(
+        axis=1
+    )  # users without gold would change nothing; every resample has somebody to score
+    some = Table._make(part[with_gold] for part in table)
+    draws = [_mean(_rates(some, weights))[2] for weights in resample_weights(len(some.said), resamples, seed)]
+    return np.concatenate(draws)
+
+
+def percentiles(draws: Array) -> Interval:
+    """The middle 95 %."""
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
+    return low, high
 
 
 def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> Table:

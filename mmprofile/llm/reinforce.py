@@ -1,0 +1,180 @@
+"""A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reward=confidence|majority``.
+
+Its own answers are voted once; the winners and their weights are frozen. GRPO by TRL then rewards agreeing with them. ``majority``
+is TTRL's reward (Zuo et al., 2025): the plain majority's value, every attribute and person weighing alike.
+"""
+
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("llm")
+
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from datasets import Dataset
+from omegaconf import OmegaConf
+from transformers import PrinterCallback, ProgressCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from mmprofile.errors import UserError
+from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.distill import MADE_OF, STUDENT, finish, finished, plain, student_settings
+from mmprofile.llm.journal import Journal, Record
+from mmprofile.llm.labels import Label
+from mmprofile.llm.people import Person
+from mmprofile.llm.rewards import Frozen, freeze, moderate, reward
+from mmprofile.llm.student import Student, condense
+from mmprofile.llm.teacher import digest, messages, open_schema, purpose, read_people, stage_folder
+from mmprofile.llm.vote import Ballot, ballots, elected
+from mmprofile.profile import Schema
+from mmprofile.settings import VoteConfig
+
+REWARDS = {"confidence": "confidence", "majority": "majority"}
+"""``reward`` -> how the rollouts are voted."""
+ROLLOUTS = "rollouts.jsonl"
+PART = 64  # people whose rollouts are written down together
+
+
+def main(cfg: Any) -> None:
+    """Entry point: rollouts, frozen labels, GRPO; the same command again goes on where it stopped."""
+    schema, folder = open_schema(cfg), stage_folder(cfg)
+    settings, name = cfg.reinforce, cfg.reinforce.reward
+    if name not in REWARDS:
+        raise UserError(f"reinforce.reward={name!r} is not one of {', '.join(REWARDS)}")
+    if not (folder / STUDENT / MADE_OF).is_file():
+        raise UserError(f"{folder / STUDENT}: no student to start from; run python -m mmprofile.llm.distill first")
+    target = folder / f"{STUDENT}_{name}"
+    made_of = {
+        "start": json.loads((folder / STUDENT / MADE_OF).read_text(encoding="utf-8")), "seed": cfg.seed,
+        "settings": plain(settings), "purpose": purpose(cfg),
+    }  # fmt: skip
+    if finished(target, made_of):
+        print(f"{target}: found")
+        return
+    people = [person for person in read_people(cfg, schema) if person.split == "train"]
+    student = Student(str(folder / STUDENT), student_settings(cfg), schema)
+    labels = vote_rollouts(student, people, cfg, folder)
+    path = folder / f"frozen_{name}.json"
+    if not path.exists():
+        freeze(labels, weighted=name == "confidence").save(path)
+    frozen = Frozen.load(path)
+    kept = set(moderate(labels, settings.low, settings.high))
+    taught = [person for person in people if person.user_id in kept]
+    print(
+        f"{len(taught):,} of {len(people):,} people are of moderate difficulty (mean agreement of {settings.rollouts} answers "
+        f"from {settings.low} to {settings.high})",
+        flush=True,
+    )
+    if not taught:
+        raise UserError("nobody to learn from: widen reinforce.low and reinforce.high")
+    clock, before = time.perf_counter(), frozen.digest()
+    history = train(student, taught, frozen, cfg, folder / f"{STUDENT}_{name}.partial")
+    if frozen.digest() != before:
+        raise RuntimeError("the frozen labels changed during training")
+    finish(student, target, made_of)
+    text = "".join(json.dumps(row) + "\n" for row in history)
+    (folder / f"reinforce_{name}.jsonl").write_text(text, encoding="utf-8")
+    print(f"{target}: {describe(history)}; {time.perf_counter() - clock:.0f} s")
+
+
+def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: Path) -> list[Label]:
+    """The student's own votes; its answers are kept in a journal, so that none is drawn twice."""
+    settings, schema = cfg.reinforce, student.schema
+    journal = Journal(folder / ROLLOUTS)
+    weights = digest(
+        {n: [p.double().sum().item(), p.double().abs().sum().item()] for n, p in student.model.named_parameters()}
+    )
+    origin = digest(
+        weights, schema.to_dict(), settings.temperature, settings.rollouts, cfg.seed, dict(student.settings.prompt)
+    )
+
+    def key(person: Person, sample: int) -> str:
+        return digest(person.user_id, origin, sample)
+
+    todo = [p for p in people if not all(journal.answered(key(p, k)) for k in range(settings.rollouts))]
+    for start in range(0, len(todo), PART):
+        part = todo[start : start + PART]
+        label = f"rollouts {start:,} of {len(todo):,}" if cfg.progress else None
+        written = student.write(part, settings.rollouts, settings.temperature, cfg.seed + start, label)
+        journal.write(
+            Record(person.user_id, k, key(person, k), "", cfg.student, cfg.seed + start, "", 0.0, text, origin=origin)
+            for person, texts in zip(part, written, strict=True)
+            for k, text in enumerate(texts)
+        )
+    records = [record for record in journal.records.values() if record.origin == origin]
+    polled, how = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
+    how.method = REWARDS[settings.reward]
+    return [
+        elected(person.user_id, name, polled.get((person.user_id, name), Ballot((), ())), schema, how, {}, origin)
+        for person in people
+        for name in schema.names
+    ]
+
+
+class Reward:
+    """TRL's reward function: what answers earn against the frozen labels; counts those that are not understood."""
+
+    def __init__(self, frozen: Frozen, schema: Schema) -> None:
+        self.frozen, self.schema = frozen, schema
+        self.__name__ = "agreement"
+
+    def __call__(
+        self, completions: Sequence[Any], user_id: Sequence[str], log_metric: Any = None, **_: Any
+    ) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        if log_metric is not None:
+            faulty = [bool(parse_answer(text, self.schema).faults) for text in texts]
+            log_metric("parse_faults", sum(faulty) / len(faulty))
+        return [reward(text, self.frozen.targets[user], self.schema) for text, user in zip(texts, user_id, strict=True)]
+
+
+def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, folder: Path) -> list[dict[str, float]]:
+    """GRPO in place. ``scale_rewards="none"``: scaling by a group's deviation would cancel the weights, which are the same for
+    all answers of a group. Returns a row of health metrics for each step."""
+    settings, gpu = cfg.reinforce, torch.cuda.is_available()
+    prompts = [
+        {
+            "prompt": messages(condense(person, student.settings.reads), student.schema, student.settings.prompt),
+            "user_id": person.user_id,
+        }
+        for person in people
+    ]
+    made = GRPOConfig(
+        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.people * settings.group,
+        num_generations=settings.group, max_completion_length=student.settings.max_new_tokens, learning_rate=settings.lr,
+        lr_scheduler_type="constant", temperature=settings.temperature, epsilon=settings.clip[0],
+        epsilon_high=settings.clip[1], beta=settings.beta, scale_rewards="none", use_cpu=not gpu, bf16=gpu,
+        use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,
+        logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        student.model, Reward(frozen, student.schema), args=made, train_dataset=Dataset.from_list(prompts),
+        processing_class=student.tokenizer,
+    )  # fmt: skip
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    trainer.train(resume_from_checkpoint=str(last[-1]) if last else None)
+    return [row for row in trainer.state.log_history if "reward" in row]
+
+
+def describe(history: Sequence[dict[str, float]]) -> str:
+    """The first and the last tenth of the steps."""
+    tenth = max(1, len(history) // 10)
+    parts = []
+    for name in ("reward", "frac_reward_zero_std", "parse_faults", "entropy"):
+        values = [row[name] for row in history if name in row]
+        if values:
+            first, last = (sum(part) / len(part) for part in (values[:tenth], values[-tenth:]))
+            parts.append(f"{name} {first:.3f} -> {last:.3f}")
+    return f"{len(history)} steps; " + ", ".join(parts)
+
+
+if __name__ == "__main__":
+    entry_point("llm", main)

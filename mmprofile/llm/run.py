@@ -1,0 +1,160 @@
+"""The whole stage: ``python -m mmprofile.llm.run data=demo student=tiny``.
+
+Teacher, vote, distillation, both kinds of reinforcement, and a table of what each is worth on people that no student saw. Gold
+values are used for scoring only. The same command again goes on where it stopped.
+"""
+
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("llm")
+
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from omegaconf import OmegaConf
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from mmprofile.errors import UserError
+from mmprofile.llm import distill, reinforce, teacher, vote
+from mmprofile.llm.answers import Claim, parse_answer
+from mmprofile.llm.distill import STUDENT, student_settings
+from mmprofile.llm.journal import Journal
+from mmprofile.llm.labels import Label, load_labels
+from mmprofile.llm.people import Person
+from mmprofile.llm.scores import percentiles, resampled_f1, score_labels, tabulate
+from mmprofile.llm.student import Student
+from mmprofile.llm.vote import Ballot, ballots, latest
+from mmprofile.metrics import RESAMPLES
+from mmprofile.profile import Schema
+from mmprofile.settings import VoteConfig
+
+DRAWS = 4  # sampled answers of each student per person
+TITLES = {
+    "teacher": "one teacher sample",
+    "majority": "majority vote",
+    "cisc": "CISC",
+    "voted": "ours, voted",
+    "calibrated": "ours, calibrated",
+    "start": "student before",
+    "sft": "SFT",
+    "ttrl": "SFT + TTRL",
+    "ours": "SFT + ours",
+}
+Claims = Sequence[Mapping[str, Claim]]
+
+
+def main(cfg: Any) -> None:
+    """Entry point: every stage, then the table."""
+    clock = time.perf_counter()
+    schema, folder = teacher.open_schema(cfg), teacher.stage_folder(cfg)
+    for stage in (teacher.main, vote.main, distill.main):
+        stage(cfg)
+    for name in reinforce.REWARDS:
+        cfg.reinforce.reward = name
+        reinforce.main(cfg)
+    people = [person for person in teacher.read_people(cfg, schema) if person.split == "test"]
+    if not any(person.gold for person in people):
+        raise UserError("nobody of the split test has gold values: the students are made, but there is no table")
+    rows = teacher_rows(cfg, schema, people, folder) | student_rows(cfg, schema, people, folder)
+    scored = {name: score(schema, people, draws, cfg.seed) for name, draws in rows.items()}
+    minutes = (time.perf_counter() - clock) / 60
+    facts = {
+        "rows": scored,
+        "minutes": round(minutes, 2),
+        "people": len(people),
+        "seed": cfg.seed,
+        "purpose": teacher.purpose(cfg),
+    }
+    (folder / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    print_rows(scored, len(people))
+    print(f"{folder / 'metrics.json'}; {minutes:.1f} minutes")
+
+
+def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Path) -> dict[str, list[Claims]]:
+    """What the teacher's answers are worth: each sample by itself, and three ways to vote."""
+    records, _ = latest(Journal(folder / teacher.JOURNAL).records.values(), cfg.samples)
+    polled, settings = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
+    samples = [
+        [
+            {
+                name: Claim(one.value, one.confidence)
+                for name in schema.names
+                for one in polled.get((person.user_id, name), Ballot((), ())).votes
+                if one.sample == sample
+            }
+            for person in people
+        ]
+        for sample in range(cfg.samples)
+    ]
+    found: dict[str, list[Claims]] = {"teacher": samples}
+    for row, method in (("majority", "majority"), ("cisc", "cisc"), ("voted", "confidence")):
+        how = replace(settings, method=method, calibration="none", unknown_rate=None)
+        found[row] = [by_person(people, vote.vote(people, polled, schema, how)[0])]
+    found["calibrated"] = [by_person(people, load_labels(folder / vote.LABELS))]
+    return found
+
+
+def student_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Path) -> dict[str, list[Claims]]:
+    """What each student writes of people it never saw, sampled."""
+    where = {"start": cfg.student, "sft": folder / STUDENT} | {
+        row: folder / f"{STUDENT}_{name}" for row, name in (("ttrl", "majority"), ("ours", "confidence"))
+    }
+    found: dict[str, list[Claims]] = {}
+    for row, path in where.items():
+        student = Student(str(path), student_settings(cfg), schema)
+        label = TITLES[row] if cfg.progress else None
+        written = student.write(people, DRAWS, cfg.reinforce.temperature, cfg.seed, label)
+        found[row] = [
+            [parse_answer(texts[draw], schema).claims if texts else {} for texts in written] for draw in range(DRAWS)
+        ]
+    return found
+
+
+def by_person(people: Sequence[Person], labels: Sequence[Label]) -> Claims:
+    """Labels as claims, in the people's order."""
+    found: dict[str, dict[str, Claim]] = {person.user_id: {} for person in people}
+    for label in labels:
+        if label.user_id in found:
+            found[label.user_id][label.attribute] = Claim(label.label, label.confidence)
+    return list(found.values())
+
+
+def score(schema: Schema, people: Sequence[Person], draws: Sequence[Claims], seed: int) -> dict[str, Any]:
+    """Means over draws of F1, ECE and AURC, and the 95 % interval of the mean F1 over people."""
+    gold = [person.gold for person in people]
+    scores = [score_labels(schema.names, gold, claims, resamples=0).overall for claims in draws]
+    resampled = np.mean(
+        [resampled_f1(tabulate(schema.names, gold, claims), RESAMPLES, seed) for claims in draws], axis=0
+    )
+    means = {name: float(np.mean([getattr(one, name) for one in scores])) for name in ("f1", "ece", "aurc")}
+    return {name: None if np.isnan(value) else round(value, 4) for name, value in means.items()} | {
+        "interval": [round(end, 4) for end in percentiles(resampled)]
+    }
+
+
+def print_rows(rows: Mapping[str, Mapping[str, Any]], people: int) -> None:
+    """The table."""
+    table = Table(
+        box=box.SIMPLE_HEAD, pad_edge=False, title=f"{people:,} people of the split test", title_justify="left"
+    )
+    table.add_column("")
+    for name in ("F1", "95 % interval", "ECE", "AURC"):
+        table.add_column(name, justify="right")
+    for name, row in rows.items():
+        low, high = row["interval"]
+        trust = ["-" if row[key] is None else f"{row[key]:.3f}" for key in ("ece", "aurc")]
+        table.add_row(TITLES[name], f"{row['f1']:.2f}", f"{low:.2f} to {high:.2f}", *trust)
+    Console(highlight=False, width=80).print(table)
+
+
+if __name__ == "__main__":
+    entry_point("llm", main)

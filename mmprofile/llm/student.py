@@ -1,0 +1,179 @@
+"""The student: a causal model that reads a person and writes the answer. The tiny one is a Qwen3 of a million parameters."""
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from mmprofile.backbones import loading
+from mmprofile.errors import UserError
+from mmprofile.llm.people import Person
+from mmprofile.llm.teacher import messages
+from mmprofile.paths import ASSETS
+from mmprofile.profile import Schema
+
+TINY = ASSETS / "tiny" / "student"
+READS = ("first_person", "all")
+PAD, END, ANSWER = "<pad>", "<|end|>", "<|answer|>"
+TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}" + ANSWER + "{% endif %}"
+)
+_FIRST_PERSON = re.compile(r"\b(i|my|me|mine|myself|we|us|our|ours|ourselves)\b", re.I)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+
+def condense(person: Person, reads: str) -> str:
+    """What a student reads of a person.
+
+    Args:
+        person: who.
+        reads: ``all``, or ``first_person``: of reviews only the sentences in which the writer speaks of themselves, or of
+            themselves and others; half of the words of a restaurant review, and all that is said of the writer.
+
+    Raises:
+        UserError: an unknown ``reads``.
+    """
+    if reads not in READS:
+        raise UserError(f"student.reads={reads!r} is not one of {', '.join(READS)}")
+    if reads == "all":
+        return person.text()
+    sentences = (s for review in person.reviews for s in _SENTENCE.split(" ".join(review.split())))
+    lines = Person(person.user_id, (), person.cues).text().splitlines()
+    return "\n".join([*lines, " ".join(s for s in sentences if _FIRST_PERSON.search(s))])
+
+
+def build_tokenizer(texts: Iterable[str], schema: Schema, size: int = 3072) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a token for each fixed piece of an answer, so that an answer is short.
+
+    Args:
+        texts: what people and answers are like.
+        schema: whose answers.
+        size: of the vocabulary, without the pieces.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=[PAD, END, ANSWER], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in answer_pieces(schema)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[ANSWER],
+        padding_side="left", chat_template=TEMPLATE, clean_up_tokenization_spaces=False, model_max_length=4096,
+    )  # fmt: skip
+
+
+def answer_pieces(schema: Schema) -> Iterator[str]:
+    """What stands in every answer, as :func:`mmprofile.llm.answers.render_answer` writes it."""
+    for place, name in enumerate(schema.names):
+        yield ("}, " if place else "{") + f'"{name}": {{"rationale": "'
+    yield from ('", "value": "', '", "confidence": ', "}}")
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: int = 4) -> Qwen3ForCausalLM:
+    """A new, random Qwen3 for a tokenizer."""
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=width, intermediate_size=3 * width, num_hidden_layers=layers,
+            num_attention_heads=width // 32, num_key_value_heads=max(1, width // 64), head_dim=32,
+            max_position_embeddings=4096, tie_word_embeddings=True, attention_dropout=0.0,
+            pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        )
+    )  # fmt: skip
+
+
+class Student:
+    """A model, its tokenizer, and how it is asked.
+
+    Args:
+        name: ``tiny``, a hub id or a folder.
+        settings: of ``students`` in ``conf/llm.yaml``.
+        schema: what it is asked for.
+
+    Raises:
+        UserError: the model cannot be had.
+    """
+
+    def __init__(self, name: str, settings: Any, schema: Schema) -> None:
+        where = str(TINY) if name == "tiny" else name
+        with loading("student", where):
+            self.tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
+            self.model = AutoModelForCausalLM.from_pretrained(where, dtype=settings.dtype)
+        self.settings, self.schema = settings, schema
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+
+    @property
+    def room(self) -> int:
+        """Tokens of a prompt that leave room for an answer."""
+        limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
+        return int(min(limit, self.tokenizer.model_max_length)) - int(self.settings.max_new_tokens)
+
+    def prompt(self, person: Person) -> list[int]:
+        """Tokens of what it reads of a person."""
+        asked = messages(condense(person, self.settings.reads), self.schema, self.settings.prompt)
+        return list(self.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False))
+
+    def answer(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens of an answer with its end, and the characters (from, to) that each stands for."""
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        end = len(text)
+        return [*found.input_ids, self.tokenizer.eos_token_id], [*found.offset_mapping, (end, end)]
+
+    @torch.no_grad()
+    def write(
+        self, people: Sequence[Person], samples: int, temperature: float, seed: int, label: str | None = None
+    ) -> list[list[str]]:
+        """``samples`` answers of each person; of those whose prompt leaves no room, none.
+
+        Args:
+            people: any number.
+            samples: of each.
+            temperature: 0: the likeliest token each time.
+            seed: of the draws; the same people, samples and seed give the same answers.
+            label: of a progress bar; None shows none.
+        """
+        model, pad = self.model.eval(), self.tokenizer.pad_token_id
+        prompts = [self.prompt(person) for person in people]
+        fitting = sorted((len(ids), i) for i, ids in enumerate(prompts) if len(ids) <= self.room)
+        written: list[list[str]] = [[] for _ in people]
+        torch.manual_seed(seed)
+        size = max(1, self.settings.rollout_batch // samples)
+        how = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            if temperature
+            else {"do_sample": False}
+        )
+        pause = 0.2 if sys.stderr.isatty() else 10
+        with tqdm(
+            total=len(fitting), desc=label, unit="person", mininterval=pause, disable=label is None, leave=False
+        ) as bar:
+            for start in range(0, len(fitting), size):
+                chosen = [i for _, i in fitting[start : start + size]]
+                padded = self.tokenizer.pad({"input_ids": [prompts[i] for i in chosen]}, return_tensors="pt").to(
+                    model.device
+                )
+                ids = model.generate(
+                    **padded, **how, max_new_tokens=self.settings.max_new_tokens, num_return_sequences=samples,
+                    pad_token_id=pad,
+                )[:, padded.input_ids.shape[1] :]  # fmt: skip
+                texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+                for place, i in enumerate(chosen):
+                    written[i] = texts[place * samples : (place + 1) * samples]
+                bar.update(len(chosen))
+        return written
+
+    def save(self, folder: Path) -> None:
+        """Model and tokenizer in hub layout."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
