@@ -168,7 +168,7 @@ def against_beams(shape: str, users: int, states: int) -> dict[str, float]:
 def against_beams_trained(run: str) -> dict[str, float]:
     """On a trained model's test users; and the seconds of both, encoder included."""
     _, cfg, model = load_run(run)
-    data = make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema))
+    data = make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema.observed))
     users: list[User] = data.users("test")
     found: list[Compared] = []
     seconds = [0.0, 0.0]

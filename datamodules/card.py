@@ -104,6 +104,7 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
         "## Origin and licence\n\n" + origin + "\n",
         _kept(manifest),
         _labels(schema, manifest),
+        *([_text_only(manifest["text_only"])] if "text_only" in manifest else []),
         _limits(),
     ]
     return "\n".join(sections)
@@ -184,6 +185,25 @@ def _labels(schema: Schema, manifest: dict[str, Any]) -> str:
             paper = [PAPER_BALANCE.get(name, {}).get(value, "")] if compare else []
             rows.append([name, value, *(splits[split].get(value, 0) for split in SPLITS), *paper])
     return text + "\n" + _table(head, rows)
+
+
+def _text_only(about: dict[str, Any]) -> str:
+    text = (
+        "## Text-only attributes\n\nSENSITIVE. `text_only.parquet` holds what a language-model stage (or its embedded "
+        "stand-in) guessed from the users' own words, with votes and confidence. Nobody has confirmed it.\n\n"
+        f"Purpose: {about['purpose']}\n\n"
+    )
+    rows = [
+        (
+            name,
+            sum(one["values"].values()),
+            one["values"][UNKNOWN],
+            one["without_label"],
+            f"{one['mean_confidence']:.2f}",
+        )
+        for name, one in about["balance"].items()
+    ]
+    return text + _table(("attribute", "labels", "of them Unknown", "users without", "mean confidence"), rows)
 
 
 def _limits() -> str:

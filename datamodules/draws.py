@@ -5,7 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from datamodules.people import read_gold
 from datamodules.prepared import Prepared, open_prepared
+from datamodules.text_only import read_text_only, unlabelled
 from mmprofile.baselines.classical import Example
 from mmprofile.errors import UserError
 from mmprofile.profile import Profile, Schema
@@ -19,19 +21,23 @@ class Draws:
 
     Args:
         folder: a prepared folder.
-        schema: the system's profile schema.
+        schema: the system's profile schema: the folder's, or that joined with text-only attributes, whose labels were attached
+            (:mod:`datamodules.text_only`).
         inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``, and if others than these are wanted
             ``photos`` (None), ``pairing`` (``paired``) and ``missing`` (0).
         captions: whether the system reads captions.
 
     Raises:
-        UserError: the folder's schema is another one, or captions are read and it has none.
+        UserError: the folder's schema is another one, or captions or text-only labels are read and it has none.
     """
 
     def __init__(self, folder: Path, schema: Schema, inputs: Mapping[str, Any], captions: bool) -> None:
         self.prepared = open_prepared(folder)
         self.inputs: dict[str, Any] = {"photos": None, "pairing": "paired", "missing": 0.0, **inputs}
-        if self.prepared.schema != schema:
+        self.text_only = None if self.prepared.schema == schema else schema.text_only
+        if self.text_only is not None and self.prepared.schema == schema.observed:
+            self._labels = read_text_only(self.prepared, self.text_only)
+        elif self.prepared.schema != schema:
             raise UserError(
                 f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
                 f"model's {schema.name!r}: prepare the data with this schema or choose the matching profile="
@@ -67,6 +73,21 @@ class Draws:
             UserError: as :meth:`of`.
         """
         return [user for _, user in self.of(split)]
+
+    def judged(self, split: str) -> list[User]:
+        """The users of a split to score predictions on: of text-only attributes the gold values, if there are any, not labels.
+
+        Raises:
+            UserError: as :meth:`of`.
+        """
+        if self.text_only is None:
+            return self.users(split)
+        gold = read_gold(self.prepared.folder, self.text_only)
+        unknown: Profile = dict.fromkeys(self.text_only.names, ())
+        return [
+            replace(user, profile={**(user.profile or {}), **unknown, **gold.get(user.user_id, {})})
+            for user in self.users(split)
+        ]
 
     def examples(self, split: str) -> list[Example]:
         """The same users for the classical baselines, with the true cues where a city gives them."""
@@ -119,7 +140,10 @@ class Draws:
         counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
         rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
         user = drop_photos(keep_photos(user, i["photos"], i["sample_seed"]), i["missing"], i["sample_seed"])
-        return rows, replace(user, profile=profile)
+        if self.text_only is None:
+            return rows, replace(user, profile=profile)
+        labelled = self._labels.get(user.user_id) or unlabelled(self.text_only)
+        return rows, replace(user, profile=profile | labelled.profile, weights=labelled.weights)
 
 
 def _captions_by_photo(prepared: Prepared, needed: bool) -> dict[str, str]:

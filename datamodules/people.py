@@ -79,10 +79,7 @@ def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _prepared(folder: Path, schema: Schema) -> list[Person]:
     prepared = open_prepared(folder)
-    path, gold = folder / "gold_text_only.parquet", dict[str, Profile]()
-    if path.is_file():
-        rows = {row.pop("user_id"): row for row in pq.read_table(path).to_pylist()}
-        gold = {user: gold_profile(row, schema, str(path)) for user, row in rows.items()}
+    gold = read_gold(folder, schema)
     return [
         Person(
             row["user_id"], tuple(review["text"] for review in row["reviews"]), {}, split, gold.get(row["user_id"], {})
@@ -90,6 +87,19 @@ def _prepared(folder: Path, schema: Schema) -> list[Person]:
         for split in SPLITS
         for row in prepared.datasets[split]
     ]
+
+
+def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:
+    """User -> gold values of text-only attributes, for evaluation only; nobody's where the folder has no such table.
+
+    Raises:
+        UserError: a value that the schema does not have.
+    """
+    path = folder / "gold_text_only.parquet"
+    if not path.is_file():
+        return {}
+    rows = {row.pop("user_id"): row for row in pq.read_table(path).to_pylist()}
+    return {user: gold_profile(row, schema, str(path)) for user, row in rows.items()}
 
 
 def gold_profile(row: Mapping[str, Any], schema: Schema, where: str) -> Profile:

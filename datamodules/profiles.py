@@ -259,6 +259,10 @@ class ProfileDataModule(pl.LightningDataModule):
         """See :meth:`datamodules.draws.Draws.users`."""
         return self.draws.users(split)
 
+    def judged(self, split: str) -> list[User]:
+        """See :meth:`datamodules.draws.Draws.judged`."""
+        return self.draws.judged(split)
+
     def examples(self, split: str) -> list[Example]:
         """See :meth:`datamodules.draws.Draws.examples`."""
         return self.draws.examples(split)

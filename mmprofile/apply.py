@@ -115,7 +115,7 @@ def collect(
         UserError: the run's data cannot be had, or a split has no review to classify.
     """
     folder, run_cfg, model = run
-    prepared = instantiate(run_cfg.data.prepare, _partial_=True)(schema=model.schema)
+    prepared = instantiate(run_cfg.data.prepare, _partial_=True)(schema=model.schema.observed)
     data = make_data(run_cfg, model.to(device), prepared)
     found = {
         split: held_out(data.draws, split, schema, cfg.inputs.train_reviews if split == "train" else 1)

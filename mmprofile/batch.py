@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmprofile.baselines.syntax import Annotator, Parser, Syntax
 from mmprofile.errors import UserError
@@ -59,6 +60,9 @@ class Batch:
         labels: (R, L) long, -100 beyond the end; None without targets.
         legal: (3, n) long, every (row, place, id) that the grammar allows along the targets; None without targets.
         profiles: the gold profile of each user; None without targets.
+        weights: (users, attributes) how much each attribute of a user counts in the loss; None: all count 1.
+        label_weights: (R, L) the same of each label: all tokens of an attribute weigh alike, its name among them, and the end
+            as much as the heaviest attribute of its row; None with ``weights``.
         syntax: nouns and edges of the rows' texts; None where the model does not ask for them.
     """
 
@@ -78,6 +82,8 @@ class Batch:
     legal: Tensor | None
     profiles: list[Profile] | None = None
     syntax: Syntax | None = None
+    weights: Tensor | None = None
+    label_weights: Tensor | None = None
 
     def to(self, device: torch.device | str, **kwargs: Any) -> "Batch":
         """The batch on another device."""
@@ -269,13 +275,18 @@ class Collator:
                     pixels.append(self._photo(key, pixels, photos, rng))
                     photos[key] = len(pixels) - 1
             row_photos.append([photos[key] for key in keys] if view.photos != "none" else [])
-        labels = legal = None
+        labels = legal = weights = label_weights = None
         if users and users[0].profile is not None:
             targets = {(u, a): self._grammar(a).encode(users[u].profile or {}) for u, _, a in rows}
             labels = pad([targets[u, a] for u, _, a in rows], IGNORE)
             pairs = [self._grammar(a).legal(targets[u, a]) for u, _, a in rows]
             row = np.repeat(np.arange(len(rows)), [len(one) for one in pairs])
             legal = torch.from_numpy(np.vstack([row, np.concatenate(pairs).T]))
+            if any(user.weights for user in users):
+                names = self.schema.names
+                weights = torch.tensor([[user.weights.get(name, 1.0) for name in names] for user in users])
+                spread = {(u, a): self._label_weights(users[u], a) for u, _, a in rows}
+                label_weights = pad_sequence([spread[u, a] for u, _, a in rows], batch_first=True)
         text_ids = pad(list(texts), -1)
         numbers = [np.arange(t * text_ids.shape[1], t * text_ids.shape[1] + len(text)) for text, t in texts.items()]
         row_tokens = [np.concatenate([numbers[t] for t in row]) for row in row_texts]
@@ -296,6 +307,8 @@ class Collator:
             legal=legal,
             profiles=None if labels is None else [user.profile or {} for user in users],
             syntax=None if self.annotator is None else self.annotator.rows(list(texts), row_texts),
+            weights=weights,
+            label_weights=label_weights,
         )
 
     def _wanted(self) -> dict[int, list[int]]:
@@ -308,6 +321,13 @@ class Collator:
     def _grammar(self, attribute: int) -> Grammar:
         """What writes the target of a row."""
         return self.grammar if attribute < 0 else self.grammar.parts[attribute]
+
+    def _label_weights(self, user: User, attribute: int) -> Tensor:
+        """(L,) what each token of a row's target weighs."""
+        grammar = self._grammar(attribute)
+        lengths = [len(ids) for ids in grammar.encode_attributes(user.profile or {})]
+        weights = [user.weights.get(name, 1.0) for name in grammar.schema.names]
+        return torch.tensor([*weights, max(weights)]).repeat_interleave(torch.tensor([*lengths, 1]))
 
     def _digest(self, photo: str, pixels: np.ndarray) -> bytes:
         if photo not in self._digests:

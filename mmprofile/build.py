@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
@@ -51,6 +52,8 @@ def build_model(
         raise UserError(f"decoder.vocabulary={vocabulary!r} is not one of {', '.join(VOCABULARIES)}")
     text = {"dropout": None, "dtype": "float32", "lora": {"rank": 0}, "adapter": None, **PROMPT, **text}
     backbone, tokenizer, adapter = load_text(text, pretrained)
+    if adapter is None:
+        learn_characters(backbone, tokenizer, schema)
     lora = text["lora"]
     if adapter is not None:
         given = adapter.peft_config["default"]
@@ -93,6 +96,26 @@ def build_model(
     model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers, auxiliary)
     model.adapter = [adapter] if adapter is not None else []
     return model
+
+
+def learn_characters(backbone: Any, tokenizer: Any, schema: Schema) -> None:
+    """Makes characters of the schema that the tokenizer does not know tokens of their own, which begin as the unknown token."""
+    unknown = tokenizer.unk_token_id
+
+    def foreign(text: str) -> bool:
+        return unknown in tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    words = [word for a in schema.attributes for word in (a.name, *a.values) if foreign(word)]
+    new = sorted(character for character in {*"".join(words)} if foreign(character))
+    if not new:
+        return
+    tokenizer.add_tokens(new)
+    if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
+        backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    ids = tokenizer.convert_tokens_to_ids(new)
+    with torch.no_grad():
+        for table in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
+            table.weight[ids] = table.weight[unknown].clone()
 
 
 def _build_vision(

@@ -30,7 +30,7 @@ def main(cfg: Any) -> None:
     """Entry point: caption what is not captioned yet, or verify."""
     check_settings(cfg)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
-    folder = cfg.folder or instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
+    folder = cfg.folder or instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
     captions = instantiate(cfg.captions)(folder=folder)
     if cfg.verify:
         verify(captions)

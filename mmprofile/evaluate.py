@@ -117,7 +117,7 @@ def evaluate_model(
     def predict(users: Sequence[User], label: str) -> list[Prediction]:
         return predict_users(model, data, users, beams, label if progress else None)
 
-    users, view = data.users(split), data.views[0]
+    users, view = data.judged(split), data.views[0]
     changed = changed_photos(users, data.inputs["pairing"], settings.missing)
     return evaluate_users(model.schema, users, predict, settings, view, changed)
 
@@ -146,6 +146,9 @@ def evaluate_users(
 ) -> tuple[dict[str, Any], list[Prediction]]:
     """Scores of a system on the users and, under a name each, on the same users with other photos.
 
+    They are of the observed attributes; those of text-only attributes stand apart, under ``text_only``, where users have gold
+    values of them.
+
     Args:
         schema: what is predicted.
         users: of one split, with profiles.
@@ -158,20 +161,24 @@ def evaluate_users(
         The ``test`` part of ``metrics.json``, and the predictions.
     """
     predictions = predict(users, "profiles")
-    plain = score_predictions(schema, predictions, settings.resamples).to_dict()
+    observed, text_only = schema.observed, schema.text_only
+    plain = score_predictions(observed, predictions, settings.resamples).to_dict()
     metrics, blind = dict(plain), view.photos == "none" and view.captions == "none"
     for name, others in changed.items():
         same = blind or list(others) == list(users)
         metrics[name] = (
             dict(plain)
             if same
-            else score_predictions(schema, predict(others, f"{name} photos"), settings.resamples).to_dict()
+            else score_predictions(observed, predict(others, f"{name} photos"), settings.resamples).to_dict()
         )
+    if text_only is not None and any((user.profile or {}).get(name) for user in users for name in text_only.names):
+        metrics["text_only"] = score_predictions(text_only, predictions, settings.resamples).to_dict()
     return metrics, predictions
 
 
 def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) -> dict[str, Any]:
-    """Majority class, TF-IDF + logistic regression and, where the true cues are known, their ceiling."""
+    """Majority class, TF-IDF + logistic regression and, where the true cues are known, their ceiling; of observed attributes."""
+    schema = schema.observed
     train, test = data.examples("train"), data.examples(split)
     gold = [example.profile for example in test]
     systems = {"majority": majority, "tfidf_lr": tfidf_lr}
@@ -210,7 +217,7 @@ def main(cfg: Any) -> None:
     """Entry point: prints the scores of a run and writes ``evaluation-<split>.json`` beside its metrics."""
     torch.set_flush_denormal(True)  # as in training
     folder, train_cfg, model = load_run(cfg.run)
-    prepared = instantiate(train_cfg.data.prepare, _partial_=True)(schema=model.schema)
+    prepared = instantiate(train_cfg.data.prepare, _partial_=True)(schema=model.schema.observed)
     data = make_data(train_cfg, model, prepared)
     settings = train_cfg.evaluation
     torch.manual_seed(0)
@@ -224,13 +231,14 @@ def main(cfg: Any) -> None:
 
 def run_facts(cfg: Any) -> dict[str, Any]:
     """What a report says of a configuration."""
-    return {
+    facts = {
         "name": cfg.name,
         "paradigm": cfg.paradigm.name,
         "model": cfg.model.name,
         "data": cfg.data.name,
         "seed": cfg.seed,
     }
+    return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

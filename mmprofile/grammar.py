@@ -6,6 +6,7 @@ profiles that decoders walk along (:mod:`mmprofile.decoding`; ``prefix_allowed_t
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,15 +79,24 @@ class Grammar:
         Raises:
             ValueError: a value is not the schema's.
         """
-        ids: list[int] = []
+        return [*chain(*self.encode_attributes(profile)), self.eos]
+
+    def encode_attributes(self, profile: Profile) -> list[list[int]]:
+        """The token ids of each attribute: its name, its values and what separates it from the next.
+
+        Raises:
+            ValueError: a value is not the schema's.
+        """
+        found: list[list[int]] = []
         for i, attribute in enumerate(self.schema.attributes):
-            ids += self._piece(f" {attribute.name}:")
+            ids = [*self._piece(f" {attribute.name}:")]
             values = attribute.canonical(profile.get(attribute.name, ())) or (UNKNOWN,)
             for j, value in enumerate(values):
                 if value not in attribute.values and value != UNKNOWN:
                     raise ValueError(f"{attribute.name}: {value!r} is not a value of the schema")
                 ids += self._piece(self._value(i, value, j == len(values) - 1))
-        return [*ids, self.eos]
+            found.append(ids)
+        return found
 
     def decode(self, ids: Sequence[int]) -> str:
         """Token ids -> text without special tokens."""

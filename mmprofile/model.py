@@ -44,7 +44,8 @@ class Output(NamedTuple):
     Attributes:
         view_totals: (views,) cross-entropy summed over the target tokens of each view's rows.
         view_tokens: (views,) the number of those tokens, 0 where a view has no row. With a head of classifiers: of the
-            attributes whose value is known.
+            attributes whose value is known. Where they have weights (see :class:`mmprofile.batch.Batch`), both are weighted
+            sums.
         logits: (R, L, vocabulary); None where the loss is over the schema's tokens, which needs no more than a few of them,
             and with a head.
         view_auxiliary: (views,) mean loss of the auxiliary classifiers over attributes and rows of each view, times their
@@ -169,7 +170,7 @@ class ProfileModel(UserEncoder):
         assert batch.labels is not None, "forward needs targets; use generate to predict"
         if self.head is not None:
             loss, known = self.head.losses(self._votes(batch), self._gold(batch, self.head))
-            return Output(*self._by_view(batch, loss, known), None)
+            return Output(*self._by_view(batch, loss, known, self._attribute_weights(batch)), None)
         texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
         parts, order, votes = [], [], []
@@ -190,19 +191,27 @@ class ProfileModel(UserEncoder):
                 logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none"
             )
             loss = flat.view_as(batch.labels)
-        found = self._by_view(batch, loss, batch.labels != IGNORE)
+        found = self._by_view(batch, loss, batch.labels != IGNORE, batch.label_weights)
         if self.auxiliary is None:
             return Output(*found, logits)
         said = Votes(*(torch.cat(part)[again] for part in zip(*votes, strict=True)))
-        total, count = self._by_view(batch, *self.auxiliary.losses(said, self._gold(batch, self.auxiliary)))
+        losses = self.auxiliary.losses(said, self._gold(batch, self.auxiliary))
+        total, count = self._by_view(batch, *losses, self._attribute_weights(batch))
         return Output(*found, logits, self.auxiliary.weight * total / count.clamp_min(1))
 
     @staticmethod
-    def _by_view(batch: Batch, loss: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses (R, L) and which of them count (R, L) -> their sums and numbers in each view."""
+    def _by_view(batch: Batch, loss: Tensor, counted: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Losses (R, L), which of them count (R, L) and how much (R, L) -> their sums and numbers in each view."""
+        if weights is not None:
+            loss, counted = loss * weights, counted * weights
         zeros = loss.new_zeros(len(batch.views))
         total = zeros.index_add(0, batch.row_view, loss.sum(1))
         return total, zeros.index_add(0, batch.row_view, counted.sum(1).to(loss.dtype))
+
+    @staticmethod
+    def _attribute_weights(batch: Batch) -> Tensor | None:
+        """(R, A) what each attribute of a row weighs."""
+        return None if batch.weights is None else batch.weights[batch.row_user]
 
     @staticmethod
     def _gold(batch: Batch, head: AttributeHead) -> Tensor:

@@ -206,6 +206,8 @@ def main(cfg: Any) -> None:
         print(
             "this model was trained with captions of the photos, and the input has none: expect worse", file=sys.stderr
         )
+    if "purpose" in model.settings:
+        print(f"this model was trained for the purpose: {model.settings['purpose']}", file=sys.stderr)
     if photos.reasons:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(photos.reasons.items()))
         print(f"photos left out: {counts} (named in each user's `used.unusable_photos`)", file=sys.stderr)

@@ -12,7 +12,7 @@ from mmprofile.profile import Schema
 def main(cfg: Any) -> None:
     """Entry point: raw files -> prepared folder, whose path is the last line printed."""
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
-    print(instantiate(cfg.data.prepare, _partial_=True)(schema=schema))
+    print(instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Attribute:
         values: all values, in the order used for rendering sets and breaking ties.
         size: number of values of a ``set`` or ``ordered`` attribute.
         unknown: whether ``Unknown`` is a legal value.
-        text_only: labelled by the auxiliary LLM stage from text, not by a rule.
+        text_only: labelled by the auxiliary LLM stage (:mod:`mmprofile.llm`) from text, not by a rule.
         sensitive: off unless a purpose is stated.
         rule: how the label is derived from raw data (``datamodules.labels``); None: not derived.
 
@@ -96,11 +96,14 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Schema":
-        """Schema from the mapping that a ``conf/profile`` file holds.
+        """Schema from the mapping that a ``conf/profile`` file holds: its attributes, or ``parts``, schemas to be joined.
 
         Raises:
             UserError: a key is missing or unknown.
         """
+        if "parts" in data:
+            parts = [cls.from_dict(part) for part in data["parts"].values()]
+            return cls("+".join(part.name for part in parts), [a for part in parts for a in part.attributes])
         name = str(data.get("name", "profile"))
         try:
             rows = [dict(row) for row in data["attributes"]]
@@ -138,6 +141,29 @@ class Schema:
     def names(self) -> tuple[str, ...]:
         """Attribute names in rendering order."""
         return tuple(attribute.name for attribute in self.attributes)
+
+    @property
+    def observed(self) -> "Schema":
+        """The schema that data are prepared for: without text-only attributes; of joined schemas it has the first one's name.
+
+        Raises:
+            UserError: all attributes are text-only.
+        """
+        if self.text_only is None:
+            return self
+        attributes = [attribute for attribute in self.attributes if not attribute.text_only]
+        if not attributes:
+            raise UserError(
+                f"profile {self.name}: all of its attributes are text-only, so there are no data to prepare for it; "
+                f"join it to another one, as profile=yelp+text_only does"
+            )
+        return Schema(self.name.split("+")[0], attributes)
+
+    @property
+    def text_only(self) -> "Schema | None":
+        """The text-only attributes by themselves; None where there are none."""
+        attributes = [attribute for attribute in self.attributes if attribute.text_only]
+        return Schema(self.name, attributes) if attributes else None
 
     def __getitem__(self, name: str) -> Attribute:
         return self._by_name[name.lower()]
@@ -224,3 +250,17 @@ class Schema:
         elif 0 < len(found) < attribute.size:
             faults.append(f"{attribute.name}: {len(found)} of {attribute.size} values")
         return attribute.canonical(found)
+
+
+def check_purpose(schema: Schema, purpose: str | None) -> None:
+    """Sensitive attributes are off unless somebody says what they are for.
+
+    Raises:
+        UserError: there are some, and nobody does.
+    """
+    sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
+    if sensitive and not (purpose and purpose.strip()):
+        raise UserError(
+            f'profile {schema.name}: {", ".join(sensitive)} are sensitive: say what they are for, purpose="..."; it goes '
+            "into the manifest and the cards"
+        )

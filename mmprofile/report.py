@@ -21,7 +21,7 @@ UNPAIRED = "this run, unpaired"
 PARTLY = "this run, photos missing"
 WIDTH = 100  # columns of the terminal table at most
 MISSING = "-"
-NAMED = ("task", "classifier", "profile", "paradigm", "model", "data", "seed")  # of ``config``, in this order
+NAMED = ("task", "classifier", "profile", "paradigm", "model", "data", "seed", "purpose")  # of ``config``, in order
 
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
@@ -224,7 +224,12 @@ def _notes(metrics: Mapping[str, Any]) -> list[str]:
         compared.append(f"{100 * run / ceiling:.1f} % of the ceiling")
     if run is not None and unpaired is not None:
         compared.append(f"{run - unpaired:+.2f} points with a user's own photos over other users'")
-    return [f"- {', '.join(parts)}" for parts in (what, cost, compared) if parts]
+    apart = []
+    if test.get("text_only"):
+        row = Row("text_only", "", test["text_only"])
+        apart = [f"{name} {_cell(row.f1(name))}" for name in row.scores["per_attribute"]]
+        apart = [f"text-only attributes, in no mean above: {', '.join(apart)}; their own mean {_cell(row.f1())}"]
+    return [f"- {', '.join(parts)}" for parts in (what, cost, compared, apart) if parts]
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[float], list[float]]]:

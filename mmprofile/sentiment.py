@@ -94,7 +94,7 @@ def shown_profiles(choice: str, model: ProfileModel, data: Any, split: str, sour
     ``generated``: by the model, from the run's draw of reviews; ``gold``: the labels; ``shuffled``: generated, but somebody
     else's of the split.
     """
-    users = data.users(split)
+    users = data.judged(split)
     if choice == "none":
         return {}
     found = [user.profile or {} for user in users] if choice == "gold" else source.profiles(model, data, split)

@@ -190,6 +190,7 @@ class TrainConfig:
     name: str = MISSING
     out: str = "outputs"
     seed: int = 0
+    purpose: str | None = None
     data: Any = None
     reader: Any = None
     loader: Any = None
@@ -340,6 +341,47 @@ class VoteConfig:
 
 
 @dataclass
+class StudentConfig:
+    """How a student is asked and trained; see :class:`mmprofile.llm.student.Student`."""
+
+    reads: str = "all"
+    prompt: PromptsConfig = field(default_factory=PromptsConfig)
+    dtype: str = "auto"
+    lora: int = 0
+    lr: float = 1e-4
+    epochs: int = 3
+    batch_size: int = 8
+    max_new_tokens: int = 768
+    rollout_batch: int = 32
+
+
+@dataclass
+class DistillConfig:
+    """See :mod:`mmprofile.llm.distill`."""
+
+    weighted: bool = False
+    thin: float = 0.5
+
+
+@dataclass
+class ReinforceConfig:
+    """See :mod:`mmprofile.llm.reinforce`."""
+
+    reward: str = "confidence"
+    rollouts: int = 16
+    low: float = 0.3
+    high: float = 0.9
+    group: int = 8
+    people: int = 4
+    steps: int = 60
+    lr: float = 1e-6
+    temperature: float = 1.0
+    clip: tuple[float, float] = (0.2, 0.28)
+    beta: float = 0.0
+    vllm: bool = False
+
+
+@dataclass
 class LlmConfig:
     """``conf/llm.yaml``: all commands of :mod:`mmprofile.llm`. ``teacher``: what its kind takes (``conf/llm/teacher``)."""
 
@@ -358,7 +400,12 @@ class LlmConfig:
     labels: str | None = None
     progress: bool = True
     people: Any = None
+    attach: Any = None
     vote: VoteConfig = field(default_factory=VoteConfig)
+    student: str = "tiny"
+    students: dict[str, StudentConfig] = field(default_factory=dict)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
 
 

@@ -193,12 +193,12 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
     """
     system = SYSTEMS[cfg.model.system](cfg, schema, folder)
     clock = Clock()
-    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
+    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
     clock.lap("prepare")
     captions = system.view.captions != "none"
     inputs = OmegaConf.to_container(cfg.inputs)
     data = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
-    users = data.users("test")
+    users = data.judged("test")
     sizes = " / ".join(str(len(data.users(split))) for split in ("train", "validation", "test"))
     print(
         f"run {cfg.name} in {folder}\n  system {cfg.model.system}, users {sizes} (train / validation / test)",

@@ -41,7 +41,7 @@ from mmprofile.evaluate import (
 )
 from mmprofile.model import ProfileModel
 from mmprofile.module import Learner, ProfileModule
-from mmprofile.profile import Schema
+from mmprofile.profile import Schema, check_purpose
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
 from mmprofile.systems import check_system, run_system
@@ -70,8 +70,10 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
     torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
+    if cfg.purpose is not None:
+        model.settings["purpose"] = cfg.purpose
     clock = time.perf_counter()
-    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
+    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
     seconds = {"prepare": time.perf_counter() - clock}
 
     data = make_data(cfg, model, prepared)
@@ -134,8 +136,10 @@ def check_settings(cfg: Any) -> None:
     """Refuses what would only be noticed after the data are prepared, or after training.
 
     Raises:
-        UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense.
+        UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense, or sensitive
+            attributes have no purpose.
     """
+    check_purpose(Schema.from_dict(OmegaConf.to_container(cfg.profile)), cfg.purpose)  # type: ignore[arg-type]
     check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
     check_inputs(cfg.inputs)

@@ -5,7 +5,7 @@ captions, photos and masked profile the model sees. The target is always the who
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 from zlib import crc32
 
@@ -26,7 +26,8 @@ _KEEP, _DROP = 1, 2  # purposes of a number drawn for a photo: one says nothing 
 class User:
     """What is known of one user: the sampled reviews, the photos that go with them, and (for training) the profile.
 
-    ``captions`` runs parallel to ``photos``; None where a photo has no caption.
+    ``captions`` runs parallel to ``photos``; None where a photo has no caption. ``weights``: how much an attribute of the
+    profile counts in the loss, 1 where nothing is said.
     """
 
     user_id: str
@@ -34,6 +35,7 @@ class User:
     photos: tuple[str, ...] = ()
     captions: tuple[str | None, ...] = ()
     profile: Profile | None = None
+    weights: Mapping[str, float] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)

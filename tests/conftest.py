@@ -127,6 +127,14 @@ def t5_folder(schema: Schema, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def t5_folder_of(
+    schema_tokenizer: Callable[[Schema], PreTrainedTokenizerFast], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Schema], str]:
+    """A random T5 that can write a schema."""
+    return lambda schema: str(save_t5(tmp_path_factory.mktemp("t5"), schema_tokenizer(schema)))
+
+
+@pytest.fixture(scope="session")
 def vit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random ViT of 4 x 4 patches of 8 x 8 pixels in timm's hub layout; mean and std .5, as ViT-B/16 has them."""
     folder = tmp_path_factory.mktemp("vit")

@@ -268,14 +268,17 @@ class Auxiliary(LateFusion):
         return self(hidden, mask, hidden[:, :0, :0], mask[:, :0])
 
     def join(self, written: Sequence[Decoded], own: Sequence[Decoded]) -> list[Decoded]:
-        """What the decoder finds and what the classifiers find, mixed: the likeliest value of each attribute by itself."""
+        """What the decoder finds and what the classifiers find, mixed: the likeliest value of each attribute by itself.
+
+        Of Unknown the decoder alone has an opinion: the classifiers' is about what is left.
+        """
         return [self._joined(*both) for both in zip(written, own, strict=True)]
 
     def _joined(self, written: Decoded, own: Decoded) -> Decoded:
         shares = dict(zip(self.schema.names, self.share.tolist(), strict=True))
         posteriors: dict[str, dict[tuple[str, ...], float]] = {}
         for name, share in shares.items():
-            decoder, classes = written.posteriors[name], own.posteriors[name]
+            decoder, classes = written.posteriors[name], known_share(written, own, name)
             mixed = {
                 value: (1 - share) * decoder.get(value, 0.0) + share * classes.get(value, 0.0)
                 for value in decoder | classes
@@ -290,13 +293,20 @@ class Auxiliary(LateFusion):
         """Gives each attribute the share under which the gold values are likeliest; unknown ones do not count."""
         for a, name in enumerate(self.schema.names):
             right = [
-                [one.posteriors[name].get(profile[name], 0.0) for one in both]
-                for *both, profile in zip(written, own, gold, strict=True)
+                [found.get(profile[name], 0.0) for found in (one.posteriors[name], known_share(one, other, name))]
+                for one, other, profile in zip(written, own, gold, strict=True)
                 if profile.get(name)
             ]
             if right:
                 sure = torch.tensor(right, dtype=torch.double).clamp_min(LEAST)
                 self.share[a] = mixture(sure, torch.ones_like(sure, dtype=torch.bool))[1]
+
+
+def known_share(written: Decoded, own: Decoded, name: str) -> dict[tuple[str, ...], float]:
+    """What classifiers find of an attribute, in the share that the decoder leaves to values other than Unknown."""
+    unknown = written.posteriors[name].get((), 0.0)
+    found = {value: (1 - unknown) * share for value, share in own.posteriors[name].items()}
+    return found | {(): unknown} if unknown else found
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:

@@ -2,4 +2,6 @@
 
 import os
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read when the hub's library is first imported; TRL reports each training
+os.environ.setdefault(
+    "HF_HUB_DISABLE_TELEMETRY", "1"
+)  # read when the hub's library is first imported; TRL reports each training

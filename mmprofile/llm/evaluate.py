@@ -12,7 +12,7 @@ if __name__ == "__main__":
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -21,30 +21,19 @@ from rich.table import Table
 from mmprofile.errors import UserError
 from mmprofile.llm import figures
 from mmprofile.llm.answers import Claim
-from mmprofile.llm.labels import Label, load_labels
-from mmprofile.llm.people import Person
+from mmprofile.llm.labels import Joined, join, load_labels
 from mmprofile.llm.scores import BINS, LabelScores, Scores, score_labels, tabulate
 from mmprofile.llm.teacher import open_schema, purpose, read_people, stage_folder
 from mmprofile.llm.vote import LABELS
 from mmprofile.metrics import calibration
-from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.profile import Schema
 from mmprofile.report import MISSING, WIDTH
-
-
-class Joined(NamedTuple):
-    """Labels of people: a mapping per person, in their order; and how many labels were of others, or of other attributes."""
-
-    labels: list[dict[str, Claim]]
-    others: int
-    foreign: int
 
 
 def main(cfg: Any) -> None:
     """Entry point: reads, scores, prints, writes."""
     schema = open_schema(cfg)
-    path = Path(cfg.labels).expanduser() if cfg.labels else stage_folder(cfg) / LABELS
-    if not path.is_file():
-        raise UserError(f"labels={path}: there is no such file; python -m mmprofile.llm.vote writes it")
+    path = labels_path(cfg)
     labels = load_labels(path)
     people = read_people(cfg, schema)
     joined = join(people, labels, schema, path)
@@ -58,34 +47,16 @@ def main(cfg: Any) -> None:
     print(f"{path.parent}: {', '.join(['scores.json', *draw(schema, gold, joined.labels, path.parent)])}")
 
 
-def join(people: Sequence[Person], labels: Sequence[Label], schema: Schema, path: Path) -> Joined:
-    """Labels by person and attribute.
+def labels_path(cfg: Any) -> Path:
+    """The file of labels.
 
     Raises:
-        UserError: a label stands there twice, or is none of the schema's; or there is none of these people.
+        UserError: there is none.
     """
-    found: dict[str, dict[str, Claim]] = {person.user_id: {} for person in people}
-    others = foreign = 0
-    for one in labels:
-        where = f"{path}: {one.attribute} of {one.user_id}"
-        if one.attribute not in schema.names:
-            foreign += 1
-        elif one.user_id not in found:
-            others += 1
-        elif one.attribute in found[one.user_id]:
-            raise UserError(f"{where} has two labels")
-        elif one.label not in (*schema[one.attribute].values, UNKNOWN):
-            raise UserError(f"{where}: label {one.label!r} is not in profile {schema.name}")
-        elif one.confidence is None or not 0 <= one.confidence <= 1:
-            raise UserError(f"{where}: confidence {one.confidence} lies outside 0 to 1")
-        else:
-            found[one.user_id][one.attribute] = Claim(one.label, one.confidence)
-    if not any(found.values()):
-        raise UserError(
-            f"{path}: none of its {len(labels):,} labels is of the {len(people):,} people that were read and of profile "
-            f"{schema.name}; give the data=, input= and splits= they were made from"
-        )
-    return Joined([found[person.user_id] for person in people], others, foreign)
+    path = Path(cfg.labels).expanduser() if cfg.labels else stage_folder(cfg) / LABELS
+    if not path.is_file():
+        raise UserError(f"labels={path}: there is no such file; python -m mmprofile.llm.vote writes it")
+    return path
 
 
 def draw(schema: Schema, gold: Sequence[Any], labels: Sequence[Mapping[str, Claim]], folder: Path) -> list[str]:

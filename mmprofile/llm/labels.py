@@ -4,12 +4,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmprofile.errors import UserError
+from mmprofile.llm.answers import Claim
+from mmprofile.llm.people import Person
+from mmprofile.profile import UNKNOWN, Schema
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("user_id", "attribute", "label", "voted", "rationale", "votes", "provenance")]
@@ -76,3 +79,41 @@ def load_labels(path: Path) -> list[Label]:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: no table of labels ({error})") from error
     return [replace(Label(**row), votes=tuple(Vote(**vote) for vote in json.loads(row["votes"]))) for row in rows]
+
+
+class Joined(NamedTuple):
+    """Labels of people: a mapping per person, in their order; and how many labels were of others, or of other attributes."""
+
+    labels: list[dict[str, Claim]]
+    others: int
+    foreign: int
+
+
+def join(people: Sequence[Person], labels: Sequence[Label], schema: Schema, path: Path) -> Joined:
+    """Labels by person and attribute.
+
+    Raises:
+        UserError: a label stands there twice, or is none of the schema's; or there is none of these people.
+    """
+    found: dict[str, dict[str, Claim]] = {person.user_id: {} for person in people}
+    others = foreign = 0
+    for one in labels:
+        where = f"{path}: {one.attribute} of {one.user_id}"
+        if one.attribute not in schema.names:
+            foreign += 1
+        elif one.user_id not in found:
+            others += 1
+        elif one.attribute in found[one.user_id]:
+            raise UserError(f"{where} has two labels")
+        elif one.label not in (*schema[one.attribute].values, UNKNOWN):
+            raise UserError(f"{where}: label {one.label!r} is not in profile {schema.name}")
+        elif one.confidence is None or not 0 <= one.confidence <= 1:
+            raise UserError(f"{where}: confidence {one.confidence} lies outside 0 to 1")
+        else:
+            found[one.user_id][one.attribute] = Claim(one.label, one.confidence)
+    if not any(found.values()):
+        raise UserError(
+            f"{path}: none of its {len(labels):,} labels is of the {len(people):,} people that were read and of profile "
+            f"{schema.name}; give the data=, input= and splits= they were made from"
+        )
+    return Joined([found[person.user_id] for person in people], others, foreign)

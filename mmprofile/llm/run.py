@@ -83,7 +83,7 @@ def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Pat
     """What the teacher's answers are worth: each sample by itself, and three ways to vote."""
     records, _ = latest(Journal(folder / teacher.JOURNAL).records.values(), cfg.samples)
     polled, settings = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
-    samples = [
+    samples: list[Claims] = [
         [
             {
                 name: Claim(one.value, one.confidence)

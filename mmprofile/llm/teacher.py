@@ -30,7 +30,7 @@ from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.people import Person
 from mmprofile.llm.teachers import Question, Reply, Teacher, make_teacher
-from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.profile import UNKNOWN, Schema, check_purpose
 
 JOURNAL = "answers.jsonl"
 DEMO_PURPOSE = "a demonstration on generated people"
@@ -84,12 +84,7 @@ def open_schema(cfg: Any) -> Schema:
         if cfg[key] < 1:
             raise UserError(f"{key}={cfg[key]}: give 1 or more")
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
-    sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
-    if sensitive and purpose(cfg) is None:
-        raise UserError(
-            f'profile {schema.name}: {", ".join(sensitive)} are sensitive: say what they are for, purpose="..."; it goes '
-            "into the manifest and the cards"
-        )
+    check_purpose(schema, purpose(cfg))
     return schema
 
 
@@ -104,24 +99,28 @@ def stage_folder(cfg: Any) -> Path:
     return Path(cfg.out).expanduser() / (cfg.name or (Path(cfg.input).stem if cfg.input else cfg.data.name))
 
 
+def prepared_folder(cfg: Any) -> Path:
+    """The prepared data set whose users are the people, prepared where it is not yet."""
+    observed = Schema.from_dict(OmegaConf.to_container(cfg.observed))  # type: ignore[arg-type]
+    folder: Path = instantiate(cfg.data.prepare, _partial_=True)(schema=observed.observed)
+    return folder
+
+
 def read_people(cfg: Any, schema: Schema) -> list[Person]:
     """The people of the chosen splits.
 
     Raises:
         UserError: there are none.
     """
-    source = cfg.input
-    if source is None:
-        observed = Schema.from_dict(OmegaConf.to_container(cfg.observed))  # type: ignore[arg-type]
-        source = instantiate(cfg.data.prepare, _partial_=True)(schema=observed)
+    source = prepared_folder(cfg) if cfg.input is None else cfg.input
     people = [person for person in instantiate(cfg.people)(source, schema=schema) if person.split in cfg.splits]
     if not people:
         raise UserError(f"splits={list(cfg.splits)}: nobody is in them")
     return people
 
 
-def messages(person: Person, schema: Schema, prompt: Any) -> list[dict[str, str]]:
-    """The prompt as chat models take it.
+def messages(person: str, schema: Schema, prompt: Any) -> list[dict[str, str]]:
+    """The prompt as chat models take it, about what is known of a person.
 
     Raises:
         UserError: a template has a placeholder that means nothing.
@@ -131,7 +130,7 @@ def messages(person: Person, schema: Schema, prompt: Any) -> list[dict[str, str]
     form = json.dumps(dict.fromkeys(schema.names, claim), ensure_ascii=False)
     try:
         system = prompt.system.format(format=form)
-        user = prompt.user.format(attributes=attributes, person=person.text())
+        user = prompt.user.format(attributes=attributes, person=person)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
             f"prompt: {error} is no placeholder; there are {{format}}, and {{attributes}} and {{person}}"
@@ -154,7 +153,7 @@ def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any
     wanted: list[str] = []
     origin = digest(teacher.name, teacher.settings, dict(cfg.prompt), schema.to_dict(), cfg.seed)
     for person in people:
-        asked = messages(person, schema, cfg.prompt)
+        asked = messages(person.text(), schema, cfg.prompt)
         prompt = digest(asked)
         for sample in range(cfg.samples):
             seed = cfg.seed + sample

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.calibrate import fit, priors, unknown_threshold
+from mmprofile.llm.calibrate import Calibration, fit, priors, unknown_threshold
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.labels import Label, Vote, save_labels
 from mmprofile.llm.people import Person
@@ -195,17 +195,25 @@ def vote(
         gold = {person.user_id: person.gold for person in people if person.split == settings.gold_split}
         fitted_on = [label for label in known if label.attribute in gold.get(label.user_id, {})]
         correct = [gold[label.user_id][label.attribute] == (label.label,) for label in fitted_on] or None
-    calibration = fit(settings.calibration, [raw(label) for label in fitted_on], correct, tuple(settings.target))
-    labels = [replace(label, confidence=round(float(calibration([raw(label)])[0]), 6)) for label in labels]
+    calibration = fit(
+        settings.calibration, [raw(label) for label in fitted_on], correct, (settings.target[0], settings.target[1])
+    )
+    labels = [replace(label, confidence=calibrated(label, calibration)) for label in labels]
     thresholds = _thresholds(labels, schema, settings.unknown_rate)
     labels = [doubted(label, thresholds[label.attribute]) for label in labels]
-    plain = asdict(calibration) | {"thresholds": thresholds, "priors": prior, "settings": origin}
+    origins = {"settings": origin, "vote": asdict(settings)}
+    plain = asdict(calibration) | {"thresholds": thresholds, "priors": prior} | origins
     return labels, plain
 
 
 def raw(label: Label) -> float:
     """The confidence before calibration: agreement times the winner's mean confidence."""
     return label.q * label.m
+
+
+def calibrated(label: Label, calibration: Calibration) -> float:
+    """The calibrated confidence of what is said; Unknown keeps its raw one, since nothing was fitted to it."""
+    return round(raw(label) if label.label == UNKNOWN else float(calibration([raw(label)])[0]), 6)
 
 
 def elected(
@@ -225,7 +233,7 @@ def elected(
 
 
 def doubted(label: Label, threshold: float) -> Label:
-    """The label, or Unknown where its confidence is below the threshold."""
+    """The label, or Unknown where its confidence is below the threshold; the confidence stays that of the value given up."""
     if label.label == UNKNOWN or label.confidence >= threshold:
         return label
     return replace(label, label=UNKNOWN, rationale=NO_EVIDENCE)

@@ -153,5 +153,8 @@ def test_gold_of_one_split_calibrates_all() -> None:
     found = {label.m: label.confidence for label in labels if label.attribute == "Letter"}
     assert found == pytest.approx({0.2: 0.25, 0.8: 0.75})
     assert json.loads(json.dumps(calibration))["kind"] == "isotonic"
+    unsure = [*records, record("u0", 1, {"Letter": Claim(UNKNOWN, 0.5)})]
+    labels, _ = vote(people, ballots(people, SCHEMA, unsure), SCHEMA, settings)
+    assert (labels[0].label, labels[0].confidence) == (UNKNOWN, pytest.approx(0.5 / 0.7 * 0.5, abs=1e-6))  # as voted
     with pytest.raises(UserError, match="needs gold values of the split"):
         vote([replace(p, gold={}) for p in people], ballots(people, SCHEMA, records), SCHEMA, settings)

@@ -38,8 +38,10 @@ def test_every_group_choice_composes(group: str, choice: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(conf_dir().glob("profile/*.yaml")), ids=lambda path: path.stem)
 def test_every_profile_is_a_schema(path) -> None:
-    composed = load_config("train", [f"profile={path.stem}"])
-    assert Schema.from_dict(composed.profile) == Schema.from_yaml(path)
+    found = Schema.from_dict(load_config("train", [f"profile={path.stem}"]).profile)
+    parts = [Schema.from_yaml(path.with_stem(name)) for name in path.stem.split("+")]
+    assert found == Schema(path.stem, [attribute for part in parts for attribute in part.attributes])
+    assert found.name == path.stem
 
 
 def test_the_papers_settings() -> None:
@@ -92,3 +94,15 @@ def test_a_folder_keeps_its_settings_once_something_was_trained(tmp_path: Path) 
     assert open_run(second) == folder
     with pytest.raises(UserError, match=r"holds a run with other settings .seed: 1 -> 0"):
         open_run(first)
+
+
+def test_a_run_from_before_purposes_goes_on(tmp_path: Path) -> None:
+    cfg = load_config("train", [f"out={tmp_path}", "name=run"])
+    folder = open_run(cfg)
+    (folder / "checkpoints").mkdir()
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("purpose: null\n", ""))
+    assert "purpose" not in OmegaConf.load(config)
+    assert open_run(cfg) == folder
+    with pytest.raises(UserError, match=r"purpose: None -> a survey"):
+        open_run(load_config("train", [f"out={tmp_path}", "name=run", "purpose=a survey"]))

@@ -418,6 +418,60 @@ def test_auxiliary_classifiers_have_their_share_of_a_prediction(
     assert torch.equal(model.auxiliary.share, before_fit)
 
 
+def test_of_unknown_the_decoder_alone_has_an_opinion(
+    vit_folder: Path, users: list[User], t5_folder_of: Callable[[Schema], str], make_collator: Callable[..., Collator]
+) -> None:
+    schema = Schema("pets", [Attribute("Stars", ("1", "2")), Attribute("Pet", ("cat", "dog"), unknown=True)])
+    torch.manual_seed(1)
+    head = {"kind": "lm", "auxiliary": 0.25}
+    model = build_model({"name": t5_folder_of(schema)}, None, {"kind": "none"}, schema, {}, "schema", head=head).eval()
+    assert model.auxiliary is not None
+    batch = make_collator(model)([replace(user, profile=None) for user in users], [TEXT])
+    found = []
+    for share in (0.0, 1.0, 0.3):
+        model.auxiliary.share[:] = share
+        found.append(model.decode(batch, width=1000))
+    for decoder, classes, mixed in zip(*found, strict=True):
+        one, other, both = (some.posteriors["Pet"] for some in (decoder, classes, mixed))
+        assert one[()] > 0.01
+        assert other[()] == both[()] == pytest.approx(one[()])
+        assert sum(other.values()) == pytest.approx(1)
+        for value in (("cat",), ("dog",)):
+            assert both[value] == pytest.approx(0.7 * one[value] + 0.3 * other[value])
+    # Where dev says what the classifiers say, or the decoder, Unknown has no say in whom to believe.
+    model.auxiliary.share[:] = 0.5
+    golds = [
+        {"Stars": one.profile["Stars"], "Pet": max(one.posteriors["Pet"].items(), key=lambda i: i[1] * bool(i[0]))[0]}
+        for one in found[1]
+    ]
+    model.fit_dev([replace(batch, profiles=golds)])
+    own, written = (
+        [one.posteriors["Pet"][gold["Pet"]] for one, gold in zip(some, golds, strict=True)] for some in found[1::-1]
+    )
+    tried = torch.cat([model.auxiliary.share[1:], torch.linspace(0, 1, 1001)])[:, None]
+    likelihoods = ((1 - tried) * torch.tensor(written) + tried * torch.tensor(own)).log().mean(1)
+    close(likelihoods[0], likelihoods.max(), 1e-3)
+
+
+def test_characters_that_the_tokenizer_lacks_become_tokens(tmp_path: Path) -> None:
+    age = Attribute("Age", ("18-24", "65+", "K"))
+    text, more = {"name": "mmprofile:tiny/text"}, (None, {"kind": "none"})
+    plain = build_model(text, *more, Schema("plain", [Attribute("Age", ("18-24", "25-34"))]), {})
+    model = build_model(text, *more, Schema("own", [age]), {})
+    table, before = (one.text.get_input_embeddings().weight for one in (model, plain))
+    assert len(model.tokenizer) == len(table) == len(before) + 2
+    assert torch.equal(table[: len(before)], before)
+    assert torch.equal(table[len(before) :], before[plain.tokenizer.unk_token_id].expand(2, -1))
+    model.save_pretrained(tmp_path)
+    again = load_pretrained(tmp_path)
+    assert again.tokenizer("65+ K")["input_ids"] == model.tokenizer("65+ K")["input_ids"]
+    for value in age.values:
+        assert again.schema.parse(again.grammar.decode(again.grammar.encode({"Age": (value,)}))) == (
+            {"Age": (value,)},
+            [],
+        )
+
+
 def auxiliary_model(t5_folder: Path, vit_folder: Path, schema: Schema) -> ProfileModel:
     """A small model with auxiliary classifiers, in evaluation mode."""
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "cls", "grid": 2, "trainable": True}

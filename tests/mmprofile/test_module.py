@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmprofile.batch import ENCODINGS, Batch, Collator
+from mmprofile.batch import ENCODINGS, IGNORE, Batch, Collator
+from mmprofile.build import build_model
 from mmprofile.errors import UserError
 from mmprofile.model import ProfileModel
 from mmprofile.module import ProfileModule, joint_loss, schedule_factor, view_weights
@@ -103,6 +104,81 @@ def test_loss_of_a_view_without_rows_is_nothing(
     output = model(make_collator(model)(people, paradigm_views("multi", VIEWS), drawn=[0, 0, 2, 2]))
     assert (output.view_tokens > 0).tolist() == [True, False, True, False]
     assert (output.view_losses > 0).tolist() == [True, False, True, False]
+
+
+UNSURE = [{"Likes": 0.5}, {}, {"Likes": 0.25}, {"Likes": 0.0}]
+
+
+@pytest.mark.parametrize("modality", ["multi", "both"])
+def test_weights_of_one_change_nothing(
+    model: ProfileModel, people: list[User], make_collator: Callable[..., Collator], modality: str
+) -> None:
+    views, collator = paradigm_views(modality, VIEWS), make_collator(model)
+    plain = collator(people, views)
+    assert plain.weights is plain.label_weights is None
+    ones = collator([replace(user, weights={"Stars": 1.0}) for user in people], views)
+    assert ones.label_weights is not None
+    assert ones.label_weights[ones.labels != IGNORE].unique().tolist() == [1.0]
+    same(*[(loss := joint_loss(model(b), None), gradients(model, loss)) for b in (ones, plain)])
+
+
+@pytest.mark.parametrize("target", ["profile", "attributes"])
+def test_weighted_loss_against_cross_entropy_token_by_token(
+    tiny_model: Callable[..., ProfileModel], people: list[User], make_collator: Callable[..., Collator], target: str
+) -> None:
+    model = tiny_model("none", schema=SMALL).double()
+    collator = make_collator(model)
+    collator.target = target
+    batch = collator(
+        [replace(user, weights=w) for user, w in zip(people, UNSURE, strict=True)], [build_view("text", "text")]
+    )
+    with torch.no_grad():
+        output = model(batch)
+    end = model.tokenizer.convert_tokens_to_ids(";")
+    total = tokens = 0.0
+    for row, labels in enumerate(batch.labels.tolist()):
+        attribute = max(int(batch.row_attribute[row]), 0)
+        for place, token in enumerate(label for label in labels if label != IGNORE):
+            weight = UNSURE[int(batch.row_user[row])].get(SMALL.names[attribute], 1.0)
+            if target == "profile" and token == model.grammar.eos:
+                weight = 1.0  # as much as the observed attribute
+            total -= weight * float(output.logits[row, place].log_softmax(0)[token])
+            tokens += weight
+            attribute += token == end  # it ends the first attribute
+    assert float(output.view_totals) == pytest.approx(total)
+    assert float(output.view_tokens) == pytest.approx(tokens)
+    assert float(joint_loss(output, None)) == pytest.approx(total / tokens)
+
+
+def test_weighted_loss_by_hand(model: ProfileModel, people: list[User], make_collator: Callable[..., Collator]) -> None:
+    batch = make_collator(model)(people[:2], [build_view("text", "text")])
+    losses, counted = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 5.0]]), torch.tensor([[True] * 3, [True, False, True]])
+    weights = torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 0.2]])
+    total, count = model._by_view(batch, losses, counted, weights)
+    assert [*total.tolist(), *count.tolist()] == pytest.approx([6.0, 2.7])  # 1 + 2 / 2 + 3 + 5 / 5, and 1.5 + 1.2
+
+
+@pytest.mark.parametrize("head", [{"kind": "lm", "auxiliary": 0.25}, {"kind": "late_fusion"}])
+def test_an_attribute_of_weight_0_teaches_nothing(
+    tiny_model: Callable[..., ProfileModel],
+    t5_folder_of: Callable[[Schema], str],
+    people: list[User],
+    make_collator: Callable[..., Collator],
+    head: dict[str, Any],
+) -> None:
+    """Whatever its label says, loss and gradients are the same; they are other ones where it weighs something."""
+    torch.manual_seed(1)
+    model = build_model(
+        {"name": t5_folder_of(SMALL)}, None, {"kind": "none"}, SMALL, {}, "schema", head=dict(head)
+    ).double()
+    views, found = [build_view("text", "text")], []
+    for weight, likes in ((0.0, "Tea"), (0.0, "Cars"), (0.5, "Tea"), (0.5, "Cars")):
+        profile = {"Stars": ("2",), "Likes": (likes, "Pizza")}
+        users = [replace(user, profile=profile, weights={"Likes": weight}) for user in people]
+        loss = joint_loss(model.eval()(make_collator(model)(users, views)), None)
+        found.append((loss, gradients(model, loss)))
+    same(found[0], found[1])
+    assert abs(float((found[2][0] - found[3][0]).detach())) > 1e-4
 
 
 def test_view_weights() -> None:

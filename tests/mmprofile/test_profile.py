@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmprofile.errors import UserError
-from mmprofile.profile import KINDS, Attribute, Profile, Schema
+from mmprofile.paths import conf_dir
+from mmprofile.profile import KINDS, Attribute, Profile, Schema, check_purpose
 
 # Words that share beginnings, hold marks, look like numbers or like "Unknown"; names and values are one or two of them.
 WORDS = ["a", "ab", "A-b", "Éa", "&", "<x>", "1", "10", "1/2", "(b)", "it's", "True", "Unknowns", "not", "b.c", "日本"]
@@ -185,3 +186,28 @@ def test_unreadable_schemas_are_errors(tmp_path: Path) -> None:
     for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
         with pytest.raises(UserError, match="cannot be read"):
             Schema.from_yaml(path)
+
+
+def test_joined_schemas_come_apart_again() -> None:
+    yelp, text_only = (Schema.from_yaml(conf_dir() / "profile" / f"{name}.yaml") for name in ("yelp", "text_only"))
+    joined = Schema.from_dict({"parts": {"first": yelp.to_dict(), "second": text_only.to_dict()}})
+    assert (joined.name, joined.names) == ("yelp+text_only", (*yelp.names, *text_only.names))
+    assert Schema.from_dict(joined.to_dict()) == joined
+    # What data are prepared for is the first one, name and all: the prepared folder is the same.
+    assert joined.observed.to_dict() == yelp.to_dict()
+    assert joined.text_only == text_only
+    assert yelp.observed is yelp
+    assert yelp.text_only is None
+    with pytest.raises(UserError, match="all of its attributes are text-only"):
+        _ = text_only.observed
+    with pytest.raises(UserError, match="all names different"):
+        Schema.from_dict({"parts": {"first": yelp.to_dict(), "second": yelp.to_dict()}})
+
+
+def test_sensitive_attributes_need_a_purpose() -> None:
+    pet, age = Attribute("Pet", ("cat", "dog")), Attribute("Age", ("young", "old"), sensitive=True)
+    check_purpose(Schema("harmless", [pet]), None)
+    check_purpose(Schema("own", [pet, age]), "a survey")
+    for nothing in (None, "", " "):
+        with pytest.raises(UserError, match=r'profile own: Age are sensitive: say what they are for, purpose="\.\.\."'):
+            check_purpose(Schema("own", [pet, age]), nothing)

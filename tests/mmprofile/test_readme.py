@@ -11,10 +11,9 @@ from mmprofile.sweep import read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMAND = r"python -m mmprofile\.(\w+)(?:\.\w+)?((?: [^\s`|&]+)*)"
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
-COMMANDS = sorted(
-    {found for page in PAGES for found in re.findall(r"python -m mmprofile\.(\w+)((?: [^\s`|&]+)*)", page)}
-)
+COMMANDS = sorted({found for page in PAGES for found in re.findall(COMMAND, page)})
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)

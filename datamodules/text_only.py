@@ -1,0 +1,180 @@
+"""Labels of text-only attributes beside a prepared data set: ``text_only.parquet``, attached to it and read from it."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datamodules.card import dataset_card
+from datamodules.files import sha256_of
+from datamodules.options import SPLITS
+from datamodules.prepared import Prepared, open_prepared, save_json, save_text
+from mmprofile.errors import UserError
+from mmprofile.llm.labels import Label, join, load_labels
+from mmprofile.llm.people import Person
+from mmprofile.profile import UNKNOWN, Profile, Schema
+
+FILE = "text_only.parquet"
+COLUMNS = pa.schema(
+    [("user_id", pa.string()), ("attribute", pa.string()), ("label", pa.string()), ("confidence", pa.float64())]
+    + [(name, pa.string()) for name in ("votes", "provenance", "purpose")]
+)
+ATTACH = "python -m mmprofile.llm.attach"
+
+
+class Labelled(NamedTuple):
+    """What ``text_only.parquet`` says of a user.
+
+    Attributes:
+        profile: attribute -> its value; ``()`` for Unknown and where there is no label.
+        weights: attribute -> the label's confidence, whatever the label; 0 where there is none.
+    """
+
+    profile: Profile
+    weights: dict[str, float]
+
+
+def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, Any]:
+    """Writes the labels of a prepared folder's users into it, and what they are into its manifest and card.
+
+    An Unknown that nobody voted for is no label, and left out. The same labels again give the same bytes.
+
+    Args:
+        folder: the prepared folder.
+        path: labels, as :mod:`mmprofile.llm.vote` writes them; the calibration beside them is recorded if it is theirs.
+        schema: text-only attributes.
+        purpose: what they are for.
+
+    Returns:
+        What the manifest says of them.
+
+    Raises:
+        UserError: an attribute is not text-only, or the labels are not of this folder's users or not of this schema.
+    """
+    if strange := [attribute.name for attribute in schema.attributes if not attribute.text_only]:
+        raise UserError(f"profile {schema.name}: {strange[0]} is not text-only: its labels come with the prepared data")
+    prepared = open_prepared(folder)
+    users = [user for split in SPLITS for user in prepared.datasets[split]["user_id"]]
+    labels = load_labels(path)
+    joined = join([Person(user) for user in users], labels, schema, path)
+    known = set(users)
+    place = {name: i for i, name in enumerate(schema.names)}
+    kept = sorted(
+        (one for one in labels if one.user_id in known and one.attribute in place and not _silent(one)),
+        key=lambda one: (one.user_id, place[one.attribute]),
+    )
+    calibration = _calibration(path, kept)
+    _save(folder / FILE, kept, calibration.get("thresholds", {}), purpose)
+    about = {
+        "purpose": purpose,
+        "schema": schema.to_dict(),
+        "labels_sha256": sha256_of(path),
+        "sha256": sha256_of(folder / FILE),
+        "users": len(users),
+        "labels_of_others": joined.others + joined.foreign,
+        "balance": _balance(kept, users, schema),
+        "calibration": calibration,
+    }
+    manifest = prepared.manifest | {"text_only": about}
+    save_json(folder / "manifest.json.tmp", manifest)
+    save_text(folder / "README.md.tmp", dataset_card(prepared.schema, manifest))
+    for name in ("manifest.json", "README.md"):
+        (folder / f"{name}.tmp").replace(folder / name)
+    return about
+
+
+def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
+    """User -> the labels that were attached; a user who has none is not there.
+
+    Args:
+        prepared: an opened folder.
+        schema: the text-only attributes that are wanted.
+
+    Raises:
+        UserError: none were attached, others, or of other values; or the table is damaged.
+    """
+    path, about = prepared.folder / FILE, prepared.manifest.get("text_only")
+    if about is None or not path.is_file():
+        raise UserError(
+            f"{prepared.folder} has no {FILE}, which profile {schema.name} reads: label its users first (python -m "
+            f"mmprofile.llm.teacher, then mmprofile.llm.vote), then run {ATTACH}"
+        )
+    if sha256_of(path) != about["sha256"]:
+        raise UserError(f"{path} is not the table that manifest.json tells of: run {ATTACH} again")
+    attached = Schema.from_dict(about["schema"])
+    for attribute in schema.attributes:
+        if attribute not in attached.attributes:
+            raise UserError(
+                f"{path}: {attribute.name} was attached with other values or not at all; ask, vote and attach again with "
+                f"the attributes of profile {schema.name}"
+            )
+    found: dict[str, Labelled] = {}
+    for row in pq.read_table(path, columns=["user_id", "attribute", "label", "confidence"]).to_pylist():
+        name, label = row["attribute"], row["label"]
+        if name not in schema.names:
+            continue
+        if row["user_id"] not in found:
+            found[row["user_id"]] = unlabelled(schema)
+        found[row["user_id"]].profile[name] = () if label == UNKNOWN else (label,)
+        found[row["user_id"]].weights[name] = row["confidence"]
+    return found
+
+
+def unlabelled(schema: Schema) -> Labelled:
+    """A user without labels."""
+    return Labelled(dict.fromkeys(schema.names, ()), dict.fromkeys(schema.names, 0.0))
+
+
+def _silent(label: Label) -> bool:
+    """Whether nobody voted, so that the label says nothing."""
+    return label.label == UNKNOWN and not label.votes
+
+
+def _calibration(path: Path, labels: Sequence[Label]) -> dict[str, Any]:
+    """``calibration.json`` beside the labels, where it belongs to them: thresholds, priors and the vote's settings."""
+    try:
+        found = json.loads((path.parent / "calibration.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    theirs = isinstance(found, dict) and {found.get("settings")} == {label.provenance for label in labels}
+    return found if theirs else {}
+
+
+def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], purpose: str) -> None:
+    """The table, whole or not at all."""
+    rows = []
+    for one in labels:
+        origin = {"settings": one.provenance, "voted": one.voted, "q": one.q, "m": one.m}
+        rows.append(
+            {
+                "user_id": one.user_id,
+                "attribute": one.attribute,
+                "label": one.label,
+                "confidence": one.confidence,
+                "votes": json.dumps([asdict(vote) for vote in one.votes]),
+                "provenance": json.dumps(origin | {"threshold": thresholds.get(one.attribute)}),
+                "purpose": purpose,
+            }
+        )
+    partial = path.with_name(path.name + ".tmp")
+    pq.write_table(pa.Table.from_pylist(rows, COLUMNS), partial)
+    partial.replace(path)
+
+
+def _balance(labels: Sequence[Label], users: Sequence[str], schema: Schema) -> dict[str, dict[str, Any]]:
+    """Attribute -> users of each value, of Unknown and without a label, and the mean confidence."""
+    found: dict[str, dict[str, Any]] = {}
+    for attribute in schema.attributes:
+        own = [label for label in labels if label.attribute == attribute.name]
+        counts = Counter(label.label for label in own)
+        found[attribute.name] = {
+            "values": {value: counts[value] for value in (*attribute.values, UNKNOWN)},
+            "without_label": len(users) - len(own),
+            "mean_confidence": round(sum(label.confidence for label in own) / max(len(own), 1), 4),
+        }
+    return found
