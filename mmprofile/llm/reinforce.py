@@ -126,7 +126,7 @@ class Reward:
 
     def __call__(
         self, completions: Sequence[Any], user_id: Sequence[str], log_metric: Any = None, **_: Any
-    ) -> list[float]:
+    ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
         if log_metric is not None:
             faulty = [bool(parse_answer(text, self.schema).faults) for text in texts]
