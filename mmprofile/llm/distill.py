@@ -247,11 +247,14 @@ def train(student: Student, rows: Sequence[Mapping[str, Any]], cfg: Any, folder:
     trainer = Trainer(
         student.model, args=made, train_dataset=Dataset.from_list([dict(row) for row in rows]),
         data_collator=Collator(student.tokenizer.pad_token_id), processing_class=student.tokenizer,
+        peft_config=student.adapter(),
     )  # fmt: skip
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    return float(trainer.train(resume_from_checkpoint=str(last[-1]) if last else None).training_loss)
+    loss = float(trainer.train(resume_from_checkpoint=str(last[-1]) if last else None).training_loss)
+    student.keep(trainer.model)
+    return loss
 
 
 if __name__ == "__main__":

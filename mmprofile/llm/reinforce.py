@@ -155,12 +155,13 @@ def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, 
     )  # fmt: skip
     trainer = GRPOTrainer(
         student.model, Reward(frozen, student.schema), args=made, train_dataset=Dataset.from_list(prompts),
-        processing_class=student.tokenizer,
+        processing_class=student.tokenizer, peft_config=student.adapter(),
     )  # fmt: skip
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     trainer.train(resume_from_checkpoint=str(last[-1]) if last else None)
+    student.keep(trainer.model)
     return [row for row in trainer.state.log_history if "reward" in row]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
@@ -106,6 +107,11 @@ class Student:
 
     def __init__(self, name: str, settings: Any, schema: Schema) -> None:
         where = str(TINY) if name == "tiny" else name
+        if name == "tiny" and not TINY.is_dir():
+            raise UserError(
+                "student=tiny: its weights are not there; python scripts/pretrain_student.py makes them, or give "
+                "student=HUB_ID_OR_FOLDER"
+            )
         with loading("student", where):
             self.tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
             self.model = AutoModelForCausalLM.from_pretrained(where, dtype=settings.dtype)
@@ -172,6 +178,15 @@ class Student:
                     written[i] = texts[place * samples : (place + 1) * samples]
                 bar.update(len(chosen))
         return written
+
+    def adapter(self) -> Any:
+        """The low-rank adapter that is trained in place of all weights, None where its rank is 0."""
+        rank = self.settings.lora
+        return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
+
+    def keep(self, trained: Any) -> None:
+        """Takes over what was trained; an adapter becomes part of the weights."""
+        self.model = trained.merge_and_unload() if self.settings.lora else trained
 
     def save(self, folder: Path) -> None:
         """Model and tokenizer in hub layout."""

@@ -16,7 +16,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, parse_answer, render_answer
-from mmprofile.llm.distill import IGNORE, Collator, Trainer, examples, student_settings, target, thinned, token_weights
+from mmprofile.llm.distill import (
+    IGNORE,
+    Collator,
+    Trainer,
+    examples,
+    student_settings,
+    target,
+    thinned,
+    token_weights,
+    train,
+)
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
 from mmprofile.llm.student import ANSWER, Student, answer_pieces, build_model, build_tokenizer, condense
@@ -202,6 +212,30 @@ def test_the_command_trains_and_goes_on_when_killed(folder: Path, voted: list[st
     assert not (out / "student.partial").exists()
     assert "a demonstration on generated people" in (out / "student" / "README.md").read_text()
     assert run("distill", *how).endswith("student: found\n")
+
+
+def test_an_adapter_ends_up_in_the_weights(folder: Path, tmp_path: Path) -> None:
+    pupil, cfg = student(
+        folder, "students.other.lora=2", "students.other.epochs=4", "students.other.lr=1e-2", "progress=false"
+    )
+    rows = examples(PEOPLE[:1], labels(), pupil, cfg.distill, 0).rows
+    before = {name: weight.clone() for name, weight in pupil.model.state_dict().items()}
+    train(pupil, rows, cfg, tmp_path / "partial")
+    after = pupil.model.state_dict()
+    assert set(after) == set(before)
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert all("_proj" in name for name in changed)  # not embeddings and norms
+    difference = after[min(changed)] - before[min(changed)]
+    assert torch.linalg.matrix_rank(difference, rtol=1e-3) <= 2
+
+
+def test_without_weights_the_tiny_student_says_how_to_make_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mmprofile.llm.student.TINY", tmp_path / "absent")
+    with pytest.raises(UserError, match=r"scripts/pretrain_student.py makes them"):
+        Student("tiny", student_settings(load_config("llm", [])), SCHEMA)
 
 
 @pytest.mark.parametrize(
