@@ -216,7 +216,7 @@ def test_the_command_trains_and_goes_on_when_killed(folder: Path, voted: list[st
 
 def test_an_adapter_ends_up_in_the_weights(folder: Path, tmp_path: Path) -> None:
     pupil, cfg = student(
-        folder, "students.other.lora=2", "students.other.epochs=4", "students.other.lr=1e-2", "progress=false"
+        folder, "students.other.lora=2", "students.other.epochs=40", "students.other.lr=1e-2", "progress=false"
     )
     rows = examples(PEOPLE[:1], labels(), pupil, cfg.distill, 0).rows
     before = {name: weight.clone() for name, weight in pupil.model.state_dict().items()}
