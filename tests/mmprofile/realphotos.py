@@ -1,8 +1,13 @@
 """A prepared folder of thirteen real photos."""
 
 import json
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import skimage
 from PIL import Image
 
@@ -30,4 +35,18 @@ def prepare_photos(folder: Path, schema: Schema) -> Path:
     split = {"train": 1, "validation": 1, "test": 1}
     done = folder / "prepared"
     prepare(source, selection, split, schema=schema, progress=False, folder=str(done))
+    return done
+
+
+def kill_after_a_shard(command: Sequence[str], prepared: Path) -> int:
+    """Starts a captioning of these photos, kills it once something is written; how many captions are there."""
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    parts = prepared / "captions.partial"
+    while not list(parts.glob("*.parquet")):
+        assert started.poll() is None
+        time.sleep(0.002)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    done = sum(pq.read_metadata(path).num_rows for path in parts.glob("*.parquet"))
+    assert 0 < done < len(PICTURES)
     return done

@@ -4,10 +4,8 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from realphotos import prepare_photos
+from realphotos import kill_after_a_shard, prepare_photos
 from tinyblip import save_blip2
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
@@ -85,18 +83,10 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, models: dict[str, 
 
 def test_a_killed_run_goes_on_to_the_same_file(models: dict[str, Path], prepared: Path, tmp_path: Path) -> None:
     how = f"folder={prepared}", f"model={models['opt']}", "batch_size=1", "shard=2"
-    started = subprocess.Popen(command(*how), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = prepared / "captions.partial"
-    while not list(parts.glob("*.parquet")):
-        assert started.poll() is None
-        time.sleep(0.002)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    done = sum(pq.read_metadata(path).num_rows for path in parts.glob("*.parquet"))
-    assert 0 < done < 13
+    done = kill_after_a_shard(command(*how), prepared)
     assert f"{done} of 13 photos are done, {13 - done} to do" in run(*how)
     found = (prepared / "captions.parquet").read_bytes()
-    assert not parts.exists()
+    assert not (prepared / "captions.partial").exists()
     (prepared / "captions.parquet").unlink()
     run(*how)
     assert (prepared / "captions.parquet").read_bytes() == found

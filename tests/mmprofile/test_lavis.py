@@ -2,11 +2,9 @@
 
 import io
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from realphotos import prepare_photos
+from realphotos import kill_after_a_shard, prepare_photos
 
 from datamodules.captions import Captions
 from mmprofile.errors import UserError
@@ -110,18 +108,10 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, model: Path, prepa
 @pytest.mark.parametrize("kind", ["t5"])
 def test_a_killed_run_goes_on_to_the_same_file(model: Path, prepared: Path) -> None:
     how = f"folder={prepared}", f"model={model}", "batch_size=1", "shard=2"
-    started = subprocess.Popen(command(*how), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    parts = prepared / "captions.partial"
-    while not list(parts.glob("*.parquet")):
-        assert started.poll() is None
-        time.sleep(0.002)
-    started.send_signal(signal.SIGKILL)
-    started.wait()
-    done = sum(pq.read_metadata(path).num_rows for path in parts.glob("*.parquet"))
-    assert 0 < done < 13
+    done = kill_after_a_shard(command(*how), prepared)
     assert f"{done} of 13 photos are done, {13 - done} to do" in run(*how)
     found = (prepared / "captions.parquet").read_bytes()
-    assert not parts.exists()
+    assert not (prepared / "captions.partial").exists()
     (prepared / "captions.parquet").unlink()
     run(*how)
     assert (prepared / "captions.parquet").read_bytes() == found
