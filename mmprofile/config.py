@@ -139,7 +139,7 @@ def explain(error: Exception, name: str) -> str:
             return f"config key {wrong!r} does not go with the other choices (model=..., data=...): leave it out"
         return f"unknown config key {wrong!r}{nearest(wrong.replace('/', '.'), keys)}"
     first = text.splitlines()[0]
-    if "override" in first or "viable alternative" in first or "mismatched" in first:
+    if "override" in first or "viable alternative" in first or "mismatched" in first or "Lexer" in first:
         return f"the command line cannot be read: {first}; give key=value, in quotes where it has blanks or brackets"
     return f"config key {full[1]!r}: {first}" if full else f"config: {first}"
 

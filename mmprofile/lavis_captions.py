@@ -6,6 +6,7 @@
 #     "numpy<2",
 #     "pandas<3",
 #     "pyarrow>=15,<21",
+#     "requests",
 #     "scikit-image<0.25",
 #     "scipy<1.14",
 #     "torch>=2.5",
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import requests
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -87,7 +89,9 @@ def load(name: str, device: str) -> tuple[Any, Any]:
 
     Exits with one line where there is none.
     """
-    warnings.filterwarnings("ignore", module=r"(torch|fairscale|timm|transformers|lavis)\b.*")
+    if not name.endswith(".py"):
+        without_hub()
+    warnings.filterwarnings("ignore", module=r"(torch|fairscale|timm|transformers|huggingface_hub|lavis)\b.*")
     from lavis.common.registry import registry  # takes seconds, as the next
     from lavis.models import load_model_and_preprocess  # fills the registry
 
@@ -104,7 +108,18 @@ def load(name: str, device: str) -> tuple[Any, Any]:
         return model, processors["eval"]
     except Exception as error:  # noqa: BLE001 - whatever keeps it from loading: its network, its disk, a user's file
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        sys.exit(f"error: model={name!r} cannot be loaded by LAVIS ({type(error).__name__}: {reason})")
+        where = (
+            "" if name.endswith(".py") else "; on first use LAVIS fetches its weights and tokenizers from the network"
+        )
+        sys.exit(f"error: model={name!r} cannot be loaded by LAVIS ({type(error).__name__}: {reason}){where}")
+
+
+def without_hub() -> None:
+    """Where the hub cannot be reached its client looks into its cache only; of itself it would try for minutes, file by file."""
+    try:
+        requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5)
+    except requests.RequestException:
+        os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def write(model: Any, images: Any, prompt: str, decoding: dict[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,16 @@ def test_an_environment_that_cannot_be_made_is_one_line(
     lines = run(f"folder={prepared}", code=2, env=env | empty).splitlines()
     assert lines[-1].startswith("error: LAVIS: ")
     assert says in lines[-1]
+
+
+def test_weights_that_are_not_there_are_one_line_at_once(prepared: Path, tmp_path: Path) -> None:
+    start = time.perf_counter()
+    env = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub")}  # nobody listens there
+    lines = run(f"folder={prepared}", "model=blip2_t5/pretrain_flant5xl", code=2, env=env).splitlines()
+    assert lines[-1].startswith("error: LAVIS: model='blip2_t5/pretrain_flant5xl' cannot be loaded by LAVIS (OSError: ")
+    assert lines[-1].endswith("on first use LAVIS fetches its weights and tokenizers from the network")
+    assert not any("Warning" in line or "Retry" in line for line in lines)
+    assert time.perf_counter() - start < 90  # the hub's client alone would try for minutes
 
 
 def test_without_uv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
