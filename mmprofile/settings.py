@@ -349,6 +349,7 @@ class StudentConfig:
     dtype: str = "auto"
     lora: int = 0
     lr: float = 1e-4
+    rl_lr: float = 1e-6
     epochs: int = 3
     batch_size: int = 8
     max_new_tokens: int = 768
@@ -374,7 +375,6 @@ class ReinforceConfig:
     group: int = 8
     people: int = 4
     steps: int = 60
-    lr: float = 1e-6
     temperature: float = 1.0
     clip: tuple[float, float] = (0.2, 0.28)
     beta: float = 0.0

@@ -87,7 +87,7 @@ def main(cfg: Any) -> None:
         flush=True,
     )
     clock = time.perf_counter()
-    loss = train(student, made.rows, cfg, folder / f"{STUDENT}.partial")
+    loss = train(student, made.rows, cfg, begin(folder / STUDENT, made_of))
     finish(student, folder / STUDENT, made_of)
     print(f"{folder / STUDENT}: mean loss {loss:.3f}; {time.perf_counter() - clock:.0f} s")
 
@@ -108,6 +108,21 @@ def finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
     return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == made_of
 
 
+def begin(target: Path, made_of: Mapping[str, Any]) -> Path:
+    """The folder of the checkpoints on the way to a student; those on the way to one made of anything else are removed."""
+    folder = target.with_name(f"{target.name}.partial")
+    if not finished(folder, made_of):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_made_of(folder, made_of)
+    return folder
+
+
+def write_made_of(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """What :func:`finished` compares."""
+    (folder / MADE_OF).write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+
+
 def finish(student: Student, folder: Path, made_of: Mapping[str, Any]) -> None:
     """Saves a student with a card, and removes the checkpoints on the way."""
     student.save(folder)
@@ -115,7 +130,7 @@ def finish(student: Student, folder: Path, made_of: Mapping[str, Any]) -> None:
         f"- {a.name}{' (sensitive)' if a.sensitive else ''}: {', '.join(a.values)}" for a in student.schema.attributes
     )
     (folder / "README.md").write_text(CARD.format(attributes=attributes, purpose=made_of["purpose"]), encoding="utf-8")
-    (folder / MADE_OF).write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+    write_made_of(folder, made_of)
     shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
 
 

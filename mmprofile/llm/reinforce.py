@@ -1,7 +1,8 @@
 """A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reward=confidence|majority``.
 
-Its own answers are voted once; the winners and their weights are frozen. GRPO by TRL then rewards agreeing with them. ``majority``
-is TTRL's reward (Zuo et al., 2025): the plain majority's value, every attribute and person weighing alike.
+Its own answers are voted once, of as many people as the training visits; the winners and their weights are frozen. GRPO by TRL then
+rewards agreeing with them. ``majority`` is TTRL's reward (Zuo et al., 2025): the plain majority's value, every attribute and person
+weighing alike.
 """
 
 from mmprofile.config import check_command_line, entry_point
@@ -11,8 +12,11 @@ if __name__ == "__main__":
 
 
 import json
+import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,21 +28,21 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.distill import MADE_OF, STUDENT, finish, finished, plain, student_settings
+from mmprofile.llm.distill import MADE_OF, STUDENT, begin, finish, finished, plain, student_settings
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
 from mmprofile.llm.rewards import Frozen, freeze, moderate, reward
+from mmprofile.llm.rollouts import rollouts
 from mmprofile.llm.student import Student, condense
 from mmprofile.llm.teacher import digest, messages, open_schema, purpose, read_people, stage_folder
-from mmprofile.llm.vote import Ballot, ballots, elected
+from mmprofile.llm.vote import ballots, vote
 from mmprofile.profile import Schema
 from mmprofile.settings import VoteConfig
 
 REWARDS = {"confidence": "confidence", "majority": "majority"}
 """``reward`` -> how the rollouts are voted."""
 ROLLOUTS = "rollouts.jsonl"
-PART = 64  # people whose rollouts are written down together
 
 
 def main(cfg: Any) -> None:
@@ -52,29 +56,30 @@ def main(cfg: Any) -> None:
     target = folder / f"{STUDENT}_{name}"
     made_of = {
         "start": json.loads((folder / STUDENT / MADE_OF).read_text(encoding="utf-8")), "seed": cfg.seed,
-        "settings": plain(settings), "purpose": purpose(cfg),
+        "settings": plain(student_settings(cfg)) | plain(settings) | {"vote": plain(cfg.vote)}, "purpose": purpose(cfg),
     }  # fmt: skip
     if finished(target, made_of):
         print(f"{target}: found")
         return
     people = [person for person in read_people(cfg, schema) if person.split == "train"]
     student = Student(str(folder / STUDENT), student_settings(cfg), schema)
+    checkpoints = begin(target, made_of)
     labels = vote_rollouts(student, people, cfg, folder)
-    path = folder / f"frozen_{name}.json"
-    if not path.exists():
-        freeze(labels, weighted=name == "confidence").save(path)
+    path, voted_by = folder / f"frozen_{name}.json", digest(made_of)
+    if not path.exists() or Frozen.load(path).origin != voted_by:
+        freeze(labels, name == "confidence", voted_by).save(path)
     frozen = Frozen.load(path)
     kept = set(moderate(labels, settings.low, settings.high))
     taught = [person for person in people if person.user_id in kept]
     print(
-        f"{len(taught):,} of {len(people):,} people are of moderate difficulty (mean agreement of {settings.rollouts} answers "
-        f"from {settings.low} to {settings.high})",
+        f"{len(taught):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of {settings.rollouts} "
+        f"answers from {settings.low} to {settings.high}); {len(people) - len(frozen.targets):,} more are not needed",
         flush=True,
     )
     if not taught:
         raise UserError("nobody to learn from: widen reinforce.low and reinforce.high")
     clock, before = time.perf_counter(), frozen.digest()
-    history = train(student, taught, frozen, cfg, folder / f"{STUDENT}_{name}.partial")
+    history = train(student, taught, frozen, cfg, checkpoints)
     if frozen.digest() != before:
         raise RuntimeError("the frozen labels changed during training")
     finish(student, target, made_of)
@@ -84,37 +89,31 @@ def main(cfg: Any) -> None:
 
 
 def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: Path) -> list[Label]:
-    """The student's own votes; its answers are kept in a journal, so that none is drawn twice."""
+    """The student's own votes, of people in random order until there are as many of moderate difficulty as the training visits.
+
+    Its answers are kept in a journal, so that none is drawn twice.
+    """
     settings, schema = cfg.reinforce, student.schema
-    journal = Journal(folder / ROLLOUTS)
-    weights = digest(
-        {n: [p.double().sum().item(), p.double().abs().sum().item()] for n, p in student.model.named_parameters()}
+    how = replace(
+        cast(VoteConfig, OmegaConf.to_object(cfg.vote)),
+        method=REWARDS[settings.reward],
+        calibration="none",
+        unknown_rate=None,
     )
-    origin = digest(
-        weights, schema.to_dict(), settings.temperature, settings.rollouts, cfg.seed, dict(student.settings.prompt)
+    order = random.Random(cfg.seed).sample(list(people), len(people))
+    label = "rollouts" if cfg.progress else None
+    drawn = rollouts(
+        student, order, settings.rollouts, settings.temperature, cfg.seed, Journal(folder / ROLLOUTS), label
     )
-
-    def key(person: Person, sample: int) -> str:
-        return digest(person.user_id, origin, sample)
-
-    todo = [p for p in people if not all(journal.answered(key(p, k)) for k in range(settings.rollouts))]
-    for start in range(0, len(todo), PART):
-        part = todo[start : start + PART]
-        label = f"rollouts {start:,} of {len(todo):,}" if cfg.progress else None
-        written = student.write(part, settings.rollouts, settings.temperature, cfg.seed + start, label)
-        journal.write(
-            Record(person.user_id, k, key(person, k), "", cfg.student, cfg.seed + start, "", 0.0, text, origin=origin)
-            for person, texts in zip(part, written, strict=True)
-            for k, text in enumerate(texts)
-        )
-    records = [record for record in journal.records.values() if record.origin == origin]
-    polled, how = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
-    how.method = REWARDS[settings.reward]
-    return [
-        elected(person.user_id, name, polled.get((person.user_id, name), Ballot((), ())), schema, how, {}, origin)
-        for person in people
-        for name in schema.names
-    ]
+    answers: list[list[Record]] = []
+    labels: list[Label] = []
+    for part in drawn:
+        answers += part
+        polled = order[: len(answers)]
+        labels, _ = vote(polled, ballots(polled, schema, chain(*answers)), schema, how)
+        if len(moderate(labels, settings.low, settings.high)) >= settings.steps * settings.people:
+            break
+    return labels
 
 
 class Reward:
@@ -147,7 +146,7 @@ def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, 
     ]
     made = GRPOConfig(
         output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.people * settings.group,
-        num_generations=settings.group, max_completion_length=student.settings.max_new_tokens, learning_rate=settings.lr,
+        num_generations=settings.group, max_completion_length=student.settings.max_new_tokens, learning_rate=student.settings.rl_lr,
         lr_scheduler_type="constant", temperature=settings.temperature, epsilon=settings.clip[0],
         epsilon_high=settings.clip[1], beta=settings.beta, scale_rewards="none", use_cpu=not gpu, bf16=gpu,
         use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,

@@ -24,9 +24,15 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Frozen:
-    """The targets of all people, made once: user id -> attribute -> target."""
+    """Targets, made once.
+
+    Attributes:
+        targets: user id -> attribute -> target.
+        origin: hash of what they were voted by.
+    """
 
     targets: Mapping[str, Mapping[str, Target]]
+    origin: str = ""
 
     def digest(self) -> str:
         """A hash of every value and weight; the same before and after a training, or something has changed them."""
@@ -37,7 +43,9 @@ class Frozen:
         """JSON, with the hash."""
         plain = {user: {name: list(target) for name, target in of.items()} for user, of in self.targets.items()}
         partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps({"sha256": self.digest(), "targets": plain}), encoding="utf-8")
+        partial.write_text(
+            json.dumps({"sha256": self.digest(), "origin": self.origin, "targets": plain}), encoding="utf-8"
+        )
         partial.replace(path)
 
     @classmethod
@@ -55,24 +63,25 @@ class Frozen:
             }
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: no frozen labels ({error}); remove it to vote anew") from error
-        found = cls(targets)
+        found = cls(targets, str(plain.get("origin")))
         if found.digest() != plain.get("sha256"):
             raise UserError(f"{path}: the frozen labels were changed after they were voted; remove it to vote anew")
         return found
 
 
-def freeze(labels: Iterable[Label], weighted: bool) -> Frozen:
+def freeze(labels: Iterable[Label], weighted: bool, origin: str) -> Frozen:
     """Targets of voted rollouts.
 
     Args:
         labels: voted, one per person and attribute.
         weighted: by q * m, the agreement times the winner's mean confidence; else 1 for all (TTRL's majority reward).
+        origin: hash of what they were voted by.
     """
     targets: dict[str, dict[str, Target]] = {}
     for label in labels:
         weight = label.q * label.m if weighted else 1.0
         targets.setdefault(label.user_id, {})[label.attribute] = Target(label.voted, weight)
-    return Frozen(targets)
+    return Frozen(targets, origin)
 
 
 def moderate(labels: Iterable[Label], low: float, high: float) -> list[str]:

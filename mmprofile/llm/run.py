@@ -30,6 +30,7 @@ from mmprofile.llm.distill import STUDENT, student_settings
 from mmprofile.llm.journal import Journal
 from mmprofile.llm.labels import Label, load_labels
 from mmprofile.llm.people import Person
+from mmprofile.llm.rollouts import rollouts
 from mmprofile.llm.scores import percentiles, resampled_f1, score_labels, tabulate
 from mmprofile.llm.student import Student
 from mmprofile.llm.vote import Ballot, ballots, latest
@@ -37,7 +38,7 @@ from mmprofile.metrics import RESAMPLES
 from mmprofile.profile import Schema
 from mmprofile.settings import VoteConfig
 
-DRAWS = 4  # sampled answers of each student per person
+DRAWS, DRAWN = 4, "draws.jsonl"  # sampled answers of each student per person, and where they are kept
 TITLES = {
     "teacher": "one teacher sample",
     "majority": "majority vote",
@@ -112,10 +113,9 @@ def student_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Pat
     for row, path in where.items():
         student = Student(str(path), student_settings(cfg), schema)
         label = TITLES[row] if cfg.progress else None
-        written = student.write(people, DRAWS, cfg.reinforce.temperature, cfg.seed, label)
-        found[row] = [
-            [parse_answer(texts[draw], schema).claims if texts else {} for texts in written] for draw in range(DRAWS)
-        ]
+        drawn = rollouts(student, people, DRAWS, cfg.reinforce.temperature, cfg.seed, Journal(folder / DRAWN), label)
+        texts = [[record.answer for record in own] for part in drawn for own in part]
+        found[row] = [[parse_answer(own[draw], schema).claims if own else {} for own in texts] for draw in range(DRAWS)]
     return found
 
 

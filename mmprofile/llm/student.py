@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from mmprofile.backbones import loading
 from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher import messages
+from mmprofile.llm.teacher import digest, messages
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Schema
 
@@ -115,7 +116,7 @@ class Student:
         with loading("student", where):
             self.tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
             self.model = AutoModelForCausalLM.from_pretrained(where, dtype=settings.dtype)
-        self.settings, self.schema = settings, schema
+        self.name, self.settings, self.schema = name, settings, schema
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
@@ -124,6 +125,11 @@ class Student:
         """Tokens of a prompt that leave room for an answer."""
         limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
         return int(min(limit, self.tokenizer.model_max_length)) - int(self.settings.max_new_tokens)
+
+    def fingerprint(self) -> str:
+        """A hash of the weights' sums, the settings and the schema: what decides its answers besides the draw."""
+        sums = {n: [p.double().sum().item(), p.double().abs().sum().item()] for n, p in self.model.named_parameters()}
+        return digest(sums, OmegaConf.to_container(self.settings), self.schema.to_dict())
 
     def prompt(self, person: Person) -> list[int]:
         """Tokens of what it reads of a person."""

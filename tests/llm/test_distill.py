@@ -20,6 +20,7 @@ from mmprofile.llm.distill import (
     IGNORE,
     Collator,
     Trainer,
+    begin,
     examples,
     student_settings,
     target,
@@ -212,6 +213,15 @@ def test_the_command_trains_and_goes_on_when_killed(folder: Path, voted: list[st
     assert not (out / "student.partial").exists()
     assert "a demonstration on generated people" in (out / "student" / "README.md").read_text()
     assert run("distill", *how).endswith("student: found\n")
+
+
+def test_only_checkpoints_on_the_way_to_the_same_are_gone_on_from(tmp_path: Path) -> None:
+    folder = begin(tmp_path / "student", {"seed": 0})
+    (folder / "checkpoint-1").mkdir()
+    assert begin(tmp_path / "student", {"seed": 0}) == folder
+    assert (folder / "checkpoint-1").exists()
+    begin(tmp_path / "student", {"seed": 1})
+    assert not (folder / "checkpoint-1").exists()
 
 
 def test_an_adapter_ends_up_in_the_weights(folder: Path, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_weight_common_to_all_answers_of_a_group_changes_the_update(start: Pat
 def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     labels = frozen(1.0)
     before = labels.digest()
-    _, history = steps(start, labels, tmp_path / "run", "reinforce.steps=40", "reinforce.lr=3e-3")
+    _, history = steps(start, labels, tmp_path / "run", "reinforce.steps=40", "students.tiny.rl_lr=3e-3")
     assert len(history) == 40
     first, last = (sum(row["reward"] for row in part) / 8 for part in (history[:8], history[-8:]))
     assert last > first + 0.2
@@ -106,7 +106,8 @@ def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     assert "40 steps; reward" in reinforce.describe(history)
 
 
-def test_rollouts_are_drawn_once(start: Path, tmp_path: Path) -> None:
+def test_rollouts_are_drawn_once(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmprofile.llm.rollouts.PART", 2)
     cfg = config("reinforce.rollouts=4")
     labels = reinforce.vote_rollouts(student(start), PEOPLE, cfg, tmp_path)
     assert {(label.user_id, label.attribute) for label in labels} == {
@@ -116,9 +117,9 @@ def test_rollouts_are_drawn_once(start: Path, tmp_path: Path) -> None:
     assert len(written.splitlines()) == 16
     assert reinforce.vote_rollouts(student(start), PEOPLE, cfg, tmp_path) == labels
     assert (tmp_path / "rollouts.jsonl").read_text() == written
-    # a run that was killed draws what is missing
-    (tmp_path / "rollouts.jsonl").write_text("".join(line + "\n" for line in written.splitlines()[:8]))
-    reinforce.vote_rollouts(student(start), PEOPLE, cfg, tmp_path)
+    # a run that was killed amid a part draws the rest, and ends with the same votes
+    (tmp_path / "rollouts.jsonl").write_text("".join(line + "\n" for line in written.splitlines()[:11]))
+    assert reinforce.vote_rollouts(student(start), PEOPLE, cfg, tmp_path) == labels
     rows = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
     assert len({row["request"] for row in rows}) == 16
     # another student's answers are other rollouts
@@ -127,6 +128,19 @@ def test_rollouts_are_drawn_once(start: Path, tmp_path: Path) -> None:
         other.model.model.norm.weight.mul_(0.5)
     reinforce.vote_rollouts(other, PEOPLE, cfg, tmp_path)
     assert len((tmp_path / "rollouts.jsonl").read_text().splitlines()) == len(rows) + 16
+
+
+def test_no_more_people_are_voted_than_the_steps_visit(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmprofile.llm.rollouts.PART", 2)
+    how = ["reinforce.rollouts=2", "reinforce.steps=1", "reinforce.low=0", "reinforce.high=1"]
+    labels = reinforce.vote_rollouts(student(start), PEOPLE, config(*how), tmp_path)
+    assert len({label.user_id for label in labels}) == 2
+    how[1] = "reinforce.steps=2"
+    more = reinforce.vote_rollouts(student(start), PEOPLE, config(*how), tmp_path)
+    assert more[: len(labels)] == labels
+    assert len({label.user_id for label in more}) == 4
 
 
 @pytest.fixture
@@ -148,7 +162,7 @@ def stage(start: Path, tmp_path: Path) -> list[str]:
 def test_the_command(name: str, stage: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     reinforce.main(config(*stage, f"reinforce.reward={name}"))
     printed = capsys.readouterr().out
-    assert "4 of 4 people are of moderate difficulty" in printed
+    assert "4 of 4 people are of moderate difficulty (mean agreement of 8 answers from 0.0 to 1.0); 0 more" in printed
     assert "2 steps; reward" in printed
     folder = tmp_path / "out" / "people"
     assert (folder / f"student_{name}" / "model.safetensors").is_file()
@@ -160,6 +174,9 @@ def test_the_command(name: str, stage: list[str], tmp_path: Path, capsys: pytest
     assert "for this purpose: a test" in (folder / f"student_{name}" / "README.md").read_text()
     reinforce.main(config(*stage, f"reinforce.reward={name}"))
     assert capsys.readouterr().out == f"{folder}/student_{name}: found\n"
+    before = (folder / f"frozen_{name}.json").read_text()
+    reinforce.main(config(*stage, f"reinforce.reward={name}", "seed=1"))  # another draw is voted anew
+    assert (folder / f"frozen_{name}.json").read_text() != before
 
 
 @pytest.mark.parametrize(

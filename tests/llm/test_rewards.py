@@ -53,19 +53,21 @@ def labels() -> list[Label]:
 
 
 def test_frozen_labels_are_votes_and_their_weights() -> None:
-    assert freeze(labels(), weighted=True).targets == {
+    assert freeze(labels(), weighted=True, origin="x").targets == {
         "u1": {"One": Target("a", 0.4), "Two": Target(UNKNOWN, 0.4)},
         "u2": {"One": Target("b", 0.2), "Two": Target("b", 0.3)},
     }
-    assert {t.weight for of in freeze(labels(), weighted=False).targets.values() for t in of.values()} == {1.0}
+    assert {t.weight for of in freeze(labels(), weighted=False, origin="x").targets.values() for t in of.values()} == {
+        1.0
+    }
 
 
 def test_frozen_labels_stay_what_they_are(tmp_path: Path) -> None:
-    frozen, path = freeze(labels(), weighted=True), tmp_path / "frozen.json"
+    frozen, path = freeze(labels(), weighted=True, origin="x"), tmp_path / "frozen.json"
     frozen.save(path)
     assert Frozen.load(path) == frozen
     assert Frozen.load(path).digest() == frozen.digest()
-    assert freeze(labels(), weighted=False).digest() != frozen.digest()
+    assert freeze(labels(), weighted=False, origin="x").digest() != frozen.digest()
     plain = json.loads(path.read_text())
     plain["targets"]["u1"]["One"][1] = 0.41
     path.write_text(json.dumps(plain))
