@@ -382,6 +382,15 @@ class ReinforceConfig:
 
 
 @dataclass
+class TableConfig:
+    """See :mod:`mmprofile.llm.run`."""
+
+    draws: int = 4
+    temperature: float = 0.6
+    top_p: float = 0.95
+
+
+@dataclass
 class LlmConfig:
     """``conf/llm.yaml``: all commands of :mod:`mmprofile.llm`. ``teacher``: what its kind takes (``conf/llm/teacher``)."""
 
@@ -406,6 +415,7 @@ class LlmConfig:
     students: dict[str, StudentConfig] = field(default_factory=dict)
     distill: DistillConfig = field(default_factory=DistillConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    table: TableConfig = field(default_factory=TableConfig)
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
 
 

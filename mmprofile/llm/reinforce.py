@@ -103,7 +103,7 @@ def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: 
     order = random.Random(cfg.seed).sample(list(people), len(people))
     label = "rollouts" if cfg.progress else None
     drawn = rollouts(
-        student, order, settings.rollouts, settings.temperature, cfg.seed, Journal(folder / ROLLOUTS), label
+        student, order, settings.rollouts, settings.temperature, 1.0, cfg.seed, Journal(folder / ROLLOUTS), label
     )
     answers: list[list[Record]] = []
     labels: list[Label] = []

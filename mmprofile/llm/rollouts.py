@@ -16,6 +16,7 @@ def rollouts(
     people: Sequence[Person],
     samples: int,
     temperature: float,
+    top_p: float,
     seed: int,
     journal: Journal,
     label: str | None,
@@ -27,17 +28,18 @@ def rollouts(
         people: about whom, in an order that decides what is drawn.
         samples: of each.
         temperature: above 0.
+        top_p: share of the probability that tokens are drawn from.
         seed: of the draws.
         journal: an answer that it has is not drawn again.
         label: of the progress bars; None shows none.
     """
-    origin = digest(student.fingerprint(), temperature, samples, seed)
+    origin = digest(student.fingerprint(), temperature, top_p, samples, seed)
     for start in range(0, len(people), PART):
         part = people[start : start + PART]
         keys = [[digest(student.prompt(person), person.user_id, origin, k) for k in range(samples)] for person in part]
         if not all(journal.answered(key) for own in keys for key in own):
             bar = label and f"{label} {start:,} to {start + len(part):,} of {len(people):,}"
-            written = student.write(part, samples, temperature, seed + start, bar)
+            written = student.write(part, samples, temperature, seed + start, top_p, bar)
             journal.write(
                 Record(person.user_id, k, key, "", student.name, seed + start, "", 0.0, text, origin=origin)
                 for person, own, texts in zip(part, keys, written, strict=True)

@@ -38,7 +38,7 @@ from mmprofile.metrics import RESAMPLES
 from mmprofile.profile import Schema
 from mmprofile.settings import VoteConfig
 
-DRAWS, DRAWN = 4, "draws.jsonl"  # sampled answers of each student per person, and where they are kept
+DRAWN = "draws.jsonl"  # where the students' sampled answers are kept
 TITLES = {
     "teacher": "one teacher sample",
     "majority": "majority vote",
@@ -109,13 +109,16 @@ def student_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Pat
     where = {"start": cfg.student, "sft": folder / STUDENT} | {
         row: folder / f"{STUDENT}_{name}" for row, name in (("ttrl", "majority"), ("ours", "confidence"))
     }
-    found: dict[str, list[Claims]] = {}
+    how, found = cfg.table, dict[str, list[Claims]]()
     for row, path in where.items():
         student = Student(str(path), student_settings(cfg), schema)
         label = TITLES[row] if cfg.progress else None
-        drawn = rollouts(student, people, DRAWS, cfg.reinforce.temperature, cfg.seed, Journal(folder / DRAWN), label)
+        journal = Journal(folder / DRAWN)
+        drawn = rollouts(student, people, how.draws, how.temperature, how.top_p, cfg.seed, journal, label)
         texts = [[record.answer for record in own] for part in drawn for own in part]
-        found[row] = [[parse_answer(own[draw], schema).claims if own else {} for own in texts] for draw in range(DRAWS)]
+        found[row] = [
+            [parse_answer(own[draw], schema).claims if own else {} for own in texts] for draw in range(how.draws)
+        ]
     return found
 
 

@@ -144,7 +144,13 @@ class Student:
 
     @torch.no_grad()
     def write(
-        self, people: Sequence[Person], samples: int, temperature: float, seed: int, label: str | None = None
+        self,
+        people: Sequence[Person],
+        samples: int,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
+        label: str | None = None,
     ) -> list[list[str]]:
         """``samples`` answers of each person; of those whose prompt leaves no room, none.
 
@@ -153,6 +159,7 @@ class Student:
             samples: of each.
             temperature: 0: the likeliest token each time.
             seed: of the draws; the same people, samples and seed give the same answers.
+            top_p: share of the probability that tokens are drawn from.
             label: of a progress bar; None shows none.
         """
         model, pad = self.model.eval(), self.tokenizer.pad_token_id
@@ -162,7 +169,7 @@ class Student:
         torch.manual_seed(seed)
         size = max(1, self.settings.rollout_batch // samples)
         how = (
-            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
             if temperature
             else {"do_sample": False}
         )
