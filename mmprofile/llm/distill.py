@@ -23,7 +23,7 @@ from datasets import Dataset
 from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from mmprofile.errors import UserError
@@ -119,12 +119,26 @@ def begin(target: Path, made_of: Mapping[str, Any]) -> Path:
 
 
 def write_made_of(folder: Path, made_of: Mapping[str, Any]) -> None:
-    """What :func:`finished` compares."""
-    (folder / MADE_OF).write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+    """What :func:`finished` compares, whole or not at all."""
+    partial = folder / f"{MADE_OF}.tmp"
+    partial.write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
+    partial.replace(folder / MADE_OF)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that is whole: the trainer's state is written last."""
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return str(path)
+    return None
 
 
 def finish(student: Student, folder: Path, made_of: Mapping[str, Any]) -> None:
     """Saves a student with a card, and removes the checkpoints on the way."""
+    (folder / MADE_OF).unlink(missing_ok=True)  # it was of the student that is overwritten
     student.save(folder)
     attributes = "\n".join(
         f"- {a.name}{' (sensitive)' if a.sensitive else ''}: {', '.join(a.values)}" for a in student.schema.attributes
@@ -249,27 +263,35 @@ class Trainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
+class NoLastCheckpoint(TrainerCallback):
+    """The student itself is saved at the end; training that is resumed from the last step would take one step more."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+
 def train(student: Student, rows: Sequence[Mapping[str, Any]], cfg: Any, folder: Path) -> float:
     """Trains the student in place; a killed run goes on from its last checkpoint. Returns the mean loss."""
     settings, gpu = student.settings, torch.cuda.is_available()
     made = SFTConfig(
         output_dir=str(folder), num_train_epochs=1, per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.lr, lr_scheduler_type="cosine", warmup_steps=0.05, use_cpu=not gpu, bf16=gpu,
-        save_strategy="steps", save_steps=0.25, save_total_limit=1, logging_strategy="no", report_to="none",
+        save_strategy="steps", save_steps=0.25, save_total_limit=1, logging_steps=1, report_to="none",
         disable_tqdm=not cfg.progress, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length", seed=cfg.seed, max_length=None,
     )  # fmt: skip
     trainer = Trainer(
         student.model, args=made, train_dataset=Dataset.from_list([dict(row) for row in rows]),
         data_collator=Collator(student.tokenizer.pad_token_id), processing_class=student.tokenizer,
-        peft_config=student.adapter(),
+        peft_config=student.adapter(), callbacks=[NoLastCheckpoint()],
     )  # fmt: skip
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    loss = float(trainer.train(resume_from_checkpoint=str(last[-1]) if last else None).training_loss)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     student.keep(trainer.model)
-    return loss
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # also those before a checkpoint
+    return float(sum(losses) / len(losses))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every raw answer of a teacher, written down at once, so that a killed run loses none and asks for none twice."""
 
 import json
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,8 +61,9 @@ class Journal:
             raw = path.read_bytes() if path.exists() else b""
             whole = raw[: raw.rfind(b"\n") + 1]
             if len(whole) < len(raw):
-                path.write_bytes(whole)
-            records = [Record(**json.loads(line)) for line in whole.decode("utf-8").splitlines()]
+                os.truncate(path, len(whole))
+            lines = whole.decode("utf-8").split("\n")[:-1]  # an answer may hold other line breaks as they are
+            records = [Record(**json.loads(line)) for line in lines]
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: no journal of answers ({error}); move it away to ask anew") from error
         self.records = {record.request: record for record in records}

@@ -28,7 +28,17 @@ from trl import GRPOConfig, GRPOTrainer
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.distill import MADE_OF, STUDENT, begin, finish, finished, plain, student_settings
+from mmprofile.llm.distill import (
+    MADE_OF,
+    STUDENT,
+    NoLastCheckpoint,
+    begin,
+    finish,
+    finished,
+    last_checkpoint,
+    plain,
+    student_settings,
+)
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
@@ -82,9 +92,9 @@ def main(cfg: Any) -> None:
     history = train(student, taught, frozen, cfg, checkpoints)
     if frozen.digest() != before:
         raise RuntimeError("the frozen labels changed during training")
-    finish(student, target, made_of)
     text = "".join(json.dumps(row) + "\n" for row in history)
     (folder / f"reinforce_{name}.jsonl").write_text(text, encoding="utf-8")
+    finish(student, target, made_of)
     print(f"{target}: {describe(history)}; {time.perf_counter() - clock:.0f} s")
 
 
@@ -154,12 +164,11 @@ def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, 
     )  # fmt: skip
     trainer = GRPOTrainer(
         student.model, Reward(frozen, student.schema), args=made, train_dataset=Dataset.from_list(prompts),
-        processing_class=student.tokenizer, peft_config=student.adapter(),
+        processing_class=student.tokenizer, peft_config=student.adapter(), callbacks=[NoLastCheckpoint()],
     )  # fmt: skip
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    last = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    trainer.train(resume_from_checkpoint=str(last[-1]) if last else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     student.keep(trainer.model)
     return [row for row in trainer.state.log_history if "reward" in row]
 

@@ -44,5 +44,6 @@ def rollouts(
                 Record(person.user_id, k, key, "", student.name, seed + start, "", 0.0, text, origin=origin)
                 for person, own, texts in zip(part, keys, written, strict=True)
                 for k, (key, text) in enumerate(zip(own, texts, strict=False))
+                if not journal.answered(key)
             )
         yield [[journal.records[key] for key in own if journal.answered(key)] for own in keys]

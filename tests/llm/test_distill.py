@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -22,11 +23,14 @@ from mmprofile.llm.distill import (
     Trainer,
     begin,
     examples,
+    finish,
+    finished,
     student_settings,
     target,
     thinned,
     token_weights,
     train,
+    write_made_of,
 )
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
@@ -222,6 +226,29 @@ def test_only_checkpoints_on_the_way_to_the_same_are_gone_on_from(tmp_path: Path
     assert (folder / "checkpoint-1").exists()
     begin(tmp_path / "student", {"seed": 1})
     assert not (folder / "checkpoint-1").exists()
+
+
+def test_training_goes_on_from_the_last_checkpoint_that_is_whole(folder: Path, tmp_path: Path) -> None:
+    how = ["students.other.epochs=8", "students.other.batch_size=1", "progress=false"]
+    pupil, cfg = student(folder, *how, "students.other.lr=1e-2")
+    rows = examples(PEOPLE[:1], labels(), pupil, cfg.distill, 0).rows
+    loss = train(pupil, rows, cfg, tmp_path)
+    half = tmp_path / "checkpoint-999"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"best_global_step": nu')
+    again, cfg = student(folder, *how, "students.other.lr=1e-3")  # would end elsewhere if it began anew
+    assert train(again, rows, cfg, tmp_path) == loss
+    for before, after in zip(pupil.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_student_that_is_half_saved_is_not_taken_for_the_one_before(folder: Path, tmp_path: Path) -> None:
+    pupil, _ = student(folder)
+    (tmp_path / "student" / "model.safetensors").mkdir(parents=True)  # where no file can be written
+    write_made_of(tmp_path / "student", {"seed": 0})
+    with pytest.raises(SafetensorError):
+        finish(pupil, tmp_path / "student", {"seed": 1})
+    assert not finished(tmp_path / "student", {"seed": 0})
 
 
 def test_an_adapter_ends_up_in_the_weights(folder: Path, tmp_path: Path) -> None:

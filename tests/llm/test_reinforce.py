@@ -106,6 +106,17 @@ def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     assert "40 steps; reward" in reinforce.describe(history)
 
 
+def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
+    """Neither where a checkpoint falls on the last step, amid a turn through the people."""
+    how = ["reinforce.steps=10", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
+    pupil, history = steps(start, frozen(1.0), tmp_path / "run", *how)
+    again, repeated = steps(start, frozen(1.0), tmp_path / "run", *how)
+    assert [row["reward"] for row in history] == [row["reward"] for row in repeated]
+    assert len(history) == 10
+    for before, after in zip(pupil.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_rollouts_are_drawn_once(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmprofile.llm.rollouts.PART", 2)
     cfg = config("reinforce.rollouts=4")
@@ -121,7 +132,7 @@ def test_rollouts_are_drawn_once(start: Path, tmp_path: Path, monkeypatch: pytes
     (tmp_path / "rollouts.jsonl").write_text("".join(line + "\n" for line in written.splitlines()[:11]))
     assert reinforce.vote_rollouts(student(start), PEOPLE, cfg, tmp_path) == labels
     rows = [json.loads(line) for line in (tmp_path / "rollouts.jsonl").read_text().splitlines()]
-    assert len({row["request"] for row in rows}) == 16
+    assert len({row["request"] for row in rows}) == len(rows) == 16
     # another student's answers are other rollouts
     other = student(start)
     with torch.no_grad():

@@ -1,0 +1,35 @@
+"""The journal alone: what is written is read again, whatever an answer holds and wherever a run was killed."""
+
+from pathlib import Path
+
+import pytest
+
+from mmprofile.errors import UserError
+from mmprofile.llm.journal import Journal, Record
+
+
+def record(number: int, answer: str) -> Record:
+    return Record(f"u{number}", 0, f"request {number}", "", "toy", 0, "", 0.0, answer)
+
+
+def test_an_answer_may_hold_any_line_break(tmp_path: Path) -> None:
+    records = [record(i, f"one{mark}two") for i, mark in enumerate(("\n", "\r\n", "\x0b", "\x1c", "\x85", "\u2028"))]
+    Journal(tmp_path / "answers.jsonl").write(records)
+    assert list(Journal(tmp_path / "answers.jsonl").records.values()) == records
+
+
+def test_a_line_without_an_end_is_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    Journal(path).write([record(0, "naïve"), record(1, "日本")])
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole.partition(b"\n")[0][:-20])
+    journal = Journal(path)
+    assert path.read_bytes() == whole
+    journal.write([record(2, "so")])
+    assert [one.answer for one in Journal(path).records.values()] == ["naïve", "日本", "so"]
+
+
+def test_what_is_no_journal_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text('{"user_id": "u0"}\n')
+    with pytest.raises(UserError, match=r"answers\.jsonl: no journal of answers"):
+        Journal(tmp_path / "answers.jsonl")

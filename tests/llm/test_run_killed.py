@@ -1,0 +1,181 @@
+"""The whole stage in one command, killed in each of its stages and started again: it ends as if nobody had killed it."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmprofile.llm.answers import Claim, render_answer
+from mmprofile.llm.distill import last_checkpoint
+from mmprofile.llm.labels import load_labels
+from mmprofile.llm.student import build_model, build_tokenizer
+from mmprofile.profile import UNKNOWN, Attribute, Schema
+
+SAYS = {
+    "Gender": {"Female": "My husband sang.", "Male": "My wife sang."},
+    "Life Stage": {"Single": "I live alone.", "Young Family": "Our baby slept."},
+}
+SCHEMA = Schema("two", [Attribute(name, tuple(values), unknown=True) for name, values in SAYS.items()])
+JOURNALS = ("answers.jsonl", "rollouts.jsonl", "draws.jsonl")
+STUDENTS = ("student", "student_confidence", "student_majority")
+
+
+def command(how: Sequence[str], out: Path) -> list[str]:
+    return [sys.executable, "-m", "mmprofile.llm.run", "progress=false", *how, f"out={out}"]
+
+
+def run(how: Sequence[str], out: Path) -> str:
+    done = subprocess.run(command(how, out), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def how(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The words that choose people who say little, a random student that learns to write answers, and a short training."""
+    folder, rng = tmp_path_factory.mktemp("start"), random.Random(0)
+    people, texts = [], []
+    for i in range(144):
+        gold = {name: rng.choice([*values, UNKNOWN]) for name, values in SAYS.items()}
+        reviews = [SAYS[name][value] for name, value in gold.items() if value != UNKNOWN] + ["We ate."]
+        people.append(
+            {"user_id": f"u{i:03}", "reviews": reviews, "split": "train" if i < 128 else "test", "gold": gold}
+        )
+        texts += [
+            *reviews,
+            render_answer({name: Claim(value, 0.8, "no cue") for name, value in gold.items()}, SCHEMA),
+        ]
+    (folder / "people.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
+    tokenizer = build_tokenizer(texts, SCHEMA, size=400)
+    torch.manual_seed(0)
+    build_model(tokenizer, width=32, layers=1).save_pretrained(folder / "student")
+    tokenizer.save_pretrained(folder / "student")
+    attributes = ", ".join(f"{{name: {name}, values: [{', '.join(SAYS[name])}], unknown: true}}" for name in SAYS)
+    return [
+        f"input={folder / 'people.jsonl'}", "purpose=a test", "profile.name=two", f"profile.attributes=[{attributes}]",
+        "samples=24", "teacher.batch=1", f"student={folder / 'student'}", "students.other.reads=first_person",
+        "students.other.prompt.system=''", "students.other.prompt.user='{person}'", "students.other.dtype=float32",
+        "students.other.lora=0", "students.other.epochs=12", "students.other.lr=1e-2", "students.other.rl_lr=1e-3",
+        "students.other.max_new_tokens=60", "reinforce.rollouts=4", "reinforce.steps=20", "reinforce.group=4",
+        "reinforce.low=0", "reinforce.high=1",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(how: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage's folder of a run that nobody killed."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    run(how, out)
+    return out / "people"
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """Of a file that may be being written; a last one without an end is none."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def training(folder: Path, name: str) -> bool:
+    """Whether a student is amid its training, behind a checkpoint."""
+    return last_checkpoint(folder / f"{name}.partial") is not None and not (folder / name).exists()
+
+
+def stages(whole: Path) -> dict[str, Callable[[Path], bool]]:
+    """How to tell from a folder that a stage is amid its work, in the stages' order."""
+    total = {name: len(whole_lines(whole / name)) for name in JOURNALS}
+    return {
+        "teacher": lambda folder: 0 < len(whole_lines(folder / JOURNALS[0])) < total[JOURNALS[0]],
+        "vote": lambda folder: (
+            len(whole_lines(folder / JOURNALS[0])) == total[JOURNALS[0]] and not (folder / "labels.parquet").exists()
+        ),
+        "student": lambda folder: training(folder, "student"),
+        "rollouts": lambda folder: 0 < len(whole_lines(folder / JOURNALS[1])) < total[JOURNALS[1]],
+        "student_confidence": lambda folder: training(folder, "student_confidence"),
+        "student_majority": lambda folder: training(folder, "student_majority"),
+        "draws": lambda folder: 0 < len(whole_lines(folder / JOURNALS[2])) < total[JOURNALS[2]],
+    }
+
+
+def kill(how: Sequence[str], out: Path, stage: str, amid: Callable[[Path], bool]) -> None:
+    """Starts the command and kills it amid a stage."""
+    with (out / f"{stage}.txt").open("w") as printed:
+        process = subprocess.Popen(command(how, out), stdout=printed, stderr=printed, start_new_session=True)
+        try:
+            while not amid(out / "people"):
+                assert process.poll() is None, f"{stage} was not caught\n{(out / f'{stage}.txt').read_text()}"
+                time.sleep(0.001)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert amid(out / "people"), f"{stage} was over before it was killed"
+
+
+def timeless(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Health metrics without what the clock says."""
+    return [{name: value for name, value in row.items() if "time" not in name} for row in rows]
+
+
+def test_a_run_that_is_killed_in_every_stage_ends_as_if_undisturbed(
+    how: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "people"
+    kept: dict[str, list[bytes]] = {name: [] for name in JOURNALS}
+    trained: dict[str, list[dict[str, Any]]] = {}
+    for stage, amid in stages(undisturbed).items():
+        kill(how, tmp_path, stage, amid)
+        for name, before in kept.items():
+            kept[name] = whole_lines(folder / name)
+            assert kept[name][: len(before)] == before
+        if stage in STUDENTS:
+            checkpoint = last_checkpoint(folder / f"{stage}.partial")
+            assert checkpoint is not None
+            state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
+            assert 0 < state["global_step"] < state["max_steps"]
+            trained[stage] = [row for row in state["log_history"] if "reward" in row]
+    printed = run(how, tmp_path)
+    assert printed.count(": found") == 3
+    for name, before in kept.items():
+        lines = whole_lines(folder / name)
+        assert lines[: len(before)] == before
+        answers = {row["request"]: row["answer"] for row in map(json.loads, lines)}
+        assert len(answers) == len(lines)  # none was asked for or drawn twice
+        assert answers == {row["request"]: row["answer"] for row in map(json.loads, whole_lines(undisturbed / name))}
+    assert load_labels(folder / "labels.parquet") == load_labels(undisturbed / "labels.parquet")
+    for name in STUDENTS:
+        weights, expected = (load_file(where / name / "model.safetensors") for where in (folder, undisturbed))
+        assert set(weights) == set(expected)
+        assert all(torch.equal(weights[part], expected[part]) for part in expected)
+        assert not (folder / f"{name}.partial").exists()
+    for reward in ("confidence", "majority"):
+        assert (folder / f"frozen_{reward}.json").read_text() == (undisturbed / f"frozen_{reward}.json").read_text()
+        rows, expected_rows = (
+            [json.loads(line) for line in whole_lines(where / f"reinforce_{reward}.jsonl")]
+            for where in (folder, undisturbed)
+        )
+        earlier = trained[f"student_{reward}"]
+        assert rows[: len(earlier)] == earlier  # even the time that a step took: none was taken again
+        assert timeless(rows) == timeless(expected_rows)
+        assert len(rows) == 20
+    metrics, expected_metrics = (json.loads((where / "metrics.json").read_text()) for where in (folder, undisturbed))
+    assert metrics["rows"] == expected_metrics["rows"]
+
+
+def test_the_run_has_something_to_lose(undisturbed: Path) -> None:
+    """The stages change what comes out of them: a lost one would be seen."""
+    embeddings = [load_file(undisturbed / name / "model.safetensors")["model.embed_tokens.weight"] for name in STUDENTS]
+    assert not any(torch.equal(embeddings[i], embeddings[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    rows = json.loads((undisturbed / "metrics.json").read_text())["rows"]
+    assert len({row["f1"] for name, row in rows.items() if name in ("start", "sft", "ttrl", "ours")}) == 4
+    for name in JOURNALS:
+        assert len({json.loads(line)["answer"] for line in whole_lines(undisturbed / name)}) > 20
