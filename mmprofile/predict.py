@@ -40,7 +40,7 @@ def read_users(path: Path) -> list[dict[str, Any]]:
         UserError: the file cannot be read, a line is no user, or two users have one id; names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"input={path}: cannot be read ({error})") from error
     users: dict[str, dict[str, Any]] = {}

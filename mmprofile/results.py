@@ -58,11 +58,11 @@ def read_run(folder: Path) -> Run:
     """
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
         profile = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml").profile)
     except OSError as error:
         raise UserError(f"{folder}: no finished run there ({error.strerror}: {error.filename})") from error
-    users = [json.loads(line) for line in lines]
+    users = [json.loads(line) for line in lines if line]
 
     def profiles(key: str) -> list[Profile]:
         return [{name: tuple(values) for name, values in user[key].items()} for user in users]

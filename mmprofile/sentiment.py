@@ -135,7 +135,7 @@ class Source(NamedTuple):
             partial = path.with_suffix(f".{os.getpid()}")  # another classifier may be at it, too
             write_predictions(partial, predict_users(model, data, users, self.beams, label))
             partial.replace(path)
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         return [{name: tuple(values) for name, values in row["parsed"].items()} for row in rows]
 
 

@@ -33,7 +33,7 @@ class AnswerFile:
     def __init__(self, path: Path, view: View) -> None:
         self.path, self.view = path, view
         try:
-            lines = self.path.read_text(encoding="utf-8").splitlines()
+            lines = self.path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"model.options.path={self.path}: cannot be read ({error})") from error
         rows = [_row(line, f"{self.path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]

@@ -218,8 +218,9 @@ def _read_journal(path: Path) -> dict[str, Answer]:
         raw = path.read_bytes()
         whole = raw[: raw.rfind(b"\n") + 1]
         if len(whole) < len(raw):
-            path.write_bytes(whole)
-        answers = [Answer(**json.loads(line)) for line in whole.decode("utf-8").splitlines()]
+            os.truncate(path, len(whole))
+        lines = whole.decode("utf-8").split("\n")[:-1]  # an answer may hold other line breaks as they are
+        answers = [Answer(**json.loads(line)) for line in lines]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no journal of answers ({error}); move it away to ask anew") from error
     return {answer.request: answer for answer in answers if answer.error is None}

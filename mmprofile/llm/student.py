@@ -1,5 +1,6 @@
 """The student: a causal model that reads a person and writes the answer. The tiny one is a Qwen3 of a million parameters."""
 
+import ctypes
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +29,7 @@ TEMPLATE = (
     "{% if message['role'] == 'assistant' %}" + END + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}" + ANSWER + "{% endif %}"
 )
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _FIRST_PERSON = re.compile(r"\b(i|my|me|mine|myself|we|us|our|ours|ourselves)\b", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -107,6 +109,7 @@ class Student:
     """
 
     def __init__(self, name: str, settings: Any, schema: Schema) -> None:
+        keep_memory()
         where = str(TINY) if name == "tiny" else name
         if name == "tiny" and not TINY.is_dir():
             raise UserError(
@@ -183,14 +186,26 @@ class Student:
                     model.device
                 )
                 ids = model.generate(
-                    **padded, **how, max_new_tokens=self.settings.max_new_tokens, num_return_sequences=samples,
+                    **self._read_once(padded, samples),
+                    **how,
+                    max_new_tokens=self.settings.max_new_tokens,
                     pad_token_id=pad,
-                )[:, padded.input_ids.shape[1] :]  # fmt: skip
+                )[:, padded.input_ids.shape[1] :]
                 texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
                 for place, i in enumerate(chosen):
                     written[i] = texts[place * samples : (place + 1) * samples]
                 bar.update(len(chosen))
         return written
+
+    def _read_once(self, padded: Any, samples: int) -> dict[str, Any]:
+        """Prompts, each ``samples`` times, and the states of all but their last tokens, computed once."""
+        mask = padded.attention_mask
+        read = self.model(
+            padded.input_ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, logits_to_keep=1,
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, :-1],
+        ).past_key_values  # fmt: skip
+        read.batch_repeat_interleave(samples)
+        return {"past_key_values": read, **{key: some.repeat_interleave(samples, 0) for key, some in padded.items()}}
 
     def adapter(self) -> Any:
         """The low-rank adapter that is trained in place of all weights, None where its rank is 0."""
@@ -205,3 +220,13 @@ class Student:
         """Model and tokenizer in hub layout."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def keep_memory() -> None:
+    """Has this process keep the memory that it frees: glibc would hand large blocks back and fetch them anew in every step,
+    which costs a small model a quarter of its time on CPUs. Elsewhere it does nothing."""
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(M_MMAP_MAX, 0)
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

@@ -220,7 +220,7 @@ def run(out: Path, name: str, *overrides: str) -> dict[str, Any]:
 
 
 def predictions(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().split("\n")[:-1]]
 
 
 @pytest.fixture(scope="module")
@@ -276,12 +276,13 @@ def test_asked_again_with_other_photos_where_that_is_wanted(server: Server, out:
 
 def test_a_killed_run_goes_on_without_asking_again(server: Server, out: Path, gold: list[dict[str, Any]]) -> None:
     enough, gone = threading.Event(), threading.Event()
+    text = f"{TEXT}\u2028"  # a line break, but none between answers
 
     def slow(n: int, body: dict[str, Any]) -> Reply:
         if n >= 5:
             enough.set()
             gone.wait(60)
-        return 200, completion(TEXT)
+        return 200, completion(text)
 
     server.reply = slow
     options = [f"model.options.url={server.url}", "model.options.concurrency=1", "paradigm=text"]
@@ -291,12 +292,12 @@ def test_a_killed_run_goes_on_without_asking_again(server: Server, out: Path, go
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     gone.set()
-    assert len((out / "killed" / "answers.jsonl").read_text().splitlines()) == 5
-    server.reply = lambda n, body: (200, completion(TEXT))
+    assert (out / "killed" / "answers.jsonl").read_text().count("\n") == 5
+    server.reply = lambda n, body: (200, completion(text))
     metrics = run(out, "killed", *options)
     assert len(server.sent) == 6 + 7
     assert metrics["endpoint"]["answers"] == 12
-    assert {row["text"] for row in predictions(out / "killed")} == {TEXT}
+    assert {row["text"] for row in predictions(out / "killed")} == {text}
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_the_extra_that_is_needed_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 def answer_file(folder: Path, rows: list[Any]) -> list[str]:
     path = folder / "answers.jsonl"
-    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows))
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows))
     return ["model.system=file", f"model.options.path={path}"]
 
 
@@ -340,12 +341,12 @@ def test_a_file_of_answers_is_a_row(out: Path, gold: list[dict[str, Any]], tmp_p
     own = run(out, "own", "model.system=file", f"model.options.path={out / 'majority' / 'predictions.jsonl'}")
     assert own["test"] == own["baselines"]["majority"]
     rows: list[dict[str, Any]] = [{"user_id": row["user_id"], "profile": row["gold"]} for row in gold]
-    rows[0]["profile"] = {**rows[0]["profile"], "Mood": "glad"}
+    rows[0]["profile"] = {**rows[0]["profile"], "Mood": "gl\u2028ad"}
     rows[1]["profile"] = {**rows[1]["profile"], "Stars": None, "Preferred Meal": "Dinner"}
     true = run(out, "gold", *answer_file(tmp_path, rows[::-1]))
     assert true["test"]["parse_fault_rate"] == pytest.approx(2 / 12)
     assert true["test"]["per_attribute"]["Budget Range"]["macro_f1"] == 100
-    assert predictions(out / "gold")[0]["faults"] == ["not an attribute: 'Mood: glad'"]
+    assert predictions(out / "gold")[0]["faults"] == ["not an attribute: 'Mood: gl\u2028ad'"]
     assert "Stars: Unknown is not allowed" in predictions(out / "gold")[1]["faults"]
 
 
