@@ -33,7 +33,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.rollouts import rollouts
 from mmprofile.llm.scores import percentiles, resampled_f1, score_labels, tabulate
 from mmprofile.llm.student import Student
-from mmprofile.llm.vote import Ballot, ballots, latest
+from mmprofile.llm.vote import Ballot, ballots
 from mmprofile.metrics import RESAMPLES
 from mmprofile.profile import Schema
 from mmprofile.settings import VoteConfig
@@ -57,7 +57,7 @@ def main(cfg: Any) -> None:
     """Entry point: every stage, then the table."""
     clock = time.perf_counter()
     schema, folder = teacher.open_schema(cfg), teacher.stage_folder(cfg)
-    for stage in (teacher.main, vote.main, distill.main):
+    for stage in (teacher.ask, vote.main, distill.main):
         stage(cfg)
     for name in reinforce.REWARDS:
         cfg.reinforce.reward = name
@@ -82,7 +82,7 @@ def main(cfg: Any) -> None:
 
 def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Path) -> dict[str, list[Claims]]:
     """What the teacher's answers are worth: each sample by itself, and three ways to vote."""
-    records, _ = latest(Journal(folder / teacher.JOURNAL).records.values(), cfg.samples)
+    records, _ = teacher.answers(people, schema, cfg)
     polled, settings = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
     samples: list[Claims] = [
         [

@@ -32,9 +32,10 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.teachers import Question, Reply, Teacher, make_teacher
 from mmprofile.profile import UNKNOWN, Schema, check_purpose
 
-JOURNAL = "answers.jsonl"
+JOURNAL, ASKED = "answers.jsonl", "asked.json"
 DEMO_PURPOSE = "a demonstration on generated people"
 SHOWN = 3  # of anything that is listed
+SEEDS = 1000  # from one seed to the next: of the answers of two, none is the same
 
 
 @dataclass
@@ -62,6 +63,12 @@ class Asked:
 
 def main(cfg: Any) -> None:
     """Entry point: asks, counts, and lists who was not answered."""
+    if ask(cfg).failed:
+        sys.exit(1)
+
+
+def ask(cfg: Any) -> Asked:
+    """Asks what is not answered yet; the journal and the list of what was asked lie in the stage's folder."""
     schema = open_schema(cfg)
     teacher = make_teacher(cfg.teacher, schema)
     folder = stage_folder(cfg)
@@ -70,8 +77,7 @@ def main(cfg: Any) -> None:
     clock = time.perf_counter()
     asked = collect(teacher, people, schema, cfg, Journal(folder / JOURNAL))
     print(describe(asked, people, teacher, cfg, folder, time.perf_counter() - clock))
-    if asked.failed:
-        sys.exit(1)
+    return asked
 
 
 def open_schema(cfg: Any) -> Schema:
@@ -146,6 +152,8 @@ def digest(*parts: Any) -> str:
 def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any, journal: Journal) -> Asked:
     """Asks for ``cfg.samples`` answers of each person, those that the journal does not have.
 
+    What is asked, request by request, is written beside the journal first: answers to it are what is voted on.
+
     Raises:
         UserError: the teacher says that asking on makes no sense; what was answered until then is in the journal.
     """
@@ -156,12 +164,13 @@ def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any
         asked = messages(person.text(), schema, cfg.prompt)
         prompt = digest(asked)
         for sample in range(cfg.samples):
-            seed = cfg.seed + sample
+            seed = SEEDS * cfg.seed + sample
             request = digest(person.user_id, teacher.name, teacher.settings, prompt, seed)
             wanted.append(request)
             if not journal.answered(request):
                 record = Record(person.user_id, sample, request, prompt, teacher.name, seed, "", 0.0, "", origin=origin)
                 todo.append((record, Question(person, asked, seed)))
+    write_asked(journal.path.with_name(ASKED), wanted)
     found = len(wanted) - len(todo)
     pause = 0.2 if sys.stderr.isatty() else 10
     with tqdm(
@@ -175,6 +184,39 @@ def collect(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: Any
         finally:
             pool.shutdown(cancel_futures=True)
     return count(Asked(len(wanted), found), [journal.records[request] for request in wanted], schema)
+
+
+def write_asked(path: Path, requests: Sequence[str]) -> None:
+    """The list of what was asked, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.tmp")
+    partial.write_text(json.dumps(requests), encoding="utf-8")
+    partial.replace(path)
+
+
+def answers(people: Sequence[Person], schema: Schema, cfg: Any) -> tuple[list[Record], int]:
+    """The answers to what was asked last, at most ``cfg.samples`` of each person, and the number of those that are out of date:
+    the person's texts, the schema or the templates have changed since.
+
+    Raises:
+        UserError: nothing was asked, or no answer is there.
+    """
+    folder = stage_folder(cfg)
+    try:
+        wanted = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / ASKED}: nothing was asked ({error}); run python -m mmprofile.llm.teacher") from error
+    journal = Journal(folder / JOURNAL)
+    prompts = {person.user_id: digest(messages(person.text(), schema, cfg.prompt)) for person in people}
+    there = [journal.records[request] for request in wanted if journal.answered(request)]
+    own = [record for record in there if record.user_id in prompts and record.sample < cfg.samples]
+    found = [record for record in own if record.prompt == prompts[record.user_id]]
+    if not found:
+        raise UserError(
+            f"{folder / JOURNAL}: no answer about any of the {len(people):,} people, {len(own):,} out of date; run "
+            "python -m mmprofile.llm.teacher with the same data, profile and seed"
+        )
+    return found, len(own) - len(found)
 
 
 def _ask(teacher: Teacher, part: Sequence[tuple[Record, Question]], journal: Journal) -> int:
@@ -217,7 +259,11 @@ def describe(asked: Asked, people: Sequence[Person], teacher: Teacher, cfg: Any,
     if asked.prompt_tokens or asked.completion_tokens:
         lines.append(f"  tokens: {asked.prompt_tokens:,} read, {asked.completion_tokens:,} written{cost(asked, cfg)}")
     if asked.failed:
-        lines.append(f"  {len(asked.failed):,} questions failed; the same command asks them again:")
+        whom = len({record.user_id for record in asked.failed})
+        lines.append(
+            f"  {len(asked.failed):,} questions about {whom:,} people failed, the journal has each with its error; the same "
+            "command asks them again:"
+        )
         lines += [f"    {r.user_id}, sample {r.sample}: {r.error}" for r in asked.failed[:SHOWN]]
     return "\n".join(lines)
 

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.calibrate import Calibration, fit, priors, unknown_threshold
-from mmprofile.llm.journal import Journal, Record
+from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Label, Vote, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher import JOURNAL, digest, open_schema, read_people, stage_folder
+from mmprofile.llm.teacher import answers, digest, open_schema, read_people, stage_folder
 from mmprofile.profile import UNKNOWN, Schema
 from mmprofile.settings import VoteConfig
 
@@ -121,27 +121,19 @@ class Ballot(NamedTuple):
 def main(cfg: Any) -> None:
     """Entry point: counts the votes of the journal, calibrates, writes the table."""
     schema, folder = open_schema(cfg), stage_folder(cfg)
-    path = folder / JOURNAL
-    if not path.is_file():
-        raise UserError(f"{path}: no answers to vote on; run python -m mmprofile.llm.teacher first")
     people = read_people(cfg, schema)
-    records, others = latest(Journal(path).records.values(), cfg.samples)
-    if others:
-        print(
-            f"{path}: {others:,} answers of another teacher, prompt or schema, or beyond samples={cfg.samples}, do not vote"
-        )
+    records, old = answers(people, schema, cfg)
+    if old:
+        print(f"{old:,} answers do not vote: what is asked of these people has changed since; teacher asks anew")
+    votes = Counter(record.user_id for record in records)
+    few = sum(votes[person.user_id] < cfg.samples for person in people)
+    if few:
+        print(f"{few:,} of {len(people):,} people have fewer than samples={cfg.samples} answers")
     settings = cast(VoteConfig, OmegaConf.to_object(cfg.vote))
     labels, calibration = vote(people, ballots(people, schema, records), schema, settings)
     save_labels(folder / LABELS, labels)
     (folder / CALIBRATION).write_text(json.dumps(calibration, indent=2) + "\n", encoding="utf-8")
     print(describe(labels, people, schema, folder))
-
-
-def latest(records: Iterable[Record], samples: int) -> tuple[list[Record], int]:
-    """The answers of the kind that the last one has, ``samples`` of each person, and the number of all others."""
-    answered = [record for record in records if record.error is None]
-    chosen = [record for record in answered if record.origin == answered[-1].origin and record.sample < samples]
-    return chosen, len(answered) - len(chosen)
 
 
 def ballots(people: Sequence[Person], schema: Schema, records: Iterable[Record]) -> dict[tuple[str, str], Ballot]:
