@@ -346,6 +346,7 @@ class StudentConfig:
 
     reads: str = "all"
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
+    template: dict[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     lora: int = 0
     lr: float = 1e-4

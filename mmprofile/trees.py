@@ -212,8 +212,7 @@ class CausalTrees:
     def __init__(self, text: Any, hidden: Tensor, mask: Tensor) -> None:
         self.decoder, self.mask = text.get_decoder(), mask
         self.forest, self.cache = _Forest(len(hidden)), DynamicCache()
-        names = inspect.signature(self.decoder.forward).parameters
-        self.cache_name = "cache" if "cache" in names else "past_key_values"  # renamed in transformers 5.2x
+        self.cache_name = cache_name(self.decoder)
         if mask.shape[1]:
             causal = torch.ones(mask.shape[1:] * 2, dtype=torch.bool, device=mask.device).tril()
             itself = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)  # padding has to see something
@@ -309,3 +308,8 @@ class CausalRows(Rows):
         states = self.decoder(inputs_embeds=rows, use_cache=False).last_hidden_state
         own = [one[len(prompt) :][: profiles.shape[1]] for one, prompt in zip(states, prompts, strict=True)]
         return torch.stack(own)
+
+
+def cache_name(model: Any) -> str:
+    """What a model calls the states of what it has read; renamed in transformers 5.2x."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"

@@ -33,7 +33,7 @@ def parse_answer(text: str, schema: Schema) -> Answer:
 
     Args:
         text: JSON, possibly amid prose: ``{attribute: {"rationale": ..., "value": ..., "confidence": 0 to 100}}``. Where
-            several objects stand in it, the first that names an attribute counts. A value of null is Unknown.
+            several objects stand in it, the last that names an attribute counts: thoughts come first. A value of null is Unknown.
         schema: names and values are matched to its own, case ignored.
     """
     found = _object(text, {name.lower() for name in schema.names})
@@ -65,18 +65,20 @@ def render_answer(claims: Mapping[str, Claim], schema: Schema) -> str:
 
 
 def _object(text: str, names: set[str]) -> dict[str, Any] | None:
-    """The first JSON object in a text that has one of the names as a key."""
-    decoder = json.JSONDecoder()
+    """The last JSON object in a text that has one of the names as a key."""
+    decoder, found = json.JSONDecoder(), None
     start = text.find("{")
     while start >= 0:
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            value = None
+            value, end = None, start + 1
         if isinstance(value, dict) and names & {str(key).strip().lower() for key in value}:
-            return value
-        start = text.find("{", start + 1)
-    return None
+            found = value
+        else:
+            end = start + 1
+        start = text.find("{", end)
+    return found
 
 
 def _claim(given: Any, values: Mapping[str, str]) -> Claim | str:

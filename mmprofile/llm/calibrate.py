@@ -12,6 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from mmprofile.errors import UserError
 
 KINDS = ("none", "quantile", "isotonic", "temperature")
+ON_GOLD = ("isotonic", "temperature")
 Array = NDArray[np.float64]
 EDGE = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
 
@@ -59,7 +60,7 @@ def fit(
     if not min(target) > 0:
         raise UserError(f"vote.target={list(target)}: give two numbers above 0, a and b of a beta distribution")
     raw = np.asarray(confidences, dtype=float)
-    if kind in ("isotonic", "temperature") and (correct is None or not len(raw)):
+    if kind in ON_GOLD and (correct is None or not len(raw)):
         raise UserError(f"vote.calibration={kind} needs gold values of the split vote.gold_split; take quantile")
     if kind == "none" or not len(raw):
         return Calibration()

@@ -33,7 +33,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.student import Student
 from mmprofile.llm.teacher import digest, open_schema, purpose, read_people, stage_folder
 from mmprofile.llm.vote import LABELS
-from mmprofile.profile import Schema
+from mmprofile.profile import UNKNOWN, Schema
 
 STUDENT, MADE_OF = "student", "made_of.json"
 CARD = """# Guesses at attributes of people
@@ -54,12 +54,14 @@ class Examples(NamedTuple):
     Attributes:
         rows: ``input_ids``, ``labels`` (IGNORE where it reads) and ``weights``, a number a token.
         unlabelled: people without labels, who teach nothing.
-        too_long: people whose texts leave no room for an answer.
+        too_long: people whose texts, in one epoch or more, leave no room for an answer.
+        unwritable: people with an answer that is longer than the student's ``max_new_tokens``.
     """
 
     rows: list[dict[str, Any]]
     unlabelled: list[str]
     too_long: list[str]
+    unwritable: list[str]
 
 
 def main(cfg: Any) -> None:
@@ -78,18 +80,25 @@ def main(cfg: Any) -> None:
     made = examples(people, labels, student, cfg.distill, cfg.seed)
     if not made.rows:
         raise UserError(
-            f"{folder / LABELS}: nothing to learn from {len(people):,} people of the split train: {len(made.unlabelled):,} "
-            f"without labels, {len(made.too_long):,} too long for the student's context"
+            f"{folder / LABELS}: nothing to learn from {len(people):,} people of the split train: {describe(made, student)}"
         )
     print(
-        f"{len(people):,} people of the split train; {len(made.unlabelled):,} without labels, {len(made.too_long):,} too long "
-        f"for the student's context of {student.room:,} tokens are left out; {len(made.rows):,} examples",
+        f"{len(people):,} people of the split train; left out: {describe(made, student)}; {len(made.rows):,} examples",
         flush=True,
     )
     clock = time.perf_counter()
     loss = train(student, made.rows, cfg, begin(folder / STUDENT, made_of))
     finish(student, folder / STUDENT, made_of)
     print(f"{folder / STUDENT}: mean loss {loss:.3f}; {time.perf_counter() - clock:.0f} s")
+
+
+def describe(made: Examples, student: Student) -> str:
+    """Who is not learned from."""
+    return (
+        f"{len(made.unlabelled):,} without labels, {len(made.too_long):,} with texts too long for the student's context of "
+        f"{student.room:,} tokens, {len(made.unwritable):,} with an answer longer than its max_new_tokens="
+        f"{student.settings.max_new_tokens}"
+    )
 
 
 def student_settings(cfg: Any) -> Any:
@@ -104,14 +113,21 @@ def plain(cfg: Any) -> dict[str, Any]:
 
 def finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
     """Whether a student was made of just that."""
-    path = folder / MADE_OF
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")) == made_of
+    return made_before(folder) == made_of and any(folder.glob("*.safetensors"))
+
+
+def made_before(folder: Path) -> Any:
+    """What a folder's contents were made of; None where that cannot be told."""
+    try:
+        return json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def begin(target: Path, made_of: Mapping[str, Any]) -> Path:
     """The folder of the checkpoints on the way to a student; those on the way to one made of anything else are removed."""
     folder = target.with_name(f"{target.name}.partial")
-    if not finished(folder, made_of):
+    if made_before(folder) != made_of:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         write_made_of(folder, made_of)
@@ -171,7 +187,7 @@ def examples(people: Sequence[Person], labels: Sequence[Label], student: Student
     by_user: dict[str, list[Label]] = {}
     for label in labels:
         by_user.setdefault(label.user_id, []).append(label)
-    made, rng = Examples([], [], []), random.Random(seed)
+    made, rng = Examples([], [], [], []), random.Random(seed)
     for epoch in range(student.settings.epochs):
         for person in people:
             own = by_user.get(person.user_id)
@@ -179,13 +195,17 @@ def examples(people: Sequence[Person], labels: Sequence[Label], student: Student
                 if not epoch:
                     made.unlabelled.append(person.user_id)
                 continue
-            read = student.prompt(thinned(person, [one.rationale for one in own], settings.thin, rng))
-            if len(read) > student.room:
-                if not epoch:
-                    made.too_long.append(person.user_id)
-                continue
             text = target(own, student.schema)
             written, spans = student.answer(text)
+            if len(written) > student.settings.max_new_tokens:
+                if not epoch:
+                    made.unwritable.append(person.user_id)
+                continue
+            quotes = [one.rationale for one in own if one.label != UNKNOWN]
+            read = student.prompt(thinned(person, quotes, settings.thin, rng))
+            if len(read) > student.room:
+                made.too_long.append(person.user_id)
+                continue
             weights = (
                 token_weights(text, spans, {one.attribute: one.confidence for one in own})
                 if settings.weighted
@@ -198,17 +218,23 @@ def examples(people: Sequence[Person], labels: Sequence[Label], student: Student
                     "weights": [0.0] * len(read) + (weights or [1.0] * len(written)),
                 }
             )
-    return made
+    return made._replace(too_long=[*dict.fromkeys(made.too_long)])
 
 
 def thinned(person: Person, rationales: Sequence[str], share: float, rng: random.Random) -> Person:
-    """A person without a share of their texts, at random; a text that a rationale quotes stays."""
+    """A person without a share of their texts, at random; a text that a rationale quotes stays.
+
+    Who has a rationale that no text contains is read whole: what it goes by could be anywhere.
+    """
     quotes = [rationale.lower() for rationale in rationales if rationale]
+    texts = [" ".join(review.split()).lower() for review in person.reviews]
     kept = tuple(
         review
-        for review in person.reviews
-        if rng.random() >= share or any(quote in " ".join(review.split()).lower() for quote in quotes)
+        for review, text in zip(person.reviews, texts, strict=True)
+        if rng.random() >= share or any(quote in text for quote in quotes)
     )
+    if not all(any(quote in text for text in texts) for quote in quotes):
+        return person
     return replace(person, reviews=kept or person.reviews[:1])
 
 

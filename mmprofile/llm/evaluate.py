@@ -21,10 +21,12 @@ from rich.table import Table
 from mmprofile.errors import UserError
 from mmprofile.llm import figures
 from mmprofile.llm.answers import Claim
+from mmprofile.llm.calibrate import ON_GOLD
 from mmprofile.llm.labels import Joined, join, load_labels
+from mmprofile.llm.people import Person
 from mmprofile.llm.scores import BINS, LabelScores, Scores, score_labels, tabulate
 from mmprofile.llm.teacher import open_schema, purpose, read_people, stage_folder
-from mmprofile.llm.vote import LABELS
+from mmprofile.llm.vote import CALIBRATION, LABELS
 from mmprofile.metrics import calibration
 from mmprofile.profile import Schema
 from mmprofile.report import MISSING, WIDTH
@@ -35,16 +37,38 @@ def main(cfg: Any) -> None:
     schema = open_schema(cfg)
     path = labels_path(cfg)
     labels = load_labels(path)
-    people = read_people(cfg, schema)
+    people, fitted = unfitted(read_people(cfg, schema), path)
     joined = join(people, labels, schema, path)
     gold = [person.gold for person in people]
     scores = score_labels(schema.names, gold, joined.labels, seed=cfg.seed)
     counts = {"labels_of_others": joined.others, "labels_of_other_attributes": joined.foreign}
-    settings = {"labels": str(path), "profile": schema.name, "splits": list(cfg.splits), "purpose": purpose(cfg)}
+    settings = {
+        "labels": str(path), "profile": schema.name, "splits": list(cfg.splits), "purpose": purpose(cfg),
+        "calibrated_on": fitted,
+    }  # fmt: skip
     text = json.dumps({**scores.to_dict(), **counts, **settings}, indent=2, ensure_ascii=False)
     (path.parent / "scores.json").write_text(text + "\n", encoding="utf-8")
-    print_scores(scores, joined, list(cfg.splits))
+    print_scores(scores, joined, [split for split in cfg.splits if split != fitted])
+    if fitted:
+        print(f"the split {fitted} is left out: the confidences were calibrated on its gold values")
     print(f"{path.parent}: {', '.join(['scores.json', *draw(schema, gold, joined.labels, path.parent)])}")
+
+
+def unfitted(people: Sequence[Person], labels: Path) -> tuple[list[Person], str | None]:
+    """The people whose gold values no calibration of these labels saw, and the split that one did see.
+
+    Raises:
+        UserError: nobody is left.
+    """
+    try:
+        made = json.loads(labels.with_name(CALIBRATION).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return list(people), None
+    fitted = made["vote"]["gold_split"] if made["kind"] in ON_GOLD else None
+    left = [person for person in people if person.split != fitted]
+    if not left:
+        raise UserError(f"{labels}: its confidences were calibrated on the split {fitted}; score others: splits=[test]")
+    return left, fitted
 
 
 def labels_path(cfg: Any) -> Path:

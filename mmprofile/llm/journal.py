@@ -48,7 +48,8 @@ class Journal:
     """JSON lines of :class:`Record`; the last one of a request counts.
 
     Args:
-        path: made on the first write. A last line that a killed run left unfinished is cut off.
+        path: made on the first write. A last line without an end, which a killed run left or another is writing, does not
+            count; the first write cuts it off.
 
     Raises:
         UserError: it cannot be read.
@@ -60,13 +61,12 @@ class Journal:
         try:
             raw = path.read_bytes() if path.exists() else b""
             whole = raw[: raw.rfind(b"\n") + 1]
-            if len(whole) < len(raw):
-                os.truncate(path, len(whole))
             lines = whole.decode("utf-8").split("\n")[:-1]  # an answer may hold other line breaks as they are
             records = [Record(**json.loads(line)) for line in lines]
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{path}: no journal of answers ({error}); move it away to ask anew") from error
         self.records = {record.request: record for record in records}
+        self._cut = len(whole) < len(raw)
 
     def answered(self, request: str) -> bool:
         """Whether there is an answer, right or wrong."""
@@ -83,6 +83,9 @@ class Journal:
             text = "".join(json.dumps(record._asdict(), ensure_ascii=False) + "\n" for record in records)
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
+                if self._cut:
+                    os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)
+                    self._cut = False
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:

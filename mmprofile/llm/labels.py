@@ -77,7 +77,7 @@ def load_labels(path: Path) -> list[Label]:
     try:
         rows: Sequence[dict[str, Any]] = pq.read_table(path, schema=SCHEMA).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: no table of labels ({error})") from error
+        raise UserError(f"{path}: no table of labels ({error}); python -m mmprofile.llm.vote writes it") from error
     return [replace(Label(**row), votes=tuple(Vote(**vote) for vote in json.loads(row["votes"]))) for row in rows]
 
 

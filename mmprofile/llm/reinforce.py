@@ -1,8 +1,8 @@
-"""A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reward=confidence|majority``.
+"""A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reinforce.reward=confidence|majority``.
 
 Its own answers are voted once, of as many people as the training visits; the winners and their weights are frozen. GRPO by TRL then
-rewards agreeing with them. ``majority`` is TTRL's reward (Zuo et al., 2025): the plain majority's value, every attribute and person
-weighing alike.
+rewards agreeing with them. ``majority`` is after TTRL (Zuo et al., 2025): the plain majority's value, every attribute and person
+weighing alike. TTRL itself rewards 1 or 0 and filters nobody; here nothing but vote and weights is told apart.
 """
 
 from mmprofile.config import check_command_line, entry_point
@@ -23,19 +23,19 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from omegaconf import OmegaConf
-from transformers import PrinterCallback, ProgressCallback
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.distill import (
-    MADE_OF,
     STUDENT,
     NoLastCheckpoint,
     begin,
     finish,
     finished,
     last_checkpoint,
+    made_before,
     plain,
     student_settings,
 )
@@ -50,22 +50,22 @@ from mmprofile.llm.vote import ballots, vote
 from mmprofile.profile import Schema
 from mmprofile.settings import VoteConfig
 
-REWARDS = {"confidence": "confidence", "majority": "majority"}
-"""``reward`` -> how the rollouts are voted."""
+REWARDS = ("confidence", "majority")
+"""Kinds of ``reward``, which are the ways of voting that they go with."""
 ROLLOUTS = "rollouts.jsonl"
+EVERY, ASKED_ABOUT = 10, 16  # steps, and people, for the divergence
 
 
 def main(cfg: Any) -> None:
     """Entry point: rollouts, frozen labels, GRPO; the same command again goes on where it stopped."""
     schema, folder = open_schema(cfg), stage_folder(cfg)
     settings, name = cfg.reinforce, cfg.reinforce.reward
-    if name not in REWARDS:
-        raise UserError(f"reinforce.reward={name!r} is not one of {', '.join(REWARDS)}")
-    if not (folder / STUDENT / MADE_OF).is_file():
+    start = made_before(folder / STUDENT)
+    if start is None:
         raise UserError(f"{folder / STUDENT}: no student to start from; run python -m mmprofile.llm.distill first")
     target = folder / f"{STUDENT}_{name}"
     made_of = {
-        "start": json.loads((folder / STUDENT / MADE_OF).read_text(encoding="utf-8")), "seed": cfg.seed,
+        "start": start, "seed": cfg.seed,
         "settings": plain(student_settings(cfg)) | plain(settings) | {"vote": plain(cfg.vote)}, "purpose": purpose(cfg),
     }  # fmt: skip
     if finished(target, made_of):
@@ -83,11 +83,15 @@ def main(cfg: Any) -> None:
     taught = [person for person in people if person.user_id in kept]
     print(
         f"{len(taught):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of {settings.rollouts} "
-        f"answers from {settings.low} to {settings.high}); {len(people) - len(frozen.targets):,} more are not needed",
+        f"answers from {settings.low} to {settings.high}); {len(people) - len(frozen.targets):,} more are not needed, or too "
+        f"long for the student's context of {student.room:,} tokens",
         flush=True,
     )
-    if not taught:
-        raise UserError("nobody to learn from: widen reinforce.low and reinforce.high")
+    if len(taught) < settings.people:
+        raise UserError(
+            f"a step is to learn from reinforce.people={settings.people} people, and there are {len(taught)}: give less, or "
+            "widen reinforce.low and reinforce.high"
+        )
     clock, before = time.perf_counter(), frozen.digest()
     history = train(student, taught, frozen, cfg, checkpoints)
     if frozen.digest() != before:
@@ -99,14 +103,15 @@ def main(cfg: Any) -> None:
 
 
 def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: Path) -> list[Label]:
-    """The student's own votes, of people in random order until there are as many of moderate difficulty as the training visits.
+    """The student's own votes, of people in random order until there are as many of moderate difficulty as the training visits;
+    of those whom it cannot read, none.
 
     Its answers are kept in a journal, so that none is drawn twice.
     """
     settings, schema = cfg.reinforce, student.schema
     how = replace(
         cast(VoteConfig, OmegaConf.to_object(cfg.vote)),
-        method=REWARDS[settings.reward],
+        method=settings.reward,
         calibration="none",
         unknown_rate=None,
     )
@@ -115,11 +120,11 @@ def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: 
     drawn = rollouts(
         student, order, settings.rollouts, settings.temperature, 1.0, cfg.seed, Journal(folder / ROLLOUTS), label
     )
-    answers: list[list[Record]] = []
+    answers: list[list[Record]] = []  # of each person
     labels: list[Label] = []
     for part in drawn:
         answers += part
-        polled = order[: len(answers)]
+        polled = [person for person, own in zip(order, answers, strict=False) if own]
         labels, _ = vote(polled, ballots(polled, schema, chain(*answers)), schema, how)
         if len(moderate(labels, settings.low, settings.high)) >= settings.steps * settings.people:
             break
@@ -127,11 +132,16 @@ def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: 
 
 
 class Reward:
-    """TRL's reward function: what answers earn against the frozen labels; counts those that are not understood."""
+    """TRL's reward function: what answers earn against the frozen labels; counts those that are not understood.
+
+    Attributes:
+        sample: of the last step a person, an answer and what it earned.
+    """
 
     def __init__(self, frozen: Frozen, schema: Schema) -> None:
         self.frozen, self.schema = frozen, schema
         self.__name__ = "agreement"
+        self.sample: dict[str, Any] = {}
 
     def __call__(
         self, completions: Sequence[Any], user_id: Sequence[str], log_metric: Any = None, **_: Any
@@ -140,7 +150,44 @@ class Reward:
         if log_metric is not None:
             faulty = [bool(parse_answer(text, self.schema).faults) for text in texts]
             log_metric("parse_faults", sum(faulty) / len(faulty))
-        return [reward(text, self.frozen.targets[user], self.schema) for text, user in zip(texts, user_id, strict=True)]
+        earned = [
+            reward(text, self.frozen.targets[user], self.schema) for text, user in zip(texts, user_id, strict=True)
+        ]
+        self.sample = {"user_id": user_id[0], "answer": texts[0], "earned": earned[0]}
+        return [*earned]
+
+
+class Health(TrainerCallback):
+    """Adds a sampled answer to the metrics of each step, and to every tenth and the last how far the student has gone from
+    where it started.
+
+    Args:
+        student: that is trained.
+        start: the same before; it is not trained.
+        people: whom both are asked about.
+        agreement: the reward, which knows the answers of the step.
+    """
+
+    def __init__(self, student: Student, start: Student, people: Sequence[Person], agreement: Reward) -> None:
+        self.student, self.start, self.people, self.agreement = student, start, people, agreement
+
+    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if "reward" not in state.log_history[-1]:
+            return
+        state.log_history[-1]["sample"] = self.agreement.sample
+        if state.global_step % EVERY == 0 or state.global_step == state.max_steps:
+            with torch.random.fork_rng():
+                state.log_history[-1]["kl"] = divergence(self.student, self.start, self.people, seed=args.seed)
+
+
+def divergence(student: Student, start: Student, people: Sequence[Person], seed: int) -> float:
+    """KL(student || start) for each token, in nats, estimated from one answer of the student's about each person: the mean of
+    log(student / start), which is 0 for the same student and can come out a little below for a similar one."""
+    training = student.model.training
+    answers = [(p, text) for p, some in zip(people, student.write(people, 1, 1.0, seed), strict=True) for text in some]
+    sums = [one.log_probabilities(answers) for one in (student, start)]
+    student.model.train(training)
+    return float(torch.cat([new - old for new, old in zip(*sums, strict=True)]).mean())
 
 
 def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, folder: Path) -> list[dict[str, float]]:
@@ -162,9 +209,12 @@ def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, 
         use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,
         logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
     )  # fmt: skip
+    agreement = Reward(frozen, student.schema)
+    start = Student(student.name, student.settings, student.schema)
     trainer = GRPOTrainer(
-        student.model, Reward(frozen, student.schema), args=made, train_dataset=Dataset.from_list(prompts),
-        processing_class=student.tokenizer, peft_config=student.adapter(), callbacks=[NoLastCheckpoint()],
+        student.model, agreement, args=made, train_dataset=Dataset.from_list(prompts),
+        processing_class=student.tokenizer, peft_config=student.adapter(),
+        callbacks=[NoLastCheckpoint(), Health(student, start, people[:ASKED_ABOUT], agreement)],
     )  # fmt: skip
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
@@ -182,6 +232,7 @@ def describe(history: Sequence[dict[str, float]]) -> str:
         if values:
             first, last = (sum(part) / len(part) for part in (values[:tenth], values[-tenth:]))
             parts.append(f"{name} {first:.3f} -> {last:.3f}")
+    parts += [f"kl {row['kl']:.3f}" for row in history[-1:]]
     return f"{len(history)} steps; " + ", ".join(parts)
 
 

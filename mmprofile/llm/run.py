@@ -54,33 +54,48 @@ Claims = Sequence[Mapping[str, Claim]]
 
 
 def main(cfg: Any) -> None:
-    """Entry point: every stage, then the table."""
+    """Entry point: every stage, then the table. What would end it late is looked at first."""
     clock = time.perf_counter()
     schema, folder = teacher.open_schema(cfg), teacher.stage_folder(cfg)
+    people = [person for person in teacher.read_people(cfg, schema) if person.split == "test"]
+    if not any(person.gold for person in people):
+        raise UserError("nobody of the split test has gold values to score by: run the stages one by one (docs/llm.md)")
+    Student(cfg.student, student_settings(cfg), schema)
     for stage in (teacher.ask, vote.main, distill.main):
         stage(cfg)
     for name in reinforce.REWARDS:
         cfg.reinforce.reward = name
         reinforce.main(cfg)
-    people = [person for person in teacher.read_people(cfg, schema) if person.split == "test"]
-    if not any(person.gold for person in people):
-        raise UserError("nobody of the split test has gold values: the students are made, but there is no table")
-    rows = teacher_rows(cfg, schema, people, folder) | student_rows(cfg, schema, people, folder)
-    scored = {name: score(schema, people, draws, cfg.seed) for name, draws in rows.items()}
-    minutes = (time.perf_counter() - clock) / 60
+    drawn, unread = student_rows(cfg, schema, people, folder)
+    rows = teacher_rows(cfg, schema, people) | drawn
+    resampled = {name: resample(schema, people, draws, cfg.seed) for name, draws in rows.items()}
+    scored = {name: score(schema, people, draws, resampled[name]) for name, draws in rows.items()}
+    compared = {
+        f"ours - {name}": {
+            "f1": round(scored["ours"]["f1"] - scored[name]["f1"], 4),
+            "interval": interval(resampled["ours"] - resampled[name]),
+        }
+        for name in ("sft", "ttrl")
+    }
     facts = {
         "rows": scored,
-        "minutes": round(minutes, 2),
+        "differences": compared,
+        "minutes": round((time.perf_counter() - clock) / 60, 2),
         "people": len(people),
+        "unread": unread,
         "seed": cfg.seed,
         "purpose": teacher.purpose(cfg),
     }
     (folder / "metrics.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print_rows(scored, len(people))
-    print(f"{folder / 'metrics.json'}; {minutes:.1f} minutes")
+    for name in ("sft", "ttrl"):
+        print(describe(TITLES[name], **compared[f"ours - {name}"]))
+    if unread:
+        print(f"{unread:,} of them are too long for the student's context: of these it says nothing")
+    print(f"{folder / 'metrics.json'}; {facts['minutes']:.1f} minutes, without what was there before")
 
 
-def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Path) -> dict[str, list[Claims]]:
+def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person]) -> dict[str, list[Claims]]:
     """What the teacher's answers are worth: each sample by itself, and three ways to vote."""
     records, _ = teacher.answers(people, schema, cfg)
     polled, settings = ballots(people, schema, records), cast(VoteConfig, OmegaConf.to_object(cfg.vote))
@@ -100,16 +115,22 @@ def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Pat
     for row, method in (("majority", "majority"), ("cisc", "cisc"), ("voted", "confidence")):
         how = replace(settings, method=method, calibration="none", unknown_rate=None)
         found[row] = [by_person(people, vote.vote(people, polled, schema, how)[0])]
-    found["calibrated"] = [by_person(people, load_labels(folder / vote.LABELS))]
+    found["calibrated"] = [by_person(people, load_labels(teacher.stage_folder(cfg) / vote.LABELS))]
     return found
 
 
-def student_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Path) -> dict[str, list[Claims]]:
-    """What each student writes of people it never saw, sampled."""
+def student_rows(
+    cfg: Any, schema: Schema, people: Sequence[Person], folder: Path
+) -> tuple[dict[str, list[Claims]], int]:
+    """What each student writes of people it never saw, sampled; and how many of them it cannot read.
+
+    Raises:
+        UserError: it can read nobody.
+    """
     where = {"start": cfg.student, "sft": folder / STUDENT} | {
         row: folder / f"{STUDENT}_{name}" for row, name in (("ttrl", "majority"), ("ours", "confidence"))
     }
-    how, found = cfg.table, dict[str, list[Claims]]()
+    how, found, unread = cfg.table, dict[str, list[Claims]](), 0
     for row, path in where.items():
         student = Student(str(path), student_settings(cfg), schema)
         label = TITLES[row] if cfg.progress else None
@@ -119,7 +140,12 @@ def student_rows(cfg: Any, schema: Schema, people: Sequence[Person], folder: Pat
         found[row] = [
             [parse_answer(own[draw], schema).claims if own else {} for own in texts] for draw in range(how.draws)
         ]
-    return found
+        unread = sum(not own for own in texts)
+        if unread == len(people):
+            raise UserError(
+                f"student={cfg.student}: all {unread:,} people of the split test are too long for its context"
+            )
+    return found, unread
 
 
 def by_person(people: Sequence[Person], labels: Sequence[Label]) -> Claims:
@@ -131,17 +157,31 @@ def by_person(people: Sequence[Person], labels: Sequence[Label]) -> Claims:
     return list(found.values())
 
 
-def score(schema: Schema, people: Sequence[Person], draws: Sequence[Claims], seed: int) -> dict[str, Any]:
+def resample(schema: Schema, people: Sequence[Person], draws: Sequence[Claims], seed: int) -> np.ndarray:
+    """(R,) mean F1 of the draws on resamples of the people, the same ones for every row."""
+    gold = [person.gold for person in people]
+    return np.mean([resampled_f1(tabulate(schema.names, gold, claims), RESAMPLES, seed) for claims in draws], axis=0)
+
+
+def score(schema: Schema, people: Sequence[Person], draws: Sequence[Claims], resampled: np.ndarray) -> dict[str, Any]:
     """Means over draws of F1, ECE and AURC, and the 95 % interval of the mean F1 over people."""
     gold = [person.gold for person in people]
     scores = [score_labels(schema.names, gold, claims, resamples=0).overall for claims in draws]
-    resampled = np.mean(
-        [resampled_f1(tabulate(schema.names, gold, claims), RESAMPLES, seed) for claims in draws], axis=0
-    )
     means = {name: float(np.mean([getattr(one, name) for one in scores])) for name in ("f1", "ece", "aurc")}
-    return {name: None if np.isnan(value) else round(value, 4) for name, value in means.items()} | {
-        "interval": [round(end, 4) for end in percentiles(resampled)]
-    }
+    rounded = {name: None if np.isnan(value) else round(value, 4) for name, value in means.items()}
+    return rounded | {"interval": interval(resampled)}
+
+
+def interval(resampled: np.ndarray) -> list[float]:
+    """The middle 95 %."""
+    return [round(end, 4) for end in percentiles(resampled)]
+
+
+def describe(other: str, f1: float, interval: Sequence[float]) -> str:
+    """A line on how ours compares."""
+    low, high = interval
+    what = "above" if low > 0 else "below" if high < 0 else "neither above nor below (within chance)"
+    return f"{TITLES['ours']} is {what} {other}: {f1:+.2f} F1, 95 % {low:+.2f} to {high:+.2f}"
 
 
 def print_rows(rows: Mapping[str, Mapping[str, Any]], people: int) -> None:

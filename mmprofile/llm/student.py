@@ -11,8 +11,16 @@ import torch
 from omegaconf import OmegaConf
 from peft import LoraConfig
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from mmprofile.backbones import loading
 from mmprofile.errors import UserError
@@ -20,6 +28,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.teacher import digest, messages
 from mmprofile.paths import ASSETS
 from mmprofile.profile import Schema
+from mmprofile.trees import cache_name
 
 TINY = ASSETS / "tiny" / "student"
 READS = ("first_person", "all")
@@ -30,6 +39,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}" + ANSWER + "{% endif %}"
 )
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+PLAIN = (
+    "{% for message in messages %}{{ message['content'] | trim }}\n\n{% endfor %}Answer:\n"  # of a model without one
+)
 _FIRST_PERSON = re.compile(r"\b(i|my|me|mine|myself|we|us|our|ours|ourselves)\b", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -118,10 +130,13 @@ class Student:
             )
         with loading("student", where):
             self.tokenizer = AutoTokenizer.from_pretrained(where, padding_side="left")
-            self.model = AutoModelForCausalLM.from_pretrained(where, dtype=settings.dtype)
+            model = AutoModelForCausalLM.from_pretrained(where, dtype=settings.dtype)
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
         self.name, self.settings, self.schema = name, settings, schema
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        if self.tokenizer.chat_template is None:
+            self.tokenizer.chat_template = PLAIN
 
     @property
     def room(self) -> int:
@@ -137,7 +152,8 @@ class Student:
     def prompt(self, person: Person) -> list[int]:
         """Tokens of what it reads of a person."""
         asked = messages(condense(person, self.settings.reads), self.schema, self.settings.prompt)
-        return list(self.tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False))
+        template = {**self.settings.template, "add_generation_prompt": True, "return_dict": False}
+        return list(self.tokenizer.apply_chat_template(asked, **template))
 
     def answer(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens of an answer with its end, and the characters (from, to) that each stands for."""
@@ -197,15 +213,26 @@ class Student:
                 bar.update(len(chosen))
         return written
 
+    @torch.no_grad()
+    def log_probabilities(self, answers: Sequence[tuple[Person, str]]) -> list[Tensor]:
+        """Of each token (T,) of each person's answer, its end among them, the log-probability in nats."""
+        model, found = self.model.eval(), []
+        for person, text in answers:
+            read, written = self.prompt(person), self.answer(text)[0]
+            ids = torch.tensor([read + written], device=model.device)
+            logits = model(ids, logits_to_keep=len(written) + 1).logits[0, :-1].float()
+            found.append(logits.log_softmax(-1).gather(1, ids[0, len(read) :, None])[:, 0].cpu())
+        return found
+
     def _read_once(self, padded: Any, samples: int) -> dict[str, Any]:
         """Prompts, each ``samples`` times, and the states of all but their last tokens, computed once."""
-        mask = padded.attention_mask
-        read = self.model(
+        mask, name, states = padded.attention_mask, cache_name(self.model), DynamicCache(config=self.model.config)
+        self.model(
             padded.input_ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, logits_to_keep=1,
-            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, :-1],
-        ).past_key_values  # fmt: skip
-        read.batch_repeat_interleave(samples)
-        return {"past_key_values": read, **{key: some.repeat_interleave(samples, 0) for key, some in padded.items()}}
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, :-1], **{name: states},
+        )  # fmt: skip
+        states.batch_repeat_interleave(samples)
+        return {name: states, **{key: some.repeat_interleave(samples, 0) for key, some in padded.items()}}
 
     def adapter(self) -> Any:
         """The low-rank adapter that is trained in place of all weights, None where its rank is 0."""

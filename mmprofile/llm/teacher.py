@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.checks import check_settings
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.people import Person
 from mmprofile.llm.teachers import Question, Reply, Teacher, make_teacher
@@ -86,9 +87,7 @@ def open_schema(cfg: Any) -> Schema:
     Raises:
         UserError: settings without meaning, or sensitive attributes without a purpose.
     """
-    for key in ("samples",):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]}: give 1 or more")
+    check_settings(cfg)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
     check_purpose(schema, purpose(cfg))
     return schema
@@ -205,7 +204,9 @@ def answers(people: Sequence[Person], schema: Schema, cfg: Any) -> tuple[list[Re
     try:
         wanted = json.loads((folder / ASKED).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / ASKED}: nothing was asked ({error}); run python -m mmprofile.llm.teacher") from error
+        raise UserError(
+            f"{folder / ASKED}: nothing was asked ({error}); run python -m mmprofile.llm.teacher"
+        ) from error
     journal = Journal(folder / JOURNAL)
     prompts = {person.user_id: digest(messages(person.text(), schema, cfg.prompt)) for person in people}
     there = [journal.records[request] for request in wanted if journal.answered(request)]

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.calibrate import Calibration, fit, priors, unknown_threshold
+from mmprofile.llm.calibrate import ON_GOLD, Calibration, fit, priors, unknown_threshold
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Label, Vote, save_labels
 from mmprofile.llm.people import Person
@@ -183,7 +183,7 @@ def vote(
     known = [label for label in labels if label.label != UNKNOWN]
     correct = None
     fitted_on = known
-    if settings.calibration in ("isotonic", "temperature"):
+    if settings.calibration in ON_GOLD:
         gold = {person.user_id: person.gold for person in people if person.split == settings.gold_split}
         fitted_on = [label for label in known if label.attribute in gold.get(label.user_id, {})]
         correct = [gold[label.user_id][label.attribute] == (label.label,) for label in fitted_on] or None
@@ -225,10 +225,10 @@ def elected(
 
 
 def doubted(label: Label, threshold: float) -> Label:
-    """The label, or Unknown where its confidence is below the threshold; the confidence stays that of the value given up."""
+    """The label, or Unknown where its confidence is below the threshold: as sure as the value that is given up was doubtful."""
     if label.label == UNKNOWN or label.confidence >= threshold:
         return label
-    return replace(label, label=UNKNOWN, rationale=NO_EVIDENCE)
+    return replace(label, label=UNKNOWN, confidence=round(1 - label.confidence, 6), rationale=NO_EVIDENCE)
 
 
 def _prior(name: str, polled: Mapping[tuple[str, str], Ballot], settings: VoteConfig) -> dict[str, float]:

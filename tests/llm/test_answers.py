@@ -51,6 +51,7 @@ def test_nothing_raises_and_nothing_is_guessed(text: str) -> None:
     [
         f"Sure! Here it is:\n```json\n{answer()}\n```\nHope that helps {{smile}}.",
         f'{{"thoughts": "..."}} {answer()}',
+        f"<think>As asked: {answer(value='...')}, so {answer(value='Unknown')}</think> {answer()}",
         answer().replace('"Age"', '" AGE "').replace("young", " Young"),
         answer(confidence=50.0, more="?"),
     ],

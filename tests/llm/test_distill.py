@@ -118,8 +118,16 @@ def test_people_too_long_for_the_context_are_counted(folder: Path) -> None:
     pupil, cfg = student(folder)
     long = Person("u0", ("I am me. " * 4000,))
     made = examples([long], labels(), pupil, cfg.distill, 0)
-    assert (made.rows, made.too_long) == ([], ["u0"])
+    assert (made.rows, made.too_long, made.unwritable) == ([], ["u0"], [])
     assert pupil.write([long, PEOPLE[1]], 2, 1.0, seed=0)[0] == []
+
+
+def test_people_with_answers_too_long_to_write_are_counted(folder: Path) -> None:
+    length = len(student(folder)[0].answer(target(labels(), SCHEMA))[0])
+    for room in (length - 1, length):
+        pupil, cfg = student(folder, f"students.other.max_new_tokens={room}", "students.other.epochs=1")
+        made = examples(PEOPLE[:1], labels(), pupil, cfg.distill, 0)
+        assert (len(made.rows), made.unwritable) == ((0, ["u0"]) if room < length else (1, []))
 
 
 def test_texts_with_evidence_stay() -> None:
@@ -128,6 +136,9 @@ def test_texts_with_evidence_stay() -> None:
     assert all("My wife waits! It rained." in thinned(PEOPLE[0], ["my wife"], 1.0, rng).reviews for _ in range(9))
     assert sum(kept) / 2000 == pytest.approx(2.0, abs=0.06)  # the evidence, and each other text half of the time
     assert thinned(PEOPLE[0], [""], 1.0, rng).reviews == PEOPLE[0].reviews[:1]  # never nothing
+    assert (
+        thinned(PEOPLE[0], ["my wife", "She is married."], 1.0, rng) == PEOPLE[0]
+    )  # what she goes by could be anywhere
 
 
 def test_tokens_weigh_what_their_attribute_does(folder: Path) -> None:
@@ -211,7 +222,7 @@ def test_the_command_trains_and_goes_on_when_killed(folder: Path, voted: list[st
     started.wait()
     assert not (out / "student").exists()
     printed = run("distill", *how)
-    assert "0 without labels, 0 too long" in printed
+    assert "left out: 0 without labels, 0 with texts too long" in printed
     before, after = AutoModelForCausalLM.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(out / "student")
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert not (out / "student.partial").exists()
@@ -282,7 +293,7 @@ def test_without_weights_the_tiny_student_says_how_to_make_them(
         (["distill.thin=2"], "distill.thin=2.0 is not a share"),
         (["name=nothing"], "labels.parquet: no table of labels"),
         (["students.other.max_new_tokens=4090"], "too long for the student's context"),
-        (["students.other.reads=some"], "student.reads='some' is not one of"),
+        (["students.other.reads=some"], "students.other.reads=some is not one of first_person, all"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], says: str, folder: Path, voted: list[str]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm import evaluate, figures
+from mmprofile.llm.evaluate import unfitted
 from mmprofile.llm.labels import Label, save_labels
 from mmprofile.llm.people import Person
 from mmprofile.llm.teacher import open_schema, read_people
@@ -77,6 +78,18 @@ def test_the_command_on_the_demo_city(tmp_path: Path) -> None:
     tests = [person for person in people if person.split == "test"]
     assert f"{len(tests)} people of test: " in done.stdout
     assert json.loads((path.parent / "scores.json").read_text())["users"] == len(tests)
+
+
+def test_gold_that_calibrated_is_not_scored(tmp_path: Path) -> None:
+    people = [Person(f"u{i}", split=("train", "validation", "test")[i % 3]) for i in range(6)]
+    path = tmp_path / "labels.parquet"
+    assert unfitted(people, path) == (people, None)  # labels made elsewhere
+    for kind, split in (("quantile", None), ("isotonic", "validation")):
+        (tmp_path / "calibration.json").write_text(json.dumps({"kind": kind, "vote": {"gold_split": "validation"}}))
+        left, fitted = unfitted(people, path)
+        assert (fitted, {person.split for person in left}) == (split, {"train", "validation", "test"} - {split})
+    with pytest.raises(UserError, match=r"calibrated on the split validation; score others"):
+        unfitted(people[1:2], path)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -129,9 +129,22 @@ def test_the_command_and_the_vote(tmp_path: Path) -> None:
     assert "most often Male" in printed
     calibration = json.loads((journal.parent / "calibration.json").read_text())
     assert calibration["kind"] == "quantile"
-    # another setting makes answers of another kind, which alone vote
-    run("teacher", *how, "teacher.reads=1.0")
-    assert "160 answers of another teacher, prompt or schema" in run("vote", *how)
+    # what was asked last votes, whatever else the journal holds
+    labels = (journal.parent / "labels.parquet").read_bytes()
+    assert "0 of them from before" in run("teacher", *how, "seed=1")
+    run("vote", *how)
+    assert (journal.parent / "labels.parquet").read_bytes() != labels
+    assert "160 of them from before" in run("teacher", *how)
+    run("vote", *how)
+    assert (journal.parent / "labels.parquet").read_bytes() == labels
+    # of whom something else is known now, the old answers do not vote
+    file = tmp_path / "people.jsonl"
+    file.write_text(file.read_text().replace('"user_id": "u00", "reviews": ["', '"user_id": "u00", "reviews": ["New. '))
+    printed = run("vote", *how)
+    assert "4 answers do not vote: what is asked of these people has changed since" in printed
+    assert "1 of 40 people have fewer than samples=4 answers" in printed
+    assert "160 answers of lexicon about 40 people (4 each), 156 of them from before" in run("teacher", *how)
+    assert "fewer" not in run("vote", *how)
 
 
 def test_a_killed_run_loses_no_answer(tmp_path: Path) -> None:
@@ -168,9 +181,10 @@ def test_a_killed_run_loses_no_answer(tmp_path: Path) -> None:
             ["purpose=null"],
             "profile text_only: Gender, Age, Industry, Occupation, Education Level, Life Stage are sensitive",
         ),
-        (["samples=0"], "samples=0: give 1 or more"),
+        (["samples=0"], "samples=0: give 1 to 1000"),
         (["teacher=oracle"], "llm/teacher=oracle: there is no such choice"),
-        (["splits=[dev]"], "splits=['dev']: nobody is in them"),
+        (["splits=[dev]"], "splits=['dev']: give some of train, validation, test"),
+        (["vote.gold_split=test"], "vote.gold_split=test: give train or validation; what is scored stays apart"),
         (["prompt.user='{nobody}'"], "prompt: 'nobody' is no placeholder"),
         (["input=nowhere.jsonl"], "input=nowhere.jsonl: cannot be read"),
         (["teacher.read=1"], "unknown config key 'teacher.read'"),
@@ -186,7 +200,8 @@ def test_mistakes_are_one_line(arguments: list[str], says: str, tmp_path: Path) 
 
 def test_a_vote_without_answers_says_so(tmp_path: Path) -> None:
     printed = run("vote", f"input={people(tmp_path / 'people.jsonl', 3)}", f"out={tmp_path}", "purpose=a test", code=2)
-    assert "no answers to vote on; run python -m mmprofile.llm.teacher first" in printed
+    assert "nothing was asked" in printed
+    assert "run python -m mmprofile.llm.teacher" in printed
 
 
 def test_the_demo_city_needs_no_purpose() -> None:

@@ -146,7 +146,10 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     printed = capsys.readouterr().out
     assert "9 answers of" in printed
     assert "6 answers not understood" in printed
-    assert "3 questions failed; the same command asks them again:\n    cy, sample 0: its prompt has" in printed
+    assert (
+        "3 questions about 1 people failed, the journal has each with its error; the same command asks "
+        "them again:\n    cy, sample 0: its prompt has" in printed
+    )
     people = people_file(tmp_path, {"ann": "the soup was warm", "bob": "we stayed"})
     rows = ask(people, *options)
     assert "6 of them from before" in capsys.readouterr().out

@@ -65,7 +65,7 @@ def test_a_question_is_sent_as_it_was_set(
     options = toy(server.url, "teacher.key_env=TOY_KEY", "teacher.prices={prompt: 1000, completion: 2000}")
     rows = ask(file, *options, "seed=5", "+teacher.parameters.top_p=null")
     assert [(row["user_id"], row["sample"], row["seed"]) for row in rows] == [
-        (user, sample, 5 + sample) for user in ("ann", "bob") for sample in range(3)
+        (user, sample, 5000 + sample) for user in ("ann", "bob") for sample in range(3)
     ]
     assert {(row["answer"], row["model"], row["prompt_tokens"], row["completion_tokens"]) for row in rows} == {
         (answer(), "toy-1", 100, 7)
@@ -137,7 +137,8 @@ def test_everybody_is_answered_or_listed_as_failed(
     assert f"{3 * (1 + len(BAD) + len(ODD))} answers of toy about {1 + len(BAD) + len(ODD)} people" in printed
     assert "12 answers not understood, 15 in part or wholly" in printed  # ann's says nothing of five attributes
     assert (
-        f"{3 * len(BAD)} questions failed; the same command asks them again:\n    busy, sample 0: status 429" in printed
+        f"{3 * len(BAD)} questions about {len(BAD)} people failed, the journal has each with its error; the same command asks "
+        "them again:\n    busy, sample 0: status 429" in printed
     )
     tries = Counter(map(who, server.sent))
     assert {tries[name] for name in ("busy", "broken", "late", "hung up")} == {6}

@@ -104,6 +104,28 @@ def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     for name in ("reward", "frac_reward_zero_std", "parse_faults", "entropy", "grad_norm"):
         assert all(name in row for row in history)
     assert "40 steps; reward" in reinforce.describe(history)
+    gone = [row["kl"] for row in history if "kl" in row]
+    assert len(gone) == 4
+    assert gone[-1] > 0.01  # nats a token, most of which are the form of the answer
+    assert {row["sample"]["user_id"] for row in history} <= {person.user_id for person in PEOPLE}  # type: ignore[index]
+
+
+def test_the_divergence_is_that_of_the_tokens_probabilities(start: Path, tmp_path: Path) -> None:
+    one, other = student(start), student(start)
+    assert reinforce.divergence(one, other, PEOPLE, seed=0) == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        for part in other.model.parameters():
+            part.mul_(1.1)
+    texts = [own[0] for own in one.write(PEOPLE, 1, 1.0, seed=0)]
+    ratios = []
+    for person, text in zip(PEOPLE, texts, strict=True):
+        read, written = one.prompt(person), one.answer(text)[0]
+        new, old = (
+            torch.log_softmax(pupil.model(torch.tensor([read + written])).logits[0], -1) for pupil in (one, other)
+        )
+        ratios += [(new - old)[len(read) + i - 1, token].item() for i, token in enumerate(written)]
+    assert reinforce.divergence(one, other, PEOPLE, seed=0) == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
+    assert abs(sum(ratios)) > 0.1
 
 
 def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
@@ -193,10 +215,12 @@ def test_the_command(name: str, stage: list[str], tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["reinforce.reward=agreement"], "reinforce.reward='agreement' is not one of confidence, majority"),
+        (["reinforce.reward=agreement"], "reinforce.reward=agreement is not one of confidence, majority"),
+        (["reinforce.group=1"], "reinforce.group=1: give 2 or more"),
+        (["reinforce.low=0.9", "reinforce.high=0.3"], r"reinforce.low=0.9 is above reinforce.high=0.3"),
         (
             ["reinforce.low=0.99", "reinforce.high=0.995"],
-            "nobody to learn from: widen reinforce.low and reinforce.high",
+            "a step is to learn from reinforce.people=2 people, and there are [01]: give less, or widen",
         ),
         (["name=elsewhere"], "no student to start from; run python -m mmprofile.llm.distill first"),
     ],

@@ -14,7 +14,7 @@ from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Vote, load_labels, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.vote import NO_EVIDENCE, ballots, elect, latest, vote, weights
+from mmprofile.llm.vote import NO_EVIDENCE, ballots, elect, vote, weights
 from mmprofile.profile import UNKNOWN, Attribute, Schema
 from mmprofile.settings import VoteConfig
 
@@ -117,14 +117,6 @@ def test_from_answers_to_labels(tmp_path: Path) -> None:
     assert load_labels(tmp_path / "labels.parquet") == labels
 
 
-def test_only_the_latest_kind_of_answers_votes() -> None:
-    old = record("u1", 0, {"Letter": Claim("b", 1.0)}, origin="before")
-    new = [record("u1", i, {"Letter": Claim("a", 0.5)})._replace(request=f"new-{i}") for i in range(3)]
-    failed = new[0]._replace(error="timed out", request="failed")
-    assert latest([old, *new, failed], 2) == (new[:2], 2)
-    assert latest([], 8) == ([], 0)
-
-
 def test_a_share_of_unknown_is_reached_by_the_least_confident() -> None:
     people = [Person(f"u{i}", ("x",)) for i in range(10)]
     records = [record(f"u{i}", 0, {"Letter": Claim("a", 0.1 * (i + 1), f"why {i}")}) for i in range(9)]  # u9 is silent
@@ -133,6 +125,7 @@ def test_a_share_of_unknown_is_reached_by_the_least_confident() -> None:
     assert [label.user_id for label in letters if label.label == UNKNOWN] == ["u0", "u1", "u2", "u9"]
     assert [label.voted for label in letters[:3]] == ["a", "a", "a"]
     assert {label.rationale for label in letters if label.label == UNKNOWN} == {NO_EVIDENCE}
+    assert [label.confidence for label in letters[:4]] == pytest.approx([0.9, 0.8, 0.7, 0.4])  # 1 - that of the value
     assert 0.3 < calibration["thresholds"]["Letter"] < 0.4
     with pytest.raises(UserError, match=r"vote\.unknown_rate=2"):
         vote(people, {}, SCHEMA, replace(PLAIN, unknown_rate=2))
