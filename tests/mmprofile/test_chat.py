@@ -297,7 +297,7 @@ def test_a_killed_run_goes_on_without_asking_again(server: Server, out: Path, go
     metrics = run(out, "killed", *options)
     assert len(server.sent) == 6 + 7
     assert metrics["endpoint"]["answers"] == 12
-    assert {row["text"] for row in predictions(out / "killed")} == {text}
+    assert {row["text"] for row in predictions(out / "killed")} == {TEXT}
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_file_of_answers_is_a_row(out: Path, gold: list[dict[str, Any]], tmp_p
     true = run(out, "gold", *answer_file(tmp_path, rows[::-1]))
     assert true["test"]["parse_fault_rate"] == pytest.approx(2 / 12)
     assert true["test"]["per_attribute"]["Budget Range"]["macro_f1"] == 100
-    assert predictions(out / "gold")[0]["faults"] == ["not an attribute: 'Mood: gl\u2028ad'"]
+    assert predictions(out / "gold")[0]["faults"] == [r"not an attribute: 'Mood: gl\u2028ad'"]
     assert "Stars: Unknown is not allowed" in predictions(out / "gold")[1]["faults"]
 
 
