@@ -92,7 +92,7 @@ def main(cfg: Any) -> None:
         print(describe(TITLES[name], **compared[f"ours - {name}"]))
     if unread:
         print(f"{unread:,} of them are too long for the student's context: of these it says nothing")
-    print(f"{folder / 'metrics.json'}; {facts['minutes']:.1f} minutes, without what was there before")
+    print(f"{folder / 'metrics.json'}; {facts['minutes']:.1f} minutes since this command began")
 
 
 def teacher_rows(cfg: Any, schema: Schema, people: Sequence[Person]) -> dict[str, list[Claims]]:
