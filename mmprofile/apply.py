@@ -15,15 +15,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
     evaluate_baselines,
     load_run,
-    make_data,
     parse_predictions,
+    run_data,
     score_predictions,
     write_predictions,
 )
@@ -115,8 +114,7 @@ def collect(
         UserError: the run's data cannot be had, or a split has no review to classify.
     """
     folder, run_cfg, model = run
-    prepared = instantiate(run_cfg.data.prepare, _partial_=True)(schema=model.schema.observed)
-    data = make_data(run_cfg, model.to(device), prepared)
+    data = run_data(run_cfg, model.to(device))
     found = {
         split: held_out(data.draws, split, schema, cfg.inputs.train_reviews if split == "train" else 1)
         for split in SPLITS

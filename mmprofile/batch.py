@@ -40,6 +40,20 @@ class Prompt(NamedTuple):
     start: int
 
 
+class Pieces(NamedTuple):
+    """What a user's view says in words: the tokens of each piece, or what stands for them one by one.
+
+    Attributes:
+        wanted, profile: tokens.
+        reviews, captions: tokens of each.
+    """
+
+    wanted: list[Any]
+    reviews: list[list[Any]]
+    profile: list[Any]
+    captions: list[list[Any]]
+
+
 @dataclass
 class Batch:
     """A batch of users in their views. A *row* is one user in one view, or one attribute of a user in one view.
@@ -211,6 +225,11 @@ class Collator:
 
         At most ``max_tokens``, of all together or, with ``segments``, of each.
         """
+        texts = self.arranged(self.pieces(user, view, rng)._replace(wanted=[*wanted]))
+        return [(*text, self.grammar.eos) for text in texts]
+
+    def pieces(self, user: User, view: View, rng: np.random.Generator) -> Pieces:
+        """The same before anything is cut, without an end; nothing is wanted."""
         reviews = self.review_tokens(user.reviews) if view.reviews else []
         profile: list[int] = []
         if view.profile:
@@ -224,6 +243,11 @@ class Collator:
                     hide = rng.random(len(ids)) < self.masking.caption
                     ids = [self.sentinel_ids[0] if h else i for i, h in zip(ids, hide, strict=True)]
                 captions.append(self.tokens(" photo:") + ids)
+        return Pieces([], reviews, profile, captions)
+
+    def arranged(self, pieces: Pieces) -> list[list[Any]]:
+        """Pieces cut and put together to texts, which have room for an end token; whatever stands for the tokens."""
+        wanted, reviews, profile, captions = pieces
         room = self.max_tokens if self.room is None else self.room
         budget = (min(self.max_tokens, room) if self.joint else self.max_tokens) - 1
         if self.joint:
@@ -231,12 +255,12 @@ class Collator:
             spare = (budget - len(profile)) // (2 if reviews else 1)
             captions = _cut(captions, spare)
             reviews = _cut(reviews, budget - len(profile) - sum(map(len, captions)))
-            return [(*chain(*reviews), *profile, *chain(*captions), self.grammar.eos)]
-        segments = [[*wanted], *reviews, profile, [*chain(*_cut(captions, budget))]]
+            return [[*chain(*reviews), *profile, *chain(*captions)]]
+        segments = [wanted, *reviews, profile, [*chain(*_cut(captions, budget))]]
         segments = [segment[:budget] for segment in segments if segment]
         if self.room is not None:
             segments = _cut(segments, self.room - len(segments))
-        return [(*segment, self.grammar.eos) for segment in segments] or [(self.grammar.eos,)]
+        return segments or [[]]
 
     def __call__(
         self, users: Sequence[User], views: Sequence[View], epoch: int = 0, drawn: Sequence[int] | None = None
@@ -356,6 +380,6 @@ def sentinels(tokenizer: Any) -> list[str]:
     return [tokenizer.mask_token or tokenizer.unk_token]
 
 
-def _cut(pieces: list[list[int]], budget: int) -> list[list[int]]:
+def _cut(pieces: list[list[Any]], budget: int) -> list[list[Any]]:
     shares = fair_shares([len(piece) for piece in pieces], budget)
     return [piece[:share] for piece, share in zip(pieces, shares, strict=True)]

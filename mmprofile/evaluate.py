@@ -73,6 +73,11 @@ def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
     )
 
 
+def run_data(cfg: Any, model: ProfileModel) -> Any:
+    """The datamodule of a run's own data, which are prepared again where they are not there any more."""
+    return make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema.observed))
+
+
 def predict_users(
     model: ProfileModel, data: Any, users: Sequence[User], beams: int | None = None, label: str | None = None
 ) -> list[Prediction]:
@@ -217,8 +222,7 @@ def main(cfg: Any) -> None:
     """Entry point: prints the scores of a run and writes ``evaluation-<split>.json`` beside its metrics."""
     torch.set_flush_denormal(True)  # as in training
     folder, train_cfg, model = load_run(cfg.run)
-    prepared = instantiate(train_cfg.data.prepare, _partial_=True)(schema=model.schema.observed)
-    data = make_data(train_cfg, model, prepared)
+    data = run_data(train_cfg, model)
     settings = train_cfg.evaluation
     torch.manual_seed(0)
     test, predictions = evaluate_model(model, data, cfg.split, cfg.beams or settings.beams, settings)

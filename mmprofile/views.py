@@ -183,14 +183,14 @@ def keep_photos(user: User, count: int | None, seed: int) -> User:
     """The user with at most ``count`` of the photos: some of those that a larger ``count`` keeps, in their order."""
     if count is None or count >= len(user.photos):
         return user
-    return _with_photos(user, sorted(np.argsort(_chances(user, seed, _KEEP))[:count].tolist()))
+    return pick_photos(user, sorted(np.argsort(_chances(user, seed, _KEEP))[:count].tolist()))
 
 
 def drop_photos(user: User, probability: float, seed: int) -> User:
     """The user without some photos, each dropped with ``probability``; whether one is depends on user and photo alone."""
     if not probability:
         return user
-    return _with_photos(user, np.flatnonzero(_chances(user, seed, _DROP) >= probability).tolist())
+    return pick_photos(user, np.flatnonzero(_chances(user, seed, _DROP) >= probability).tolist())
 
 
 def _chances(user: User, seed: int, purpose: int) -> np.ndarray:
@@ -198,7 +198,8 @@ def _chances(user: User, seed: int, purpose: int) -> np.ndarray:
     return np.array([user_rng(seed, f"{user.user_id}/{photo}", purpose).random() for photo in user.photos])
 
 
-def _with_photos(user: User, places: Sequence[int]) -> User:
+def pick_photos(user: User, places: Sequence[int]) -> User:
+    """The user with the photos (and their captions) at some places, in that order."""
     captions = tuple(user.captions[i] for i in places) if user.captions else ()
     return replace(user, photos=tuple(user.photos[i] for i in places), captions=captions)
 
