@@ -273,7 +273,7 @@ class Collator:
             epoch: masks differ from epoch to epoch.
             drawn: for the ``sampled`` schedule: an index into ``views`` per user.
         """
-        wanted = self._wanted()
+        wanted = self.wanted()
         rows = [
             (u, v, a)
             for u in range(len(users))
@@ -335,7 +335,7 @@ class Collator:
             label_weights=label_weights,
         )
 
-    def _wanted(self) -> dict[int, list[int]]:
+    def wanted(self) -> dict[int, list[int]]:
         """The rows of a user in a view: number of the attribute to write (-1: all) -> the tokens that ask for it."""
         if self.target == "attributes":
             return {a: self.tokens(f" attribute: {name}") for a, name in enumerate(self.schema.names)}

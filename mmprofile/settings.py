@@ -223,6 +223,17 @@ class EvaluateConfig:
 
 
 @dataclass
+class InspectionConfig:
+    """``conf/inspection.yaml``."""
+
+    run: str = MISSING
+    split: str = "test"
+    users: list[str] = field(default_factory=list)
+    count: int = 3
+    folder: str | None = None
+
+
+@dataclass
 class PredictConfig:
     """``conf/predict.yaml``."""
 
@@ -425,6 +436,7 @@ CONFIGS: dict[str, type] = {
     "prepare": PrepareConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "inspection": InspectionConfig,
     "sweep": SweepConfig,
     "apply": ApplyConfig,
     "caption": CaptionConfig,
