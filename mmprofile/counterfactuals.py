@@ -44,6 +44,11 @@ def drop_photo(user: User, number: int) -> User:
     return pick_photos(user, [i for i in range(len(user.photos)) if i != number])
 
 
+def hide_photo(user: User, number: int) -> User:
+    """The user without a photo; its caption, which is text, stays."""
+    return replace(user, photos=user.photos[:number] + user.photos[number + 1 :])
+
+
 def black_photo(user: User, number: int) -> User:
     """The user with a photo whose pixels are all black; its caption stays."""
     photos = [BLACK + photo if i == number else photo for i, photo in enumerate(user.photos)]

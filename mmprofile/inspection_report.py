@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 COLUMNS = 92
 """Characters of a line of words."""
-MOST_WORDS = 60
+MARGIN, SIZE, CHARACTER = 3, 8.5, 0.602
+"""Characters beside the lines, points of the letters, and how wide one of Matplotlib's own monospaced letters is for its size."""
+MOST_WORDS = 40
 """Rows of the table of words and photos at most: those that the photos add most to, in the order of the text."""
+LONGEST = 26
+"""Characters of a value in a table at most."""
 _COLOUR = "#0072b2"
 
 
@@ -69,28 +73,28 @@ def write_gates(folder: Path, inspector: "Inspector", users: Sequence[User]) -> 
 def draw_words(found: "Inspection") -> Figure:
     """Reviews and captions as they are read, each word the darker the larger the mean of its |gate * H*|."""
     shades = found.by_word(np.abs(found.added).mean(1))
-    lines, column = 0, COLUMNS
-    places = []
+    low, high = float(shades.min(initial=np.inf)), float(shades.max(initial=0.0))
+    places, line, column = [], 1, 0
     for before, word in zip([None, *found.words], found.words, strict=False):
         new = before is None or (before.source, before.number) != (word.source, word.number)
         if new or column + len(word.text) > COLUMNS:
-            lines, column = lines + (2 if new else 1), 0
-        places.append((lines, column, new))
+            line, column = line + (2 if new else 1), 0
+        places.append((line, column, new))
         column += len(word.text) + word.space
-    figure = Figure(figsize=(10, 0.6 + 0.24 * (lines + 1)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlim(-1, COLUMNS + 12)
-    axes.set_ylim(lines + 1, 0)
+    width = MARGIN + COLUMNS + MARGIN
+    figure = Figure(figsize=(width * CHARACTER * SIZE / 72, 0.22 * (line + 2)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(-MARGIN, width - MARGIN)
+    axes.set_ylim(line + 1, -1)
     axes.set_axis_off()
-    most = float(shades.max(initial=0.0)) or 1.0
-    for word, shade, (line, x, new) in zip(found.words, shades, places, strict=True):
-        box = {"boxstyle": "square,pad=0.12", "facecolor": (0.0, 0.447, 0.698, 0.85 * shade / most), "linewidth": 0}
+    axes.text(0, 0, f"mean |gate * H*| of each word: {low:.3g} white, {high:.3g} darkest", fontsize=9, va="center")
+    for word, shade, (y, x, new) in zip(found.words, shades, places, strict=True):
+        depth = (float(shade) - low) / ((high - low) or 1.0)
         if new:
-            axes.text(-1, line - 1, f"{word.source} {word.number}", fontsize=7, color="#666666", va="center")
-        size, dark = 8.6, shade > 0.6 * most
-        colour = "white" if dark else "black"
-        axes.text(x, line, _plain(word.text), fontsize=size, family="monospace", va="center", color=colour, bbox=box)
-    axes.set_title(f"mean |gate * H*| of each word, darkest {most:.3g}", fontsize=9, loc="left")
+            axes.text(0, y - 1, f"{word.source} {word.number}", fontsize=7, color="#666666", va="center")
+        box = {"boxstyle": "square,pad=0.1", "facecolor": (0.0, 0.447, 0.698, depth), "linewidth": 0}
+        colour = "white" if depth > 0.6 else "black"
+        axes.text(x, y, _plain(word.text), fontsize=SIZE, family="monospace", va="center", color=colour, bbox=box)
     return figure
 
 
@@ -125,14 +129,14 @@ def draw_effects(rows: Sequence[Effect]) -> Figure:
     """One user's changes by attributes: total variation, and what becomes the likeliest value where that is another."""
     changes, attributes = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("change", "attribute"))
     table = np.zeros((len(changes), len(attributes)))
-    figure = Figure(figsize=(1.6 * len(attributes) + 2, 0.9 + 0.28 * len(changes)), layout="constrained")
+    figure = Figure(figsize=(1.5 * len(attributes) + 2, 0.9 + 0.34 * len(changes)), layout="constrained")
     axes = figure.add_subplot()
     for i, change in enumerate(changes):
         for j, attribute in enumerate(attributes):
             here = [row for row in rows if (row.change, row.attribute) == (change, attribute)]
             table[i, j] = here[0].total_variation
             first, last = max(here, key=lambda row: row.before).value, max(here, key=lambda row: row.after).value
-            text = f"{table[i, j]:.2f}" if first == last else f"{table[i, j]:.2f} {last[:16]}"
+            text = f"{table[i, j]:.2f}" if first == last else f"{table[i, j]:.2f}\n{_short(last)}"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if table[i, j] > 0.6 else "black")
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(attributes)), [name.replace(" ", "\n", 1) for name in attributes], fontsize=8)
@@ -149,8 +153,8 @@ def draw_gates(
 
     Bars are means over users, lines the middle 80 % of them.
     """
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=[4, 4, 6])
     for axes, found, title in ((left, by_view, "by view"), (middle, by_photos, "by photos")):
         _bars(axes, {name: gates.added for name, gates in found.items()}, f"{title}: mean |gate * H*|")
     _bars(right, by_attribute, "gate shut: total variation")
@@ -180,6 +184,10 @@ def _words_by_photos(axes: Any, found: "Inspection") -> None:
     axes.set_yticks(range(len(chosen)), [_plain(found.words[i].text) for i in chosen], fontsize=6)
     axes.set_xticks(range(table.shape[1]), [f"photo {k}" for k in range(table.shape[1])], fontsize=7)
     axes.spines[:].set_visible(False)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,130 @@
+"""Measures what gates and attention of a trained run tell: ``python benchmarks/inspection.py --run outputs/both``.
+
+Gates: mean |gate * H*| of each user with the own photos against somebody else's and against black ones, as a mean difference
+with a 95 % interval (users drawn again 2,000 times) and the share of users for whom it is larger. Attention: whether the photo with
+the largest share of it, when taken away, moves the posteriors more than the one with the smallest (mean total variation of the
+attributes), for users with two photos or more whose shares differ. Time: arrays and posteriors of up to 500 training users.
+"""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from common import machine, parser, report, table
+
+from mmprofile.counterfactuals import black_photo, drop_photo, hide_photo, total_variation
+from mmprofile.decoding import Decoded
+from mmprofile.inspection import Inspector
+from mmprofile.views import User
+
+RESAMPLES = 2000
+REMOVALS: dict[str, Callable[[User, int], User]] = {
+    "taken away, its caption stays": hide_photo,
+    "taken away with its caption": drop_photo,
+    "black": black_photo,
+}
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean over users."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def compare_gates(inspector: Inspector, users: Sequence[User]) -> dict[str, Any]:
+    """Own photos against others."""
+    found = inspector.gates_by_photos(users)
+    own = found["paired"].added
+    figures: dict[str, Any] = {
+        "zeros": float(found["paired"].zeros.mean()),
+        "support": float(found["paired"].support.mean()),
+    }
+    figures["added"] = {name: float(gates.added.mean()) for name, gates in found.items()}
+    for name in [name for name in found if name != "paired"]:
+        less = own - found[name].added
+        low, high = interval(less)
+        figures[name] = {"difference": float(less.mean()), "low": low, "high": high, "larger": float((less > 0).mean())}
+    return figures
+
+
+def distance(before: Decoded, after: Decoded) -> float:
+    """Mean total variation of the attributes."""
+    return float(np.mean([total_variation(old, after.posteriors[name]) for name, old in before.posteriors.items()]))
+
+
+def compare_attention(inspector: Inspector, users: Sequence[User], width: int) -> dict[str, Any]:
+    """The photo attended to most against the one attended to least, taken away."""
+    shares = [found.photo_attention.mean(0) for found in inspector.inspect(users)]
+    chosen = [(user, share) for user, share in zip(users, shares, strict=True) if len(share) > 1 and np.ptp(share) > 0]
+    before = inspector.decode([user for user, _ in chosen], width)
+    figures: dict[str, Any] = {"users": len(chosen)}
+    for name, remove in REMOVALS.items():
+        moved = []
+        for pick in (np.argmax, np.argmin):
+            after = inspector.decode([remove(user, int(pick(share))) for user, share in chosen], width)
+            moved.append(np.array([distance(old, new) for old, new in zip(before, after, strict=True)]))
+        most, least = moved
+        figures[name] = {
+            "larger": float((most > least).mean()), "most": float(most.mean()), "least": float(least.mean()),
+        }  # fmt: skip
+    return figures
+
+
+def measure(arguments: Namespace) -> dict[str, Any]:
+    """All figures."""
+    inspector = Inspector.of_run(arguments.run)
+    users = inspector.select()[: arguments.users]
+    figures = {"gates": compare_gates(inspector, users)}
+    figures["attention"] = compare_attention(inspector, users, arguments.width)
+    training = Inspector.of_run(arguments.run, "train")
+    timed = training.select()[: arguments.timed]
+    start = time.perf_counter()
+    count = sum(1 for _ in training.inspect(timed))
+    figures["time"] = {"users": count, "seconds": time.perf_counter() - start, "threads": torch.get_num_threads()}
+    return figures
+
+
+def describe(figures: dict[str, Any]) -> str:
+    """The section of the page."""
+    gates, attention, took = figures["gates"], figures["attention"], figures["time"]
+    rows = [["own (`paired`)", f"{gates['added']['paired']:.3f}", "", ""]]
+    for name, mean in gates["added"].items():
+        if name != "paired":
+            one = gates[name]
+            span = f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
+            rows.append([f"`{name}`", f"{mean:.3f}", span, f"{100 * one['larger']:.1f} %"])
+    text = table(["photos", "mean abs(gate * H*)", "own photos: more by (95 %)", "users with more"], rows)
+    text += f"\n\nA token attends to {gates['support']:.2f} visual tokens; of the weights of photos that are there, "
+    text += f"{100 * gates['zeros']:.1f} % are exactly 0."
+    rows = [
+        [name, f"{one['most']:.3f}", f"{one['least']:.3f}", f"{100 * one['larger']:.1f} %"]
+        for name, one in attention.items()
+        if name != "users"
+    ]
+    text += f"\n\n{table(['photo', 'most attention', 'least', 'users with most > least'], rows)}"
+    text += f"\n\nMean total variation of the attributes, {attention['users']} users."
+    text += f" Arrays and posteriors of {took['users']} users: {took['seconds']:.1f} s on {took['threads']} thread(s)."
+    return f"{text}\n\n{machine()}."
+
+
+def main() -> None:
+    """Prints, and writes what is asked for."""
+    options = parser(__doc__ or "")
+    options.add_argument("--run", required=True, help="a trained run with a gate")
+    options.add_argument("--name", default="inspection", help="section of the page")
+    options.add_argument("--users", type=int, default=None, help="test users; all by default")
+    options.add_argument("--timed", type=int, default=500, help="training users to time")
+    options.add_argument("--width", type=int, default=32, help="of the search for posteriors")
+    arguments = options.parse_args()
+    torch.set_flush_denormal(True)
+    figures = measure(arguments)
+    report(arguments.name, describe(figures), figures, arguments)
+
+
+if __name__ == "__main__":
+    main()
