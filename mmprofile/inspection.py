@@ -1,8 +1,8 @@
 """Looks inside a run: ``python -m mmprofile.inspection run=outputs/both``.
 
 What the gate lets in of the photos at each token, where each token looks, what the model makes of each attribute, and how
-that moves when a photo, a review or the gate is taken away
-(:mod:`mmprofile.counterfactuals`). Arrays here, figures of them in :mod:`mmprofile.inspection_report`.
+that moves when a photo, a review or the gate is taken away (:mod:`mmprofile.counterfactuals`). Arrays here, files and figures
+of them in :mod:`mmprofile.inspection_report`.
 
 Dimension letters as in :mod:`mmprofile.fusion`, of one user: N text tokens, K photos, M visual tokens a photo, V = K * M, d
 the text model's width. Photos, reviews, tokens and heads are counted from 0.
@@ -142,7 +142,7 @@ class Inspector:
         self.people = {user.user_id: user for user in users}
         self.collator = copy.copy(collator)
         self.collator.load_photo = blackened(collator.load_photo) if collator.load_photo is not None else None
-        self.read = Reader(collator, self.views[0])
+        self.read = Reader(self.collator, self.views[0])
 
     @classmethod
     def of_run(cls, run: str, split: str = "test", folder: str | None = None) -> "Inspector":
@@ -282,11 +282,11 @@ def check_gate(model: ProfileModel) -> None:
         UserError: says what the model has instead.
     """
     modality, kind = model.settings["inputs"]["modality"], model.settings["fusion"]["kind"]
-    if model.vision is None:
+    if modality in ("text", "uni"):
         what = f"its paradigm ({modality}) shows the model no photos"
     elif model.head is not None:
         what = "classifiers stand in the decoder's place"
-    elif not isinstance(model.fusion, CrossAttention | SelectiveAttention):
+    elif model.vision is None or not isinstance(model.fusion, CrossAttention | SelectiveAttention):
         what = f"its fusion is {kind}"
     else:
         return
