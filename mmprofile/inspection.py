@@ -31,10 +31,12 @@ from mmprofile.decoding import WIDTH, Decoded
 from mmprofile.errors import UserError
 from mmprofile.evaluate import UNPAIRED_SEED, load_run, make_data, run_data
 from mmprofile.fusion import CrossAttention, Fused, SelectiveAttention
-from mmprofile.inspection_report import draw_effects, save_figure, write_effects, write_gates, write_inspection
+from mmprofile.inspection_report import write_counterfactuals, write_gates, write_inspection
 from mmprofile.model import ProfileModel
 from mmprofile.reading import Reader, Token, Word
 from mmprofile.views import User, View, donors, unpaired
+
+ELSEWHERE = "folder=/path/to/prepared"
 
 
 class Inspection(NamedTuple):
@@ -159,7 +161,7 @@ class Inspector:
         where, cfg, model = load_run(run)
         try:
             check_gate(model)
-            data = run_data(cfg, model) if folder is None else make_data(cfg, model, Path(folder).expanduser())
+            data = _data(cfg, model, folder)
             check_data(where, data)
             return cls(model, data.collator, data.views, data.users(split), data.eval_batch_size)
         except UserError as error:
@@ -178,7 +180,11 @@ class Inspector:
             return found
         for name in ids:
             if name not in self.people:
-                raise UserError(f"user {name!r} is not one of the {len(self.people)}{nearest(name, [*self.people])}")
+                near = nearest(name, [*self.people])
+                raise UserError(
+                    f"user {name!r} is not one of the {len(self.people)} here{near}: take an id of the run's "
+                    f"predictions.jsonl, or another split="
+                )
             if not self.people[name].photos:
                 raise UserError(f"user {name!r} has no photos: the gate lets nothing in, there is nothing to look at")
         return [self.people[name] for name in ids]
@@ -275,6 +281,16 @@ class Inspector:
         return self.model.encode(batch)
 
 
+def _data(cfg: Any, model: ProfileModel, folder: str | None) -> Any:
+    """A run's datamodule."""
+    if folder is not None:
+        return make_data(cfg, model, Path(folder).expanduser())
+    try:
+        return run_data(cfg, model)
+    except UserError as error:
+        raise UserError(f"{error}; if its prepared data lie elsewhere: {ELSEWHERE}") from error
+
+
 def check_gate(model: ProfileModel) -> None:
     """Refuses a model that nothing of the photos gets into through a gate.
 
@@ -310,7 +326,7 @@ def check_data(run: Path, data: Any) -> None:
     if asked != there:
         raise UserError(
             f"{len(asked - there)} of its {len(asked)} test users are not among the {len(there)} of {data.prepared.folder}: "
-            f"its prepared data, or the key of user ids beside them, have moved; say where they are: folder=/path/to/prepared"
+            f"its prepared data, or the key of user ids beside them, have moved: {ELSEWHERE}"
         )
 
 
@@ -339,22 +355,20 @@ def _summaries(batch: Batch, fused: Fused) -> Tensor:
 def main(cfg: Any) -> None:
     """Entry point: arrays, tables and figures in ``<run>/inspection/``."""
     torch.set_flush_denormal(True)  # as in training
+    if cfg.count < 1:
+        raise UserError(f"count={cfg.count}: give 1 or more")
     inspector = Inspector.of_run(cfg.run, cfg.split, cfg.folder)
     everybody = inspector.select()
     users = inspector.select(cfg.users) if cfg.users else everybody[: cfg.count]
     folder = Path(cfg.run).expanduser() / "inspection"
     try:
         folder.mkdir(exist_ok=True)
-        for found in inspector.inspect(users):
-            write_inspection(folder, found, inspector)
-        rows = inspector.counterfactuals(users)
-        write_effects(folder / "counterfactuals.csv", rows)
-        for user in users:
-            own = [row for row in rows if row.user_id == user.user_id]
-            save_figure(draw_effects(own), folder / f"{user.user_id}-effects.png")
-        write_gates(folder, inspector, everybody)
     except OSError as error:
-        raise UserError(f"run={cfg.run}: cannot write {folder}: {error.strerror}") from error
+        raise UserError(f"run={cfg.run}: cannot make {folder}: {error.strerror}") from error
+    for found in inspector.inspect(users):
+        write_inspection(folder, found, inspector)
+    write_counterfactuals(folder, inspector.counterfactuals(users))
+    write_gates(folder, inspector, everybody)
     print(f"{len(users)} users, and the gates of all {len(everybody)} of the {cfg.split} split with photos: {folder}")
 
 

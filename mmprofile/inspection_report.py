@@ -47,12 +47,14 @@ def write_inspection(folder: Path, found: "Inspection", inspector: "Inspector") 
     save_figure(draw_photos(found, load_photo), folder / f"{name}-photos.png")
 
 
-def write_effects(path: Path, rows: Sequence[Effect]) -> None:
-    """CSV, a row per user, change, attribute and value."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+def write_counterfactuals(folder: Path, rows: Sequence[Effect]) -> None:
+    """``counterfactuals.csv``, a row per user, change, attribute and value, and a figure of each user."""
+    with (folder / "counterfactuals.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Effect._fields)
         writer.writerows((*row[:4], *(f"{number:.6f}" for number in row[4:])) for row in rows)
+    for name in dict.fromkeys(row.user_id for row in rows):
+        save_figure(draw_effects([row for row in rows if row.user_id == name]), folder / f"{name}-effects.png")
 
 
 def write_gates(folder: Path, inspector: "Inspector", users: Sequence[User]) -> None:
@@ -121,7 +123,8 @@ def draw_photos(found: "Inspection", load_photo: Callable[[str], np.ndarray]) ->
             axes.imshow(square, cmap="magma", alpha=0.55, extent=extent, vmin=0, vmax=float(weights.max()))
         axes.set_axis_off()
         axes.set_title(f"photo {k}: {100 * shares[:, k].mean():.0f} % of attention", fontsize=8)
-    _words_by_photos(figure.add_subplot(grid[1, :]), found)
+    if found.words:
+        _words_by_photos(figure.add_subplot(grid[1, :]), found)
     return figure
 
 

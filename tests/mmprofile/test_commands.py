@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from PIL import Image
+
+from mmprofile.evaluate import load_run
 
 SMOKE = ["experiment=smoke", "trainer.progress=false"]
 ATTRIBUTES = (
@@ -133,6 +138,55 @@ def test_a_killed_training_goes_on_to_the_same_result(trained: tuple[Path, str],
     )
     first, second = (p / "predictions.jsonl" for p in (trained[0], folder / "out" / "killed"))
     assert first.read_text() == second.read_text()
+
+
+def test_inspection_of_a_run(trained: tuple[Path, str], folder: Path) -> None:
+    path = trained[0]
+    ids = [json.loads(line)["user_id"] for line in (path / "predictions.jsonl").read_text().splitlines()]
+    done = run("inspection", "run=out/smoke", f"users=[{ids[3]},{ids[0]}]", cwd=folder)
+    assert "2 users, and the gates of all 12 of the test split with photos: out/smoke/inspection" in done.stdout
+    assert "Warning" not in done.stderr
+    found = path / "inspection"
+    names = {"counterfactuals.csv", "gates.json", "gates.png"}
+    each = {
+        f"{name}{end}" for name in (ids[0], ids[3]) for end in (".npz", "-words.png", "-photos.png", "-effects.png")
+    }
+    assert {file.name for file in found.iterdir()} == names | each
+    gates = json.loads((found / "gates.json").read_text())
+    assert list(gates["by_view"]) == ["fusion", "text", "masked_image", "masked_profile"]
+    assert gates["by_view"]["text"]["added"] == 0
+    assert all(gates["by_photos"][name]["added"] > 0 for name in ("paired", "unpaired", "unpaired pixels", "black"))
+    # One line for what is wrong.
+    for words, said in (
+        (["run=out/smoke", "users=[nobody]"], "user 'nobody' is not one of the 12 here"),
+        (["run=out/smoke", "split=dev"], "run=out/smoke: .*the split 'dev' has no users"),
+        (["run=out/nowhere"], "run=out/nowhere: no run there"),
+        (["run=out/smoke", "folder=elsewhere"], "run=out/smoke: elsewhere is no prepared data set"),
+        (["run=out/smoke", "count=0"], "count=0: give 1 or more"),
+    ):
+        failed = run("inspection", *words, cwd=folder, code=2)
+        assert re.search(said, failed.stderr), failed.stderr
+        assert failed.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in failed.stderr
+
+
+def test_inspection_of_a_run_whose_data_moved(trained: tuple[Path, str], folder: Path, tmp_path: Path) -> None:
+    _, cfg, model = load_run(str(trained[0]))
+    prepare = instantiate(cfg.data.prepare, _partial_=True)
+    shutil.copytree(prepare(schema=model.schema.observed), tmp_path / "here")
+    run("inspection", "run=out/smoke", "count=1", f"folder={tmp_path / 'here'}", cwd=folder)
+    city = {"kind": "demo", "users": 40, "seed": 1, "keep_raw": False}
+    other = prepare(schema=model.schema.observed, source=city, folder=tmp_path / "other")
+    failed = run("inspection", "run=out/smoke", f"folder={other}", cwd=folder, code=2)
+    said = (
+        r"^error: run=out/smoke: 12 of its 12 test users are not among the \d+ of .*other: .* folder=/path/to/prepared$"
+    )
+    assert re.search(said, failed.stderr, re.M), failed.stderr
+    shutil.copytree(trained[0], tmp_path / "custom")  # a run on own data whose files are gone
+    cfg.data.prepare.source = {"kind": "custom", "reviews": "gone.jsonl"}
+    OmegaConf.save(cfg, tmp_path / "custom" / "config.yaml")
+    failed = run("inspection", f"run={tmp_path / 'custom'}", cwd=folder, code=2)
+    assert re.search(r"^error: run=.*gone\.jsonl.*: folder=/path/to/prepared$", failed.stderr, re.M), failed.stderr
 
 
 def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path) -> None:
