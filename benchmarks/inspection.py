@@ -3,12 +3,14 @@
 Gates: mean |gate * H*| of each user with the own photos against somebody else's and against black ones, as a mean difference
 with a 95 % interval (users drawn again 2,000 times) and the share of users for whom it is larger. Attention: whether the photo with
 the largest share of it, when taken away, moves the posteriors more than the one with the smallest (mean total variation of the
-attributes), for users with two photos or more whose shares differ. Time: arrays and posteriors of up to 500 training users.
+attributes), for users with two photos or more whose shares differ. Cues: where the prepared data tell what each photo shows (the
+demo city's), the share of attention by the number of attributes that a photo has a cue of, and |gate * H*| of users shown only the
+photo with most cues against only the one with fewest. Time: arrays and posteriors of up to 500 training users.
 """
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from common import machine, parser, report, table
 
 from mmprofile.counterfactuals import black_photo, drop_photo, hide_photo, total_variation
 from mmprofile.decoding import Decoded
+from mmprofile.evaluate import load_run, run_data
 from mmprofile.inspection import Inspector
-from mmprofile.views import User
+from mmprofile.views import User, pick_photos
 
 RESAMPLES = 2000
 REMOVALS: dict[str, Callable[[User, int], User]] = {
@@ -75,13 +78,37 @@ def compare_attention(inspector: Inspector, users: Sequence[User], width: int) -
     return figures
 
 
+def compare_cues(inspector: Inspector, users: Sequence[User], cues: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
+    """Photos that show much of what a profile says against those that show little."""
+    counts = {
+        photo: sum(v is not None for v in cues.get(("photo", photo), {}).values()) for u in users for photo in u.photos
+    }
+    shares: dict[int, list[float]] = {}
+    for found in inspector.inspect(users):
+        for photo, share in zip(found.user.photos, found.photo_attention.mean(0), strict=True):
+            shares.setdefault(counts[photo], []).append(float(share))
+    ordered = [(user, sorted(range(len(user.photos)), key=lambda k: counts[user.photos[k]])) for user in users]
+    chosen = [(u, order) for u, order in ordered if counts[u.photos[order[0]]] < counts[u.photos[order[-1]]]]
+    few, many = (inspector.gates([pick_photos(u, [order[end]]) for u, order in chosen]).added for end in (0, -1))
+    low, high = interval(many - few)
+    larger = {"users": len(chosen), "few": float(few.mean()), "many": float(many.mean()), "low": low, "high": high}
+    larger["larger"] = float((many > few).mean())
+    return {"shares": {str(n): [len(shares[n]), float(np.mean(shares[n]))] for n in sorted(shares)}, "alone": larger}
+
+
 def measure(arguments: Namespace) -> dict[str, Any]:
     """All figures."""
-    inspector = Inspector.of_run(arguments.run)
+    _, cfg, model = load_run(arguments.run)
+    data = run_data(cfg, model)
+    inspector, training = (
+        Inspector(model, data.collator, data.views, data.users(split), data.eval_batch_size)
+        for split in ("test", "train")
+    )
     users = inspector.select()[: arguments.users]
     figures = {"gates": compare_gates(inspector, users)}
     figures["attention"] = compare_attention(inspector, users, arguments.width)
-    training = Inspector.of_run(arguments.run, "train")
+    if data.prepared.cues:
+        figures["cues"] = compare_cues(inspector, users, data.prepared.cues)
     timed = training.select()[: arguments.timed]
     start = time.perf_counter()
     count = sum(1 for _ in training.inspect(timed))
@@ -107,8 +134,18 @@ def describe(figures: dict[str, Any]) -> str:
         if name != "users"
     ]
     text += f"\n\n{table(['photo', 'most attention', 'least', 'users with most > least'], rows)}"
-    text += f"\n\nMean total variation of the attributes, {attention['users']} users."
-    text += f" Arrays and posteriors of {took['users']} users: {took['seconds']:.1f} s on {took['threads']} thread(s)."
+    text += f"\n\nMean total variation of the attributes, {attention['users']} users.\n\n"
+    if "cues" in figures:
+        shares, one = figures["cues"]["shares"], figures["cues"]["alone"]
+        head = ["attributes that a photo has a cue of", *shares]
+        rows = [["photos", *(str(n) for n, _ in shares.values())]]
+        rows += [["mean share of attention", *(f"{100 * share:.0f} %" for _, share in shares.values())]]
+        text += (
+            f"{table(head, rows)}\n\nShown only the photo with most cues, mean abs(gate * H*) is {one['many']:.3f}, "
+        )
+        text += f"with fewest {one['few']:.3f} (difference {one['low']:+.3f} to {one['high']:+.3f}); larger for "
+        text += f"{100 * one['larger']:.1f} % of {one['users']} users.\n\n"
+    text += f"Arrays and posteriors of {took['users']} users: {took['seconds']:.1f} s on {took['threads']} thread(s)."
     return f"{text}\n\n{machine()}."
 
 

@@ -170,6 +170,23 @@ def test_inspection_of_a_run(trained: tuple[Path, str], folder: Path) -> None:
         assert "Traceback" not in failed.stderr
 
 
+def test_the_benchmark_of_inspection(trained: tuple[Path, str], tmp_path: Path) -> None:
+    """It writes what it promises; what it measures is nobody's promise."""
+    page, figures = tmp_path / "page.md", tmp_path / "figures.json"
+    words = ["--run", str(trained[0]), "--timed", "5", "--users", "8", "--json", str(figures), "--page", str(page)]
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "benchmarks/inspection.py", *words]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(figures.read_text())
+    assert set(found) == {"gates", "attention", "cues", "time"}
+    assert found["time"]["users"] == 5
+    assert 0 <= found["attention"]["black"]["larger"] <= 1
+    assert found["gates"]["black"]["low"] <= found["gates"]["black"]["difference"] <= found["gates"]["black"]["high"]
+    assert sum(share * count for count, share in found["cues"]["shares"].values()) == pytest.approx(8, abs=1e-4)
+    assert "| `unpaired` |" in page.read_text()
+
+
 def test_inspection_of_a_run_whose_data_moved(trained: tuple[Path, str], folder: Path, tmp_path: Path) -> None:
     _, cfg, model = load_run(str(trained[0]))
     prepare = instantiate(cfg.data.prepare, _partial_=True)
