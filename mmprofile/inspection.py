@@ -78,12 +78,10 @@ class Inspection(NamedTuple):
     def photo_attention(self) -> np.ndarray:
         """(N, K) each photo's share of a token's attention: summed over its visual tokens, mean over heads."""
         heads, length, _ = self.attention.shape
-        shape = heads, length, len(self.user.photos), -1
-        return (
-            self.attention.reshape(shape).sum(-1).mean(0)
-            if self.attention.shape[-1]
-            else np.zeros((length, len(self.user.photos)), np.float32)
-        )
+        photos = len(self.user.photos)
+        if not photos:
+            return np.zeros((length, 0), np.float32)
+        return self.attention.reshape(heads, length, photos, -1).sum(-1).mean(0)
 
     def by_word(self, values: np.ndarray) -> np.ndarray:
         """(N, ...) -> (words, ...), the mean over each word's tokens."""

@@ -18,6 +18,7 @@ GIVEN = {
     "evaluate": ["run=outputs/both"],
     "apply": ["run=outputs/both"],
     "predict": ["run=outputs/both", "input=users.jsonl"],
+    "inspection": ["run=outputs/both"],
 }
 OF_TRAIN = ("data", "experiment", "model", "paradigm", "trainer")  # other commands read the other groups
 GROUPS = sorted((group, path.stem) for group in OF_TRAIN for path in conf_dir().glob(f"{group}/*.yaml"))
