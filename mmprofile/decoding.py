@@ -49,6 +49,11 @@ class Decoded(NamedTuple):
     lost: float
     exact: bool
 
+    @property
+    def confidence(self) -> dict[str, float]:
+        """Attribute -> the probability of its values in the profile, not calibrated."""
+        return {name: self.posteriors[name][values] for name, values in self.profile.items()}
+
 
 def merged(schema: Schema, parts: Sequence[Decoded]) -> Decoded:
     """One profile out of what was written apart: each part has some of the schema's attributes, independent of the others."""

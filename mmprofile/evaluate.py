@@ -31,18 +31,22 @@ MISSING_SEED = 1_000_003  # not one that a run is likely to draw by: other photo
 
 
 class Prediction(NamedTuple):
-    """One user's generated profile."""
+    """One user's generated profile; ``confidence``: attribute -> the probability of its values, where a system gives one."""
 
     user: User
     text: str
     profile: Profile
     faults: list[str]
+    confidence: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A row of ``predictions.jsonl``."""
         gold = {name: list(values) for name, values in (self.user.profile or {}).items()}
         parsed = {name: list(values) for name, values in self.profile.items()}
-        return {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
+        row = {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
+        if self.confidence is None:
+            return row
+        return row | {"confidence": {name: round(share, 4) for name, share in self.confidence.items()}}
 
 
 def check_paradigm(paradigm: Any) -> tuple[tuple[View, ...], list[float], Masking]:
@@ -92,9 +96,16 @@ def predict_users(
     """
     device = next(model.parameters()).device
     texts: list[str] = []
+    confidences: list[Mapping[str, float]] = []
     for batch in tqdm(data.loader(users), desc=label, disable=None if label else True, leave=False, dynamic_ncols=True):
-        texts += model.generate(batch.to(device), beams)
-    return parse_predictions(model.schema, users, texts)
+        if beams is None:
+            decoded = model.decode(batch.to(device))
+            texts += [found.text for found in decoded]
+            confidences += [found.confidence for found in decoded]
+        else:
+            texts += model.generate(batch.to(device), beams)
+    predictions = parse_predictions(model.schema, users, texts)
+    return [one._replace(confidence=sure) for one, sure in zip(predictions, confidences or [None] * len(users), strict=True)]
 
 
 def parse_predictions(schema: Schema, users: Sequence[User], texts: Sequence[str]) -> list[Prediction]:
@@ -246,7 +257,7 @@ def run_facts(cfg: Any) -> dict[str, Any]:
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON object per user: user_id, gold, text, parsed, faults."""
+    """One JSON object per user: user_id, gold, text, parsed, faults and, but for beams and systems without, confidence."""
     with path.open("w", encoding="utf-8") as file:
         for prediction in predictions:
             file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")

@@ -119,6 +119,14 @@ class Calibration(NamedTuple):
     risk: Array
 
 
+class Bins(NamedTuple):
+    """Answers in equal-width bins of confidence, (0, 1/B], (1/B, 2/B], ..., 0 in the first, (B,) each; NaN where one is empty."""
+
+    number: npt.NDArray[np.int64]
+    accuracy: Array
+    confidence: Array
+
+
 class Counts(NamedTuple):
     """Counts per user and class, (U, C) each; ``spans`` gives every attribute's columns."""
 
@@ -360,6 +368,35 @@ def calibration(
         coverage=places / sure.size,
         risk=risk,
     )
+
+
+def bin_confidences(confidence: Array, correct: npt.NDArray[np.bool_] | Array, bins: int = 15) -> Bins:
+    """The bins of ``ece``: how many answers, how many of them right, how sure."""
+    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    number = np.bincount(index, minlength=bins)
+    some = np.where(number, number, np.nan)
+    right, sure = (np.bincount(index, weights=part, minlength=bins) for part in (correct, confidence))
+    return Bins(number, right / some, sure / some)
+
+
+def confusion(counts: Counts, attribute: int) -> Array:
+    """What is predicted of the users of each class of an attribute.
+
+    A class that is hit counts on the diagonal. One that is missed counts, in equal parts, for the classes that the user is
+    given wrongly instead; where there are none, for nothing. Of a single value this is the usual confusion matrix; of
+    several, rows still sum to the users with the class in gold.
+
+    Args:
+        counts: of the users, from :func:`count`.
+        attribute: its number in the schema.
+
+    Returns:
+        (C, C + 1): rows are gold classes, columns predicted ones and, last, nothing valid.
+    """
+    tp, fp, fn = (part[:, counts.spans[attribute]] for part in counts[:3])
+    wrong = fp.sum(axis=1, keepdims=True)
+    table = np.diag(tp.sum(axis=0)) + fn.T @ (fp / np.maximum(wrong, 1.0))
+    return np.concatenate([table, fn.T @ (wrong == 0)], axis=1)
 
 
 def _macro(counts: Counts, weights: Array) -> tuple[Array, Array, Array]:

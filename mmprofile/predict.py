@@ -171,9 +171,7 @@ def predict(
             }
             row = {"user_id": user.user_id, "profile": profile, "text": text, "faults": parsed.faults, "used": shown}
             if decoded is not None:
-                row["confidence"] = {
-                    name: round(decoded[i].posteriors[name][values], 3) for name, values in parsed.profile.items()
-                }
+                row["confidence"] = {name: round(share, 3) for name, share in decoded[i].confidence.items()}
             yield row
 
 

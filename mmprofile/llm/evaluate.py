@@ -18,8 +18,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mmprofile import figures
 from mmprofile.errors import UserError
-from mmprofile.llm import figures
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.calibrate import ON_GOLD
 from mmprofile.llm.labels import Joined, join, load_labels
@@ -29,7 +29,7 @@ from mmprofile.llm.teacher import open_schema, purpose, read_people, stage_folde
 from mmprofile.llm.vote import CALIBRATION, LABELS
 from mmprofile.metrics import calibration
 from mmprofile.profile import Schema
-from mmprofile.report import MISSING, WIDTH
+from mmprofile.report import MISSING, WIDTH, save_figure
 
 
 def main(cfg: Any) -> None:
@@ -89,14 +89,14 @@ def draw(schema: Schema, gold: Sequence[Any], labels: Sequence[Mapping[str, Clai
     confidence, correct = table.claims()
     if not len(confidence):
         return []
-    figures.reliability(confidence, correct, folder / "reliability.png")
+    save_figure(figures.reliability(confidence, correct, BINS), folder / "reliability.png")
     each = {name: table.claims(i) for i, name in enumerate(schema.names)}
     curves = {
         name: calibration(*claims, BINS)
         for name, claims in {"all": (confidence, correct), **each}.items()
         if len(claims[0])
     }
-    figures.risk_coverage(curves, folder / "risk_coverage.png")
+    save_figure(figures.risk_coverage(curves), folder / "risk_coverage.png")
     return ["reliability.png", "risk_coverage.png"]
 
 

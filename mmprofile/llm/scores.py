@@ -51,14 +51,6 @@ class Table(NamedTuple):
         return self.confidence[:, attribute][said], self.correct[:, attribute][said]
 
 
-class Bins(NamedTuple):
-    """Claims in equal-width bins of confidence, (0, 0.1], (0.1, 0.2], ..., 0 in the first; NaN where a bin is empty."""
-
-    number: npt.NDArray[np.int64]
-    accuracy: Array
-    confidence: Array
-
-
 @dataclass(frozen=True)
 class LabelScores:
     """Scores of the labels of one attribute, or of all.
@@ -206,15 +198,6 @@ def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Map
                 table.correct[at] = values == (claim.value,)
                 table.confidence[at] = claim.confidence
     return table
-
-
-def bin_claims(confidence: Array, correct: Bools, bins: int = BINS) -> Bins:
-    """The bins of ``ece``: how many claims, how many of them right, how sure."""
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    number = np.bincount(index, minlength=bins)
-    some = np.where(number, number, np.nan)
-    right, sure = (np.bincount(index, weights=part, minlength=bins) for part in (correct, confidence))
-    return Bins(number, right / some, sure / some)
 
 
 def _rates(table: Table, weights: Array, threshold: float = 0.0) -> Array:

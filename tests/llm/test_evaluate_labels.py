@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmprofile import figures
 from mmprofile.config import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm import evaluate, figures
+from mmprofile.llm import evaluate
 from mmprofile.llm.evaluate import unfitted
 from mmprofile.llm.labels import Label, save_labels
 from mmprofile.llm.people import Person
 from mmprofile.llm.teacher import open_schema, read_people
 from mmprofile.metrics import calibration
 from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.report import save_figure
 
 CITY = "data.prepare.source.users=30"
 
@@ -140,10 +142,10 @@ def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
     right = rng.random(200) < sure
     curves = {f"system {i}": calibration(sure[i:], right[i:], 10) for i in range(9)}
     for name in ("a", "b"):
-        figures.reliability(sure, right, tmp_path / f"{name}1.png")
-        figures.risk_coverage(curves, tmp_path / f"{name}2.png")
+        save_figure(figures.reliability(sure, right, 10), tmp_path / f"{name}1.png")
+        save_figure(figures.risk_coverage(curves), tmp_path / f"{name}2.png")
     for number in "12":
         assert (tmp_path / f"a{number}.png").read_bytes() == (tmp_path / f"b{number}.png").read_bytes()
-    figures.reliability(np.array([1.0]), np.array([False]), tmp_path / "one.png")
+    save_figure(figures.reliability(np.array([1.0]), np.array([False]), 10), tmp_path / "one.png")
     with pytest.raises(ValueError):
-        figures.reliability(np.array([]), np.array([], dtype=bool), tmp_path / "none.png")
+        figures.reliability(np.array([]), np.array([], dtype=bool), 10)

@@ -12,7 +12,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim
-from mmprofile.llm.scores import BINS, THRESHOLDS, Scores, bin_claims, score_labels, tabulate
+from mmprofile.llm.scores import BINS, THRESHOLDS, Scores, score_labels, tabulate
+from mmprofile.metrics import bin_confidences
 from mmprofile.profile import UNKNOWN, Profile
 
 NAMES = ("Age", "Pet")
@@ -192,7 +193,7 @@ def test_confidence_scores_agree_with_brute_force(pairs: list[tuple[float, bool]
 @given(claims)
 def test_bins_are_those_of_ece(pairs: list[tuple[float, bool]]) -> None:
     sure, right = np.array([s for s, _ in pairs]), np.array([r for _, r in pairs])
-    bins = bin_claims(sure, right)
+    bins = bin_confidences(sure, right, BINS)
     gaps = np.nan_to_num(np.abs(bins.accuracy - bins.confidence)) * bins.number
     assert gaps.sum() / len(pairs) == pytest.approx(brute_ece(pairs))
     assert bins.number.sum() == len(pairs)

@@ -82,7 +82,9 @@ def test_predictions_hold_gold_text_and_parse(trained: tuple[Path, str]) -> None
     rows = [json.loads(line) for line in (trained[0] / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12
     for row in rows:
-        assert list(row) == ["user_id", "gold", "text", "parsed", "faults"]
+        assert list(row) == ["user_id", "gold", "text", "parsed", "faults", "confidence"]
+        assert list(row["confidence"]) == list(ATTRIBUTES)
+        assert all(0 < share <= 1 for share in row["confidence"].values())
         assert row["faults"] == []
         assert set(row["gold"]) == set(row["parsed"]) == set(ATTRIBUTES)
         assert f"Stars: {row['parsed']['Stars'][0]};" in row["text"]

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, multilabel_confusion_matrix
 
 from mmprofile.errors import UserError
 from mmprofile.metrics import (
     bootstrap,
     calibration,
+    confusion,
     count,
     paired_bootstrap,
     resample_weights,
@@ -77,6 +78,32 @@ def test_set_matches_multilabel_sklearn(seed: int) -> None:
     assert one.macro_f1_all == pytest.approx(100 * f1_score(truth, guess, average="macro", zero_division=0))
     exact = [set(a["Likes"]) == set(b["Likes"]) for a, b in zip(gold, predicted, strict=True)]
     assert one.exact_set_accuracy == one.accuracy == pytest.approx(100 * np.mean(exact))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_confusion_matches_sklearn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    gold, predicted = profiles(rng, 40), profiles(rng, 40, wrong=0.3)
+    counts = count(SCHEMA, gold, predicted)
+    guess = [p["Stars"][0] if len(p["Stars"]) == 1 and p["Stars"][0] in STARS.values else "bad" for p in predicted]
+    usual = confusion_matrix([p["Stars"][0] for p in gold], guess, labels=[*STARS.values, "bad"])
+    assert confusion(counts, 0).tolist() == usual[:-1].tolist()
+    truth, guesses = ([[label in p["Likes"] for label in LIKES.values] for p in some] for some in (gold, predicted))
+    each, table = multilabel_confusion_matrix(truth, guesses), confusion(counts, 1)
+    assert np.diag(table).tolist() == each[:, 1, 1].tolist()
+    assert table.sum(axis=1) == pytest.approx(each[:, 1].sum(axis=1))  # users with the class in gold
+
+
+def test_confusion_of_several_values_by_hand() -> None:
+    schema = Schema("likes", [LIKES])
+    gold = [{"Likes": values} for values in (("Pizza", "Coffee"), ("Pizza", "Cars"), ("Pizza", "Coffee"), ())]
+    said = [{"Likes": values} for values in (("Pizza", "Cars"), ("Coffee", "Books"), (), ("Cars", "Books"))]
+    assert confusion(count(schema, gold, said), 0).tolist() == [
+        [1, 0.5, 0, 0.5, 1],  # Pizza: hit; taken for Coffee and Books; nothing said
+        [0, 0, 1, 0, 1],  # Coffee: taken for Cars; nothing said
+        [0, 0.5, 0, 0.5, 0],
+        [0, 0, 0, 0, 0],
+    ]
 
 
 def test_hand_worked_figures() -> None:

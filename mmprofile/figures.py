@@ -1,66 +1,60 @@
-"""Figures of labels: how sure against how often right."""
+"""Figures of confidences: how sure against how often right."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmprofile.llm.scores import BINS, Bools, bin_claims
-from mmprofile.metrics import Array, Calibration, calibration
-from mmprofile.report import clean_axes, save_figure
+from mmprofile.metrics import Array, Calibration, bin_confidences, calibration
+from mmprofile.report import clean_axes
 
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 STYLES = ("-", "--", ":", "-.")
 
 
-def reliability(confidences: Array, correct: Bools, path: Path) -> None:
-    """Draws the share of right claims in each bin of confidence, and how many claims it has.
+def reliability(confidences: Array, correct: npt.NDArray[np.bool_], bins: int) -> Figure:
+    """The share of right claims in each bin of confidence, and how many claims it has.
 
     Args:
         confidences: of claims, (N,) in 0..1.
         correct: whether each is right, (N,).
-        path: of the PNG.
+        bins: how many, of equal width.
 
     Raises:
         ValueError: there are no claims.
-        OSError: it cannot be written.
     """
-    ece = calibration(confidences, correct, BINS).ece
-    bins = bin_claims(confidences, correct)
-    centres = (np.arange(BINS) + 0.5) / BINS
+    ece = calibration(confidences, correct, bins).ece
+    found = bin_confidences(confidences, correct, bins)
+    centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     figure = Figure(figsize=(4.8, 5.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.bar(centres, np.nan_to_num(bins.accuracy), 0.92 / BINS, color=COLOURS[0], label="share that is right")
+    upper.bar(centres, np.nan_to_num(found.accuracy), width, color=COLOURS[0], label="share that is right")
     upper.plot([0, 1], [0, 1], "--", color="#999999", linewidth=1.0, label="as sure as right")
-    upper.plot(bins.confidence, bins.accuracy, "o", color="#000000", markersize=4, label="mean confidence")
+    upper.plot(found.confidence, found.accuracy, "o", color="#000000", markersize=4, label="mean confidence")
     upper.set_ylabel("share of claims that are right")
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.set_title(f"{len(confidences):,} claims, ECE {ece:.3f}", fontsize=10, loc="left")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, columnspacing=1.3)
-    bars = lower.bar(centres, bins.number, 0.92 / BINS, color="#bbbbbb")
-    lower.bar_label(bars, [f"{number:,}" if number else "" for number in bins.number], fontsize=7, padding=1)
+    bars = lower.bar(centres, found.number, width, color="#bbbbbb")
+    lower.bar_label(bars, [f"{number:,}" if number else "" for number in found.number], fontsize=7, padding=1)
     lower.set_ylabel("claims")
     lower.set_xlabel("confidence")
     lower.margins(y=0.22)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    lower.set_xticks(np.linspace(0, 1, BINS // 2 + 1))
+    lower.set_xticks(np.linspace(0, 1, 6))
     for axes in (upper, lower):
         clean_axes(axes)
-    save_figure(figure, path)
+    return figure
 
 
-def risk_coverage(curves: Mapping[str, Calibration], path: Path) -> None:
-    """Draws the share of errors among the surest claims against how many of them are kept, a line per name.
+def risk_coverage(curves: Mapping[str, Calibration]) -> Figure:
+    """The share of errors among the surest claims against how many of them are kept, a line per name.
 
     Args:
         curves: what :func:`mmprofile.metrics.calibration` returned, by name; the first is drawn strongest.
-        path: of the PNG.
-
-    Raises:
-        OSError: it cannot be written.
     """
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
@@ -80,4 +74,4 @@ def risk_coverage(curves: Mapping[str, Calibration], path: Path) -> None:
     axes.set_ylim(bottom=0)
     clean_axes(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8, title="AURC", title_fontsize=8)
-    save_figure(figure, path)
+    return figure
