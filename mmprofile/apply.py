@@ -88,7 +88,7 @@ def main(cfg: Any) -> None:
     metrics = {"test": test, "baselines": baselines, "seconds": clock.seconds, "n_parameters": count}
     metrics |= {"history": module.history, "left_out": {split: one.left_out for split, one in found.items()}}
     facts = {"name": cfg.name, "task": cfg.task, "classifier": cfg.classifier.name, "profile": cfg.inputs.profile}
-    finish(folder, metrics, facts | {"data": run[1].data.name, "run": str(cfg.run), "seed": cfg.seed})
+    finish(folder, schema, metrics, facts | {"data": run[1].data.name, "run": str(cfg.run), "seed": cfg.seed})
 
 
 def check_settings(cfg: Any) -> None:

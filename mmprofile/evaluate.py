@@ -7,7 +7,7 @@ if __name__ == "__main__":
 
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
 from mmprofile.baselines.classical import ceiling, majority, tfidf_lr
+from mmprofile.batch import Batch
 from mmprofile.build import load_pretrained
+from mmprofile.decoding import Decoded
 from mmprofile.errors import UserError
 from mmprofile.metrics import Scores, score
 from mmprofile.model import ProfileModel
@@ -94,18 +96,25 @@ def predict_users(
         beams: see :meth:`mmprofile.model.ProfileModel.generate`.
         label: of a progress bar; None shows none.
     """
+    if beams is not None:
+        batches = _batches(model, data, users, label)
+        return parse_predictions(
+            model.schema, users, [text for batch in batches for text in model.generate(batch, beams)]
+        )
+    decoded = decode_users(model, data, users, label)
+    predictions = parse_predictions(model.schema, users, [found.text for found in decoded])
+    return [one._replace(confidence=found.confidence) for one, found in zip(predictions, decoded, strict=True)]
+
+
+def decode_users(model: ProfileModel, data: Any, users: Sequence[User], label: str | None = None) -> list[Decoded]:
+    """The likeliest profile of each user and the posteriors of its attributes; arguments as for :func:`predict_users`."""
+    return [found for batch in _batches(model, data, users, label) for found in model.decode(batch)]
+
+
+def _batches(model: ProfileModel, data: Any, users: Sequence[User], label: str | None) -> Iterator[Batch]:
     device = next(model.parameters()).device
-    texts: list[str] = []
-    confidences: list[Mapping[str, float]] = []
     for batch in tqdm(data.loader(users), desc=label, disable=None if label else True, leave=False, dynamic_ncols=True):
-        if beams is None:
-            decoded = model.decode(batch.to(device))
-            texts += [found.text for found in decoded]
-            confidences += [found.confidence for found in decoded]
-        else:
-            texts += model.generate(batch.to(device), beams)
-    predictions = parse_predictions(model.schema, users, texts)
-    return [one._replace(confidence=sure) for one, sure in zip(predictions, confidences or [None] * len(users), strict=True)]
+        yield batch.to(device)
 
 
 def parse_predictions(schema: Schema, users: Sequence[User], texts: Sequence[str]) -> list[Prediction]:

@@ -159,7 +159,7 @@ class Inspector:
         where, cfg, model = load_run(run)
         try:
             check_gate(model)
-            data = _data(cfg, model, folder)
+            data = open_data(cfg, model, folder)
             check_data(where, data)
             return cls(model, data.collator, data.views, data.users(split), data.eval_batch_size)
         except UserError as error:
@@ -279,8 +279,12 @@ class Inspector:
         return self.model.encode(batch)
 
 
-def _data(cfg: Any, model: ProfileModel, folder: str | None) -> Any:
-    """A run's datamodule."""
+def open_data(cfg: Any, model: ProfileModel, folder: str | None) -> Any:
+    """A run's datamodule, over ``folder`` where its prepared data lie elsewhere now.
+
+    Raises:
+        UserError: they are not there.
+    """
     if folder is not None:
         return make_data(cfg, model, Path(folder).expanduser())
     try:

@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,6 +26,14 @@ MOST_WORDS = 40
 LONGEST = 26
 """Characters of a value in a table at most."""
 _COLOUR = "#0072b2"
+
+
+class GateSummary(NamedTuple):
+    """Gates of some users by view and by photos; total variation of each attribute, (users,), when the gate is shut."""
+
+    by_view: Mapping[str, "Gates"]
+    by_photos: Mapping[str, "Gates"]
+    by_attribute: Mapping[str, np.ndarray]
 
 
 def write_inspection(folder: Path, found: "Inspection", inspector: "Inspector") -> None:
@@ -58,18 +66,23 @@ def write_counterfactuals(folder: Path, rows: Sequence[Effect]) -> None:
 
 
 def write_gates(folder: Path, inspector: "Inspector", users: Sequence[User]) -> None:
-    """``gates.json``, means over users by view and by photos and what the gate does to each attribute, and its figure."""
-    by_view, by_photos = inspector.gates_by_view(users), inspector.gates_by_photos(users)
-    shut = moved(inspector.counterfactuals(users, lambda user, _: {"zero gate": zero_gate(user)}))["zero gate"]
+    """``gates.json``, the means of :func:`gate_summary`, and its figure."""
+    summary = gate_summary(inspector, users)
     means: dict[str, Any] = {
         what: {
             name: {key: float(part.mean()) for key, part in gates._asdict().items()} for name, gates in found.items()
         }
-        for what, found in (("by_view", by_view), ("by_photos", by_photos))
+        for what, found in (("by_view", summary.by_view), ("by_photos", summary.by_photos))
     }
-    means["by_attribute"] = {name: float(distances.mean()) for name, distances in shut.items()}
+    means["by_attribute"] = {name: float(distances.mean()) for name, distances in summary.by_attribute.items()}
     (folder / "gates.json").write_text(json.dumps({"users": len(users), **means}, indent=2) + "\n", encoding="utf-8")
-    save_figure(draw_gates(by_view, by_photos, shut), folder / "gates.png")
+    save_figure(draw_gates(*summary), folder / "gates.png")
+
+
+def gate_summary(inspector: "Inspector", users: Sequence[User]) -> GateSummary:
+    """The gates of some users, who have photos."""
+    shut = moved(inspector.counterfactuals(users, lambda user, _: {"zero gate": zero_gate(user)}))["zero gate"]
+    return GateSummary(inspector.gates_by_view(users), inspector.gates_by_photos(users), shut)
 
 
 def draw_words(found: "Inspection") -> Figure:

@@ -1,7 +1,14 @@
 """The figures of a run for people: a table in the terminal, ``report.md`` with its figures.
 
 Everything is read from the mapping that ``metrics.json`` holds; whatever part of it is absent is left out.
+``python -m mmprofile.report run=outputs/both`` renders the reports of a run again, :mod:`mmprofile.html_report` among them.
 """
+
+from mmprofile.config import check_command_line, entry_point
+
+if __name__ == "__main__":
+    check_command_line("report")
+
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle
@@ -21,6 +28,11 @@ UNPAIRED = "this run, unpaired"
 PARTLY = "this run, photos missing"
 WIDTH = 100  # columns of the terminal table at most
 MISSING = "-"
+LEGEND = (
+    "Means over the classes that occur in gold; intervals: 95 %, user-level bootstrap. `-`: not measured.",
+    "Unpaired: the same users with other users' photos; photos missing: without some of theirs. Ceiling: a classifier",
+    "on the true cues of the same reviews and photos. Missing and invalid answers count as wrong.",
+)
 NAMED = ("task", "classifier", "profile", "paradigm", "model", "data", "seed", "purpose")  # of ``config``, in order
 
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
@@ -79,7 +91,7 @@ def print_scores(metrics: Mapping[str, Any], file: IO[str] | None = None) -> Non
     console = Console(file=file, highlight=False)
     console.width = min(WIDTH, console.width) if console.is_terminal else WIDTH
     print_table(rows(metrics), list(metrics["test"]["per_attribute"]), console)
-    for line in _notes(metrics):
+    for line in notes(metrics):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -92,15 +104,20 @@ def print_table(systems: Sequence[Row], attributes: Sequence[str], console: Cons
         table.add_column(_SHORT.get(system.key, system.label), justify="right", style=style, no_wrap=True)
         if system.key == THIS_RUN:
             table.add_column("95 % interval", justify="right", no_wrap=True)
-    for name in (*attributes, None):
-        if name is None:
+    for place, cells in enumerate(score_cells(systems, attributes)):
+        if place == len(attributes):
             table.add_section()
-        cells = _with_interval(systems, [_cell(row.f1(name)) for row in systems], name)
-        table.add_row("mean" if name is None else name, *cells, style=None if name else "bold")
+        table.add_row(*cells, style="bold" if place == len(attributes) else None)
+    console.print(table)
+
+
+def score_cells(systems: Sequence[Row], attributes: Sequence[str]) -> Iterator[list[str]]:
+    """A line per attribute, one of the means and one of parse faults: its name, then a cell per system, this run's interval behind it."""
+    for name in (*attributes, None):
+        yield [name or "mean", *_with_interval(systems, [_cell(row.f1(name)) for row in systems], name)]
     if any("parse_fault_rate" in row.scores for row in systems):
         faults = [_percent(row.scores.get("parse_fault_rate")) for row in systems]
-        table.add_row("parse faults", *_with_interval(systems, faults, ""))
-    console.print(table)
+        yield ["parse faults", *_with_interval(systems, faults, "")]
 
 
 def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]] | None) -> None:
@@ -118,13 +135,11 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     systems, attributes = rows(metrics), list(metrics["test"]["per_attribute"])
     name = str(metrics.get("config", {}).get("name", run.name))
     save_figure(score_figure(systems, attributes), run / "report.png")
-    text = [f"# {name}", "", *_notes(metrics), "", "## Macro-F1 on the test split, 0-100", ""]
+    text = [f"# {name}", "", *notes(metrics), "", "## Macro-F1 on the test split, 0-100", ""]
     text += _comparison(systems, attributes)
     text += [
         "",
-        "Means over the classes that occur in gold; intervals: 95 %, user-level bootstrap. `-`: not measured.",
-        "Unpaired: the same users with other users' photos; photos missing: without some of theirs. Ceiling: a classifier",
-        "on the true cues of the same reviews and photos. Missing and invalid answers count as wrong.",
+        *LEGEND,
         "",
         "![Macro-F1 per attribute](report.png)",
         "",
@@ -203,7 +218,7 @@ def _classes(per_attribute: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {name} | {', '.join(parts) or MISSING} | {accuracy} | {every} |"
 
 
-def _notes(metrics: Mapping[str, Any]) -> list[str]:
+def notes(metrics: Mapping[str, Any]) -> list[str]:
     """Lines on what was run, what it cost, and how it compares."""
     config, test = metrics.get("config", {}), metrics["test"]
     what = [f"{key} {config[key]}" for key in NAMED if config.get(key) is not None]
@@ -277,7 +292,7 @@ def clean_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path | IO[bytes]) -> None:
     """Writes a PNG."""
     FigureCanvasAgg(figure)  # no display is needed, and no global state of pyplot's is touched
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})  # no version: same figures, same bytes
@@ -304,3 +319,9 @@ def _cell(value: Any, digits: int = 2) -> str:
 
 def _percent(rate: float | None) -> str:
     return MISSING if rate is None else f"{100 * rate:.1f} %"
+
+
+if __name__ == "__main__":
+    from mmprofile.html_report import main
+
+    entry_point("report", main)

@@ -234,6 +234,15 @@ class InspectionConfig:
 
 
 @dataclass
+class ReportConfig:
+    """``conf/report.yaml``."""
+
+    run: str = MISSING
+    count: int = 5
+    folder: str | None = None
+
+
+@dataclass
 class PredictConfig:
     """``conf/predict.yaml``."""
 
@@ -437,6 +446,7 @@ CONFIGS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "inspection": InspectionConfig,
+    "report": ReportConfig,
     "sweep": SweepConfig,
     "apply": ApplyConfig,
     "caption": CaptionConfig,

@@ -24,6 +24,7 @@ from mmprofile.evaluate import (
     write_predictions,
 )
 from mmprofile.profile import Schema
+from mmprofile.stories import Evidence, evidence_of_system
 from mmprofile.views import User, View, build_view
 
 T = TypeVar("T")
@@ -185,7 +186,7 @@ def check_system(name: str) -> None:
         raise UserError(f"model.system={name!r} is not one of neural, {', '.join(SYSTEMS)}")
 
 
-def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
+def run_system(cfg: Any, schema: Schema, folder: Path) -> tuple[dict[str, Any], Evidence]:
     """Prepares, fits, predicts and scores; what :func:`mmprofile.train.finish` writes.
 
     Raises:
@@ -195,9 +196,7 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
     clock = Clock()
     prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
     clock.lap("prepare")
-    captions = system.view.captions != "none"
-    inputs = OmegaConf.to_container(cfg.inputs)
-    data = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+    data = open_draws(cfg, schema, prepared, system.view.captions != "none")
     users = data.judged("test")
     sizes = " / ".join(str(len(data.users(split))) for split in ("train", "validation", "test"))
     print(
@@ -213,9 +212,10 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
     changed = changed_photos(users, cfg.inputs.pairing, cfg.evaluation.missing) if system.repeats else {}
     test, predictions = evaluate_users(schema, users, predict, cfg.evaluation, system.view, changed)
     write_predictions(folder / "predictions.jsonl", predictions)
+    evidence = evidence_of_system(schema, data, [prediction.to_dict() for prediction in predictions])
     baselines = evaluate_baselines(schema, data, "test", cfg.evaluation.resamples)
     clock.lap("evaluate")
-    return {
+    metrics = {
         "test": test,
         "baselines": baselines,
         "seconds": clock.seconds,
@@ -223,3 +223,10 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> dict[str, Any]:
         "history": [],
         **system.facts(),
     }
+    return metrics, evidence
+
+
+def open_draws(cfg: Any, schema: Schema, prepared: Path, captions: bool = False) -> Any:
+    """The users of a prepared folder as a system sees them; ``captions``: whether it must have some."""
+    inputs = OmegaConf.to_container(cfg.inputs)
+    return instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)

@@ -39,11 +39,13 @@ from mmprofile.evaluate import (
     run_facts,
     write_predictions,
 )
+from mmprofile.html_report import read_predictions, write_html
 from mmprofile.model import ProfileModel
 from mmprofile.module import Learner, ProfileModule
 from mmprofile.profile import Schema, check_purpose
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
+from mmprofile.stories import Evidence, evidence_of_model
 from mmprofile.systems import check_system, run_system
 from mmprofile.views import check_inputs
 
@@ -60,13 +62,14 @@ def main(cfg: Any) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
     neural = cfg.model.system == "neural"
-    metrics = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
-    if metrics is not None:
-        finish(folder, metrics, run_facts(cfg))
+    found = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
+    if found is not None:
+        metrics, evidence = found
+        finish(folder, schema, metrics, run_facts(cfg), evidence)
 
 
-def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[str, Any] | None:
-    """Trains a model to the end, exports and scores it; None on all ranks but the first."""
+def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> tuple[dict[str, Any], Evidence] | None:
+    """Trains a model to the end, exports, scores and looks at it; None on all ranks but the first."""
     torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
@@ -96,8 +99,10 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> dict[
     write_predictions(folder / "predictions.jsonl", predictions)
     baselines = evaluate_baselines(schema, data, "test", settings.resamples)
     seconds["evaluate"] = time.perf_counter() - clock
+    evidence = evidence_of_model(model, data, [prediction.to_dict() for prediction in predictions])
     count = sum(p.numel() for p in model.parameters())
-    return {"test": test, "baselines": baselines, "seconds": seconds, "n_parameters": count, "history": module.history}
+    metrics = {"test": test, "baselines": baselines, "seconds": seconds, "n_parameters": count}
+    return metrics | {"history": module.history}, evidence
 
 
 def finished(folder: Path) -> bool:
@@ -109,13 +114,17 @@ def finished(folder: Path) -> bool:
     return done.exists()
 
 
-def finish(folder: Path, metrics: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Writes report and ``metrics.json``, and prints the scores.
+def finish(
+    folder: Path, schema: Schema, metrics: dict[str, Any], facts: dict[str, Any], evidence: Evidence | None = None
+) -> None:
+    """Writes reports and ``metrics.json``, and prints the scores.
 
     Args:
-        folder: the run's.
+        folder: the run's, with ``predictions.jsonl`` in it.
+        schema: of the predictions.
         metrics: ``test``, ``baselines``, ``seconds``, ``n_parameters``, ``history``, and what else a system tells.
         facts: what a report says of the configuration.
+        evidence: what else there is to see in a report.
     """
     metrics |= {
         "seconds": {name: round(value, 2) for name, value in metrics["seconds"].items()},
@@ -123,12 +132,13 @@ def finish(folder: Path, metrics: dict[str, Any], facts: dict[str, Any]) -> None
         "config": facts,
     }
     write_report(folder, metrics, metrics["history"])
+    write_html(folder, schema, metrics, read_predictions(folder), evidence)
     # Last, and whole or not at all: its presence says that the run is finished.
     partial = folder / "metrics.json.tmp"
     partial.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     partial.replace(folder / "metrics.json")
     print_scores(metrics)
-    print(f"\nreport: {folder / 'report.md'}   scores: {folder / 'metrics.json'}", end="")
+    print(f"\nreport: {folder / 'report.html'}, {folder / 'report.md'}   scores: {folder / 'metrics.json'}", end="")
     print(f"   model: {folder / 'model'}" if (folder / "model").is_dir() else "")
 
 

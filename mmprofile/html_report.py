@@ -1,0 +1,250 @@
+"""``report.html``: all that there is to see of a run, in one file that needs no network, no script and no other file.
+
+Everything that comes from data is escaped by the template (``assets/report.html``), and control characters are replaced.
+"""
+
+import io
+import json
+import re
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+from omegaconf import OmegaConf
+
+from mmprofile.config import typed
+from mmprofile.errors import UserError
+from mmprofile.evaluate import load_run
+from mmprofile.figures import reliability, risk_coverage
+from mmprofile.inspection import check_data, open_data
+from mmprofile.inspection_report import draw_gates
+from mmprofile.metrics import calibration, confusion, count
+from mmprofile.paths import ASSETS
+from mmprofile.profile import Attribute, Profile, Schema, check_purpose
+from mmprofile.report import LEGEND, MISSING, THIS_RUN, notes, rows, save_figure, score_cells, write_report
+from mmprofile.stories import Evidence, evidence_of_model, evidence_of_system
+from mmprofile.systems import open_draws
+
+BINS = 15
+NAME = "report.html"
+_CONTROL = re.compile("[\0-\b\v\f\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""What no HTML may hold."""
+
+
+class Cell(NamedTuple):
+    """Of a confusion table: users, and which share of those with the row's class."""
+
+    users: str
+    share: float
+
+
+class Confusion(NamedTuple):
+    """``header``: classes and "nothing valid"; a row per class: its name, users with it in gold, F1, cells; ``several``: values."""
+
+    attribute: Attribute
+    several: bool
+    header: list[str]
+    rows: list[tuple[str, int, str, list[Cell]]]
+
+
+def write_html(
+    folder: Path,
+    schema: Schema,
+    metrics: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
+    evidence: Evidence | None,
+) -> None:
+    """Writes ``report.html``.
+
+    Args:
+        folder: the run's, with the figures of :func:`mmprofile.report.write_report` in it.
+        schema: of the profiles.
+        metrics: what ``metrics.json`` holds.
+        predictions: the rows of ``predictions.jsonl``.
+        evidence: users and gates; None: neither is there to see.
+
+    Raises:
+        UserError: predictions do not go with the schema.
+        OSError: the folder cannot be written.
+    """
+    systems, attributes = rows(metrics), list(metrics["test"]["per_attribute"])
+    header = []
+    for system in systems:
+        header += [system.label, "95 % interval"] if system.key == THIS_RUN else [system.label]
+    files = {name: folder / f"{name}.png" for name in ("report", "learning_curve")}
+    figures = {name: path.read_bytes() for name, path in files.items() if path.exists()}
+    surety = sureness(schema, attributes, predictions)
+    figures |= {name: png(figure) for name, figure in surety.figures.items()}
+    if evidence is not None and evidence.gates is not None:
+        figures["gates"] = png(draw_gates(*evidence.gates))
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"uri": _uri, "number": _number, "percent": _percent}
+    text = environment.get_template(NAME).render(
+        name=str(metrics.get("config", {}).get("name", folder.name)),
+        purpose=metrics.get("config", {}).get("purpose"),
+        notes=[line.removeprefix("- ") for line in notes(metrics)],
+        header=header,
+        scores=list(score_cells(systems, attributes)),
+        legend=" ".join(LEGEND).replace("`", ""),
+        attributes=schema.names,
+        sensitive=[attribute.name for attribute in schema.attributes if attribute.sensitive],
+        confusions=confusions(schema, metrics, predictions),
+        bins=BINS,
+        surety=surety.rows,
+        figures=figures,
+        evidence=evidence,
+    )
+    (folder / NAME).write_text(_CONTROL.sub("\ufffd", text), encoding="utf-8")
+
+
+def confusions(schema: Schema, metrics: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[Confusion]:
+    """A table for each attribute of which somebody has a gold value."""
+    gold, said = (profiles(predictions, part) for part in ("gold", "parsed"))
+    counts, test = count(schema, gold, said), metrics["test"]
+    scores = {**test["per_attribute"], **test.get("text_only", {}).get("per_attribute", {})}
+    found = []
+    for number, attribute in enumerate(schema.attributes):
+        table = confusion(counts, number)
+        if not table.any():
+            continue
+        one = scores.get(attribute.name, {})
+        lines = []
+        for value, row in zip(attribute.values, table, strict=True):
+            users = round(row.sum())
+            cells = [Cell(_users(cell), cell / users if users else 0.0) for cell in row.tolist()]
+            f1 = one.get("f1", {}).get(value)
+            lines.append((value, users, f"{f1:.1f}" if users and f1 is not None else MISSING, cells))
+        found.append(Confusion(attribute, attribute.kind != "single", [*attribute.values, "nothing valid"], lines))
+    return found
+
+
+class Sureness(NamedTuple):
+    """``rows``: name, answers, share right, mean confidence, ECE, Brier, AURC; none without confidences; and two figures."""
+
+    rows: list[tuple[str, int, float, float, float, float, float]]
+    figures: dict[str, Figure]
+
+
+def sureness(schema: Schema, observed: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> Sureness:
+    """How far confidences can be trusted, of answers whose gold value is known; ``all`` is of the ``observed`` attributes."""
+    if not all("confidence" in row for row in predictions):
+        return Sureness([], {})
+    answers: dict[str, tuple[list[float], list[bool]]] = {"all": ([], [])}
+    for attribute in schema.attributes:
+        pairs = [
+            (row["confidence"][attribute.name], said.get(attribute.name) == gold[attribute.name])
+            for row, gold, said in zip(
+                predictions, profiles(predictions, "gold"), profiles(predictions, "parsed"), strict=True
+            )
+            if gold.get(attribute.name)
+        ]
+        for name in (attribute.name, "all") if attribute.name in observed else (attribute.name,):
+            sure, right = answers.setdefault(name, ([], []))
+            sure += [one for one, _ in pairs]
+            right += [one for _, one in pairs]
+    known = {name: (np.array(sure), np.array(right)) for name, (sure, right) in answers.items() if sure}
+    curves = {name: calibration(*pair, BINS) for name, pair in known.items()}
+    table = [
+        (name, len(sure), float(right.mean()), float(sure.mean()), curve.ece, curve.brier, curve.aurc)
+        for (name, (sure, right)), curve in zip(known.items(), curves.values(), strict=True)
+    ]
+    if "all" not in known:
+        return Sureness(table, {})
+    return Sureness(table, {"reliability": reliability(*known["all"], BINS), "risk_coverage": risk_coverage(curves)})
+
+
+def profiles(predictions: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
+    """The ``gold`` or ``parsed`` profiles of the rows of ``predictions.jsonl``."""
+    return [{name: tuple(values) for name, values in row[part].items()} for row in predictions]
+
+
+def read_predictions(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``predictions.jsonl``.
+
+    Raises:
+        UserError: it is not there or cannot be read.
+    """
+    path = folder / "predictions.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); a finished run has one") from error
+
+
+def png(figure: Figure) -> bytes:
+    """A figure's file."""
+    file = io.BytesIO()
+    save_figure(figure, file)
+    return file.getvalue()
+
+
+def main(cfg: Any) -> None:
+    """Entry point: ``report.md``, its figures and ``report.html`` of a finished run, again."""
+    torch.set_flush_denormal(True)  # as in training
+    if cfg.count < 0:
+        raise UserError(f"count={cfg.count}: give 0 or more")
+    folder = Path(cfg.run).expanduser()
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"run={cfg.run}: no finished run there (metrics.json cannot be read: {error})") from error
+    predictions = read_predictions(folder)
+    schema, evidence = _look(cfg, folder, metrics, predictions)
+    write_report(folder, metrics, metrics.get("history"))
+    write_html(folder, schema, metrics, predictions, evidence)
+    print(f"report: {folder / NAME} ({(folder / NAME).stat().st_size / 1e6:.1f} MB), {folder / 'report.md'}")
+
+
+def _look(
+    cfg: Any, folder: Path, metrics: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
+) -> tuple[Schema, Evidence | None]:
+    """The schema of a run and what there is to see of it."""
+    plain: Any = OmegaConf.load(folder / "config.yaml")
+    schema = Schema.from_dict(OmegaConf.to_container(plain.profile))  # type: ignore[arg-type]
+    if "task" in metrics.get("config", {}):  # of mmprofile.apply: classes of reviews, not profiles of people
+        return schema, None
+    run_cfg = typed("train", plain)
+    check_purpose(schema, run_cfg.purpose)
+    model = load_run(cfg.run)[2] if run_cfg.model.system == "neural" else None
+    try:
+        data = open_data(run_cfg, model, cfg.folder) if model else _draws(run_cfg, schema, cfg.folder)
+        check_data(folder, data)
+    except UserError as error:
+        raise UserError(f"run={cfg.run}: {error}") from error
+    if model is None:
+        return schema, evidence_of_system(schema, data, predictions, cfg.count)
+    return schema, evidence_of_model(model, data, predictions, cfg.count)
+
+
+def _draws(cfg: Any, schema: Schema, folder: str | None) -> Any:
+    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed) if folder is None else Path(folder)
+    return open_draws(cfg, schema, prepared)
+
+
+def _uri(content: bytes) -> str:
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{b64encode(content).decode()}"
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return MISSING if value is None else f"{value:.{digits}f}"
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{100 * value:.0f} %"
+
+
+def _users(number: float) -> str:
+    return f"{number:.1f}".removesuffix(".0") if number else ""
