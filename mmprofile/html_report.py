@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from mmprofile.config import typed
 from mmprofile.errors import UserError
-from mmprofile.evaluate import load_run
+from mmprofile.evaluate import load_run, make_data
 from mmprofile.figures import reliability, risk_coverage
-from mmprofile.inspection import check_data, open_data
+from mmprofile.inspection import check_data, find_prepared
 from mmprofile.inspection_report import draw_gates
 from mmprofile.metrics import calibration, confusion, count
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Attribute, Profile, Schema, check_purpose
+from mmprofile.profile import Attribute, Profile, Schema
 from mmprofile.report import LEGEND, MISSING, THIS_RUN, notes, rows, save_figure, score_cells, write_report
 from mmprofile.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.systems import open_draws
@@ -198,39 +197,34 @@ def main(cfg: Any) -> None:
     folder = Path(cfg.run).expanduser()
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        run_cfg: Any = OmegaConf.load(folder / "config.yaml")
     except (OSError, ValueError) as error:
-        raise UserError(f"run={cfg.run}: no finished run there (metrics.json cannot be read: {error})") from error
-    predictions = read_predictions(folder)
-    schema, evidence = _look(cfg, folder, metrics, predictions)
+        raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
+    schema = Schema.from_dict(OmegaConf.to_container(run_cfg.profile))  # type: ignore[arg-type]
+    predictions, evidence = read_predictions(folder), None
+    if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
+        evidence = look(cfg, folder, schema, typed("train", run_cfg), predictions)
     write_report(folder, metrics, metrics.get("history"))
     write_html(folder, schema, metrics, predictions, evidence)
     print(f"report: {folder / NAME} ({(folder / NAME).stat().st_size / 1e6:.1f} MB), {folder / 'report.md'}")
 
 
-def _look(
-    cfg: Any, folder: Path, metrics: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
-) -> tuple[Schema, Evidence | None]:
-    """The schema of a run and what there is to see of it."""
-    plain: Any = OmegaConf.load(folder / "config.yaml")
-    schema = Schema.from_dict(OmegaConf.to_container(plain.profile))  # type: ignore[arg-type]
-    if "task" in metrics.get("config", {}):  # of mmprofile.apply: classes of reviews, not profiles of people
-        return schema, None
-    run_cfg = typed("train", plain)
-    check_purpose(schema, run_cfg.purpose)
+def look(cfg: Any, folder: Path, schema: Schema, run_cfg: Any, predictions: Sequence[Mapping[str, Any]]) -> Evidence:
+    """What there is to see of a finished run, of its own data.
+
+    Raises:
+        UserError: they are not there or not the same any more.
+    """
     model = load_run(cfg.run)[2] if run_cfg.model.system == "neural" else None
     try:
-        data = open_data(run_cfg, model, cfg.folder) if model else _draws(run_cfg, schema, cfg.folder)
+        prepared = find_prepared(run_cfg, schema, cfg.folder)
+        data = make_data(run_cfg, model, prepared) if model else open_draws(run_cfg, schema, prepared)
         check_data(folder, data)
     except UserError as error:
         raise UserError(f"run={cfg.run}: {error}") from error
     if model is None:
-        return schema, evidence_of_system(schema, data, predictions, cfg.count)
-    return schema, evidence_of_model(model, data, predictions, cfg.count)
-
-
-def _draws(cfg: Any, schema: Schema, folder: str | None) -> Any:
-    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed) if folder is None else Path(folder)
-    return open_draws(cfg, schema, prepared)
+        return evidence_of_system(schema, data, predictions, cfg.count)
+    return evidence_of_model(model, data, predictions, cfg.count)
 
 
 def _uri(content: bytes) -> str:

@@ -23,16 +23,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from torch import Tensor
 
 from mmprofile.batch import Batch, Collator
 from mmprofile.counterfactuals import Effect, black_photos, blackened, changes, effects
 from mmprofile.decoding import WIDTH, Decoded
 from mmprofile.errors import UserError
-from mmprofile.evaluate import UNPAIRED_SEED, load_run, make_data, run_data
+from mmprofile.evaluate import UNPAIRED_SEED, load_run, make_data
 from mmprofile.fusion import CrossAttention, Fused, SelectiveAttention
 from mmprofile.inspection_report import write_counterfactuals, write_gates, write_inspection
 from mmprofile.model import ProfileModel
+from mmprofile.profile import Schema
 from mmprofile.reading import Reader, Token, Word
 from mmprofile.views import User, View, donors, unpaired
 
@@ -159,7 +161,7 @@ class Inspector:
         where, cfg, model = load_run(run)
         try:
             check_gate(model)
-            data = open_data(cfg, model, folder)
+            data = make_data(cfg, model, find_prepared(cfg, model.schema, folder))
             check_data(where, data)
             return cls(model, data.collator, data.views, data.users(split), data.eval_batch_size)
         except UserError as error:
@@ -279,16 +281,16 @@ class Inspector:
         return self.model.encode(batch)
 
 
-def open_data(cfg: Any, model: ProfileModel, folder: str | None) -> Any:
-    """A run's datamodule, over ``folder`` where its prepared data lie elsewhere now.
+def find_prepared(cfg: Any, schema: Schema, folder: str | None) -> Path:
+    """The folder of a run's prepared data: ``folder``, or where its configuration has them, prepared again if need be.
 
     Raises:
-        UserError: they are not there.
+        UserError: they are not there and cannot be prepared.
     """
     if folder is not None:
-        return make_data(cfg, model, Path(folder).expanduser())
+        return Path(folder).expanduser()
     try:
-        return run_data(cfg, model)
+        return Path(instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed))
     except UserError as error:
         raise UserError(f"{error}; if its prepared data lie elsewhere: {ELSEWHERE}") from error
 

@@ -112,7 +112,7 @@ def print_table(systems: Sequence[Row], attributes: Sequence[str], console: Cons
 
 
 def score_cells(systems: Sequence[Row], attributes: Sequence[str]) -> Iterator[list[str]]:
-    """A line per attribute, one of the means and one of parse faults: its name, then a cell per system, this run's interval behind it."""
+    """A line per attribute, of the means, of parse faults: its name, then a cell per system, this run's interval behind it."""
     for name in (*attributes, None):
         yield [name or "mean", *_with_interval(systems, [_cell(row.f1(name)) for row in systems], name)]
     if any("parse_fault_rate" in row.scores for row in systems):

@@ -73,10 +73,10 @@ class Story(NamedTuple):
 
     Attributes:
         user_id: as in ``predictions.jsonl``.
-        reviews: each in pieces, with their mean |gate * H*| as a share of the user's largest; None without.
+        reviews: each in pieces, words with their mean |gate * H*|: 0 the user's least, 1 the largest; None: not known.
         photos: with captions.
         answers: in the schema's order.
-        words: those with the largest mean |gate * H*|: word, where it stands, the mean.
+        words: those with the largest mean |gate * H*|: word (no sign), where it stands, the mean.
         moved: ``photo 0``, ... -> total variation of each attribute without it.
     """
 
@@ -138,7 +138,7 @@ def evidence_of_model(
     except UserError as error:
         why = str(error)
     inspected: dict[str, list[Inspection]] = {user.user_id: [] for user in users}
-    for found in inspector.inspect(users) if inspector is not None else ():
+    for found in inspector.inspect([user for user in users if user.photos]) if inspector is not None else ():
         inspected[found.user.user_id].append(found)
     stories = [
         _story(user, said[user.user_id], inspected[user.user_id], before, after, data.draws, model.schema, view)
@@ -190,22 +190,25 @@ def _story(
 ) -> Story:
     strengths = _strengths(inspected)
     rows = {name: effects(user.user_id, name, before, one) for name, one in after.items()}
-    largest = max((strength for words in strengths.values() for _, strength in words), default=0.0)
+    every = [strength for words in strengths.values() for _, strength in words] or [0.0]
+    low, width = min(every), max(every) - min(every) or 1.0
+    shades = {place: [(word, (value - low) / width) for word, value in words] for place, words in strengths.items()}
     ordered = sorted(
         (
             (word, f"{source} {number}", strength)
             for (source, number), words in strengths.items()
             for word, strength in words
+            if any(map(str.isalnum, word))
         ),
         key=lambda found: -found[2],
     )
     shown = "plain" in (view.photos, view.captions)
     return Story(
         user.user_id,
-        [_shaded(text, strengths.get(("review", i), []), largest) for i, text in enumerate(user.reviews)],
+        [_shaded(text, shades.get(("review", i), [])) for i, text in enumerate(user.reviews)],
         _photos(user, draws, inspected) if shown else [],
         [_answer(attribute, said, before, rows) for attribute in schema.attributes],
-        ordered[:TOP_WORDS] if largest else [],
+        ordered[:TOP_WORDS],
         {name: [_effect(found, a.name)[0].total_variation for a in schema.attributes] for name, found in rows.items()},
     )
 
@@ -224,14 +227,14 @@ def _strengths(inspected: Sequence[Inspection]) -> dict[tuple[str, int], list[tu
     }
 
 
-def _shaded(text: str, words: Sequence[tuple[str, float]], largest: float) -> list[tuple[str, float | None]]:
-    """A text, whole and as it is, in pieces: the words that are read of it, and what lies between them."""
+def _shaded(text: str, words: Sequence[tuple[str, float]]) -> list[tuple[str, float | None]]:
+    """A text, whole and as it is, in pieces: the words that are read of it with their shades, and what lies between them."""
     pieces: list[tuple[str, float | None]] = []
     done = 0
-    for word, strength in words:
+    for word, shade in words:
         at = text.find(word, done)
-        if at >= 0 and largest:  # a tokenizer need not know every sign
-            pieces += [(text[done:at], None), (word, strength / largest)]
+        if at >= 0:  # a tokenizer need not know every sign
+            pieces += [(text[done:at], None), (word, shade)]
             done = at + len(word)
     return [piece for piece in (*pieces, (text[done:], None)) if piece[0]]
 

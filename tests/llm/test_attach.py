@@ -219,6 +219,8 @@ def test_the_commands_one_after_another(smoke: tuple[Path, list[str]]) -> None:
     assert all(tuple(one["per_attribute"]) == YELP.names for one in metrics["baselines"].values())
     assert tuple(test["unpaired"]["per_attribute"]) == YELP.names
     assert metrics["config"]["purpose"] == "a test of ours"
+    page = (path / "report.html").read_text(encoding="utf-8")
+    assert "<strong>Purpose:</strong> a test of ours<br>Sensitive attributes" in page
     assert json.loads((path / "model" / "config.json").read_text())["purpose"] == "a test of ours"
     gold = read_gold(where / "city", TEXT_ONLY)
     rows = [json.loads(line) for line in (path / "predictions.jsonl").read_text().splitlines()]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from htmlpage import Page
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -75,6 +76,9 @@ def test_train_writes_what_other_tools_read(trained: tuple[Path, str]) -> None:
     assert f"{test['macro_f1']:.2f}" in report
     for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", report):
         assert Image.open(path / figure).size[0] > 300
+    page = Page((path / "report.html").read_text(encoding="utf-8"))
+    assert {"scores", "confusion", "confidence", "learning", "gates", "users"} <= page.ids
+    assert f"{test['macro_f1']:.2f}" in page.text
     assert f"{test['macro_f1']:.2f}" in printed
 
 
@@ -206,6 +210,49 @@ def test_inspection_of_a_run_whose_data_moved(trained: tuple[Path, str], folder:
     OmegaConf.save(cfg, tmp_path / "custom" / "config.yaml")
     failed = run("inspection", f"run={tmp_path / 'custom'}", cwd=folder, code=2)
     assert re.search(r"^error: run=.*gone\.jsonl.*: folder=/path/to/prepared$", failed.stderr, re.M), failed.stderr
+
+
+def test_report_of_a_run_again(trained: tuple[Path, str], folder: Path, tmp_path: Path) -> None:
+    path = trained[0]
+    first = {name: (path / name).read_bytes() for name in ("report.html", "report.md", "report.png")}
+    assert len(first["report.html"]) < 10e6
+    done = run("report", "run=out/smoke", cwd=folder)
+    assert "report: out/smoke/report.html (" in done.stdout
+    assert "Warning" not in done.stderr
+    assert {name: (path / name).read_bytes() for name in first} == first
+    run("report", "run=out/smoke", "count=0", cwd=folder)
+    page = Page((path / "report.html").read_text(encoding="utf-8"))
+    assert "None is shown." in page.text
+    assert "test users with photos" in page.text  # gates are of many
+    (path / "report.html").write_bytes(first["report.html"])
+
+    # A system that leaves no model, and data or files that are not there any more: one line.
+    run("train", *SMOKE, "name=tfidf", "model=tfidf_lr", "out=out", cwd=folder)
+    system = (folder / "out" / "tfidf" / "report.html").read_bytes()
+    run("report", "run=out/tfidf", cwd=folder)
+    assert (folder / "out" / "tfidf" / "report.html").read_bytes() == system
+    said = Page(system.decode())
+    assert "the system is no model that was trained here" in said.text
+    assert "There are no confidences" in said.text
+    assert sum(alt.startswith(("Captioned", "Photo ")) for alt in said.images) >= 5
+    moved = tmp_path / "moved"
+    shutil.copytree(path, moved)
+    cfg = OmegaConf.load(moved / "config.yaml")
+    cfg.data.prepare.source = {"kind": "custom", "reviews": "gone.jsonl"}
+    OmegaConf.save(cfg, moved / "config.yaml")
+    shutil.copytree(moved, tmp_path / "bare")
+    (tmp_path / "bare" / "predictions.jsonl").unlink()
+    for words, expected in (
+        ([f"run={moved}"], r"run=.*gone\.jsonl.*: folder=/path/to/prepared"),
+        ([f"run={tmp_path / 'bare'}"], r"predictions\.jsonl: cannot be read"),
+        (["run=out/nowhere"], r"run=out/nowhere: no finished run there"),
+        (["run=out/smoke", "folder=elsewhere"], "run=out/smoke: elsewhere is no prepared data set"),
+        (["run=out/smoke", "count=-1"], "count=-1: give 0 or more"),
+    ):
+        failed = run("report", *words, cwd=folder, code=2)
+        assert re.search(expected, failed.stderr), failed.stderr
+        assert failed.stderr.strip().splitlines()[-1].startswith("error: ")
+        assert "Traceback" not in failed.stderr
 
 
 def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path) -> None:
