@@ -142,17 +142,13 @@ def sureness(schema: Schema, observed: Sequence[str], predictions: Sequence[Mapp
         return Sureness([], {})
     answers: dict[str, tuple[list[float], list[bool]]] = {"all": ([], [])}
     for attribute in schema.attributes:
-        pairs = [
-            (row["confidence"][attribute.name], said.get(attribute.name) == gold[attribute.name])
-            for row, gold, said in zip(
-                predictions, profiles(predictions, "gold"), profiles(predictions, "parsed"), strict=True
-            )
-            if gold.get(attribute.name)
-        ]
-        for name in (attribute.name, "all") if attribute.name in observed else (attribute.name,):
-            sure, right = answers.setdefault(name, ([], []))
-            sure += [one for one, _ in pairs]
-            right += [one for _, one in pairs]
+        for row in predictions:
+            gold, said = (attribute.canonical(row[part].get(attribute.name, ())) for part in ("gold", "parsed"))
+            for name in (attribute.name, "all") if attribute.name in observed else (attribute.name,):
+                sure, right = answers.setdefault(name, ([], []))
+                if gold:
+                    sure.append(row["confidence"][attribute.name])
+                    right.append(said == gold)
     known = {name: (np.array(sure), np.array(right)) for name, (sure, right) in answers.items() if sure}
     curves = {name: calibration(*pair, BINS) for name, pair in known.items()}
     table = [
