@@ -9,7 +9,7 @@ d the text model's width, dv the vision model's.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from entmax import sparsemax
@@ -44,6 +44,44 @@ class Fused(NamedTuple):
     gate: Tensor | None = None
     attention: Tensor | None = None
     visual: Tensor | None = None
+
+
+class Gates(NamedTuple):
+    """How much of the photos gets through, in arrays of one shape: means over text tokens (and dimensions, and heads).
+
+    Attributes:
+        gate: mean of |gate|.
+        added: mean of |gate * H*|.
+        support: visual tokens that a text token attends to.
+        zeros: share of the attention weights of photos that are there that are exactly 0.
+    """
+
+    gate: Any
+    added: Any
+    support: Any
+    zeros: Any
+
+
+@torch.no_grad()
+def row_gates(fused: Fused, photo_mask: Tensor) -> Tensor:
+    """What a row lets in of its photos.
+
+    Args:
+        fused: of some rows.
+        photo_mask: (R, K) bool, which photos there are.
+
+    Returns:
+        (R, 4), the fields of :class:`Gates`; tokens and photos that are not there do not count. 0 for a row without photos,
+        and for all without a gate.
+    """
+    if fused.gate is None or fused.attention is None or fused.visual is None:
+        return fused.hidden.new_zeros(len(fused.mask), len(Gates._fields), dtype=torch.float32)
+    count = fused.mask.sum(1)
+    gate, added = (part.float().abs().mean(-1) for part in (fused.gate, fused.gate * fused.visual))
+    support = (fused.attention > 0).sum(-1).float().mean(1)
+    keys = photo_mask.sum(1) * (fused.attention.shape[-1] // max(1, photo_mask.shape[1]))
+    means = [(values * fused.mask).sum(1) / count for values in (gate, added, support)]
+    return torch.stack([*means, (1 - means[2] / keys.clamp_min(1)) * (keys > 0)], 1)
 
 
 class Fusion(nn.Module):

@@ -31,7 +31,7 @@ from mmprofile.counterfactuals import Effect, black_photos, blackened, changes, 
 from mmprofile.decoding import WIDTH, Decoded
 from mmprofile.errors import UserError
 from mmprofile.evaluate import UNPAIRED_SEED, load_run, make_data
-from mmprofile.fusion import CrossAttention, Fused, SelectiveAttention
+from mmprofile.fusion import CrossAttention, Fused, Gates, SelectiveAttention, row_gates
 from mmprofile.inspection_report import write_counterfactuals, write_gates, write_inspection
 from mmprofile.model import ProfileModel
 from mmprofile.profile import Schema
@@ -99,22 +99,6 @@ class Inspection(NamedTuple):
             if places:
                 found[number] = values[places].mean(0)
         return found
-
-
-class Gates(NamedTuple):
-    """Means over the tokens (and dimensions, and heads) of each of some users; 0 without photos.
-
-    Attributes:
-        gate: (users,) mean of |gate|.
-        added: (users,) mean of |gate * H*|.
-        support: (users,) visual tokens that a text token attends to.
-        zeros: (users,) share of the attention weights of photos that are there that are exactly 0.
-    """
-
-    gate: np.ndarray
-    added: np.ndarray
-    support: np.ndarray
-    zeros: np.ndarray
 
 
 class Inspector:
@@ -230,10 +214,10 @@ class Inspector:
         return rows
 
     def gates(self, users: Sequence[User], view: View | None = None) -> Gates:
-        """Gate and attention of users in a view, by default the one for prediction."""
+        """Gate and attention of users in a view, by default the one for prediction: arrays (users,), 0 without photos."""
         found = []
         for batch, some in self._batches(users, view or self.views[0]):
-            rows = _summaries(batch, self._encode(batch))
+            rows = row_gates(self._encode(batch), batch.row_photo_mask)
             number = torch.bincount(batch.row_user, minlength=len(some))
             zeros = rows.new_zeros(len(some), rows.shape[1])
             found.append(zeros.index_add(0, batch.row_user, rows) / number[:, None])
@@ -341,19 +325,6 @@ def _whole(fused: Fused, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         nothing = torch.zeros_like(hidden)
         return hidden, nothing, hidden.new_zeros(len(hidden), heads, hidden.shape[1], 0), nothing
     return hidden, fused.gate, fused.attention, fused.visual
-
-
-def _summaries(batch: Batch, fused: Fused) -> Tensor:
-    """(R, 4) of each row what :class:`Gates` has of each user."""
-    if fused.gate is None or fused.attention is None or fused.visual is None:
-        return torch.zeros(len(batch.row_user), len(Gates._fields), device=batch.row_user.device)
-    mask, there = fused.mask, batch.row_photo_mask
-    count = mask.sum(1)
-    gate, added = (part.float().abs().mean(-1) for part in (fused.gate, fused.gate * fused.visual))
-    support = (fused.attention > 0).sum(-1).float().mean(1)
-    keys = there.sum(1) * (fused.attention.shape[-1] // max(1, there.shape[1]))
-    means = [(values * mask).sum(1) / count for values in (gate, added, support)]
-    return torch.stack([*means, (1 - means[2] / keys.clamp_min(1)) * (keys > 0)], 1)
 
 
 def main(cfg: Any) -> None:

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmprofile.counterfactuals import Effect, moved, zero_gate
+from mmprofile.fusion import Gates
 from mmprofile.report import clean_axes, save_figure
 from mmprofile.views import User
 
 if TYPE_CHECKING:
-    from mmprofile.inspection import Gates, Inspection, Inspector
+    from mmprofile.inspection import Inspection, Inspector
 
 COLUMNS = 92
 """Characters of a line of words."""
@@ -163,7 +164,7 @@ def draw_effects(rows: Sequence[Effect]) -> Figure:
 
 
 def draw_gates(
-    by_view: Mapping[str, "Gates"], by_photos: Mapping[str, "Gates"], by_attribute: Mapping[str, np.ndarray]
+    by_view: Mapping[str, Gates], by_photos: Mapping[str, Gates], by_attribute: Mapping[str, np.ndarray]
 ) -> Figure:
     """Mean |gate * H*| by view and by photos, and total variation of each attribute when the gate is shut.
 

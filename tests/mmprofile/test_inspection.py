@@ -31,7 +31,8 @@ from mmprofile.counterfactuals import (
 )
 from mmprofile.decoding import Decoded
 from mmprofile.errors import UserError
-from mmprofile.inspection import Gates, Inspection, Inspector, check_data
+from mmprofile.fusion import Gates
+from mmprofile.inspection import Inspection, Inspector, check_data
 from mmprofile.inspection_report import draw_gates, write_counterfactuals, write_gates, write_inspection
 from mmprofile.model import ProfileModel
 from mmprofile.report import save_figure
