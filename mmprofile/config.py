@@ -101,7 +101,14 @@ def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
         shared: only keys that both have: one that came with a later version is no other setting.
     """
     flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
-    ignored = ("out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every")
+    ignored = (
+        "out",
+        "trainer.progress",
+        "loader.workers",
+        "loader.cache_mb",
+        "trainer.checkpoint_every",
+        "probe.users",
+    )
     keys = sorted(set(flat[0]) & set(flat[1]) if shared else set(flat[0]) | set(flat[1]))
     return [
         f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"

@@ -23,7 +23,7 @@ from mmprofile.batch import IGNORE, Batch, Collator
 from mmprofile.decoding import WIDTH, Decoded, Search, merged
 from mmprofile.encoder import UserEncoder, alike
 from mmprofile.errors import UserError
-from mmprofile.fusion import Fused, Fusion, compact
+from mmprofile.fusion import Fused, Fusion, compact, row_gates
 from mmprofile.grammar import Grammar
 from mmprofile.kernels import speed_up
 from mmprofile.profile import Profile, Schema
@@ -50,12 +50,15 @@ class Output(NamedTuple):
             and with a head.
         view_auxiliary: (views,) mean loss of the auxiliary classifiers over attributes and rows of each view, times their
             weight; None without any.
+        view_gates: (views, 4) means over each view's rows with photos, the fields of :class:`mmprofile.fusion.Gates`, NaN
+            where it has none; None where nobody asked, or without a gate or photos.
     """
 
     view_totals: Tensor
     view_tokens: Tensor
     logits: Tensor | None
     view_auxiliary: Tensor | None = None
+    view_gates: Tensor | None = None
 
     @property
     def view_losses(self) -> Tensor:
@@ -165,19 +168,21 @@ class ProfileModel(UserEncoder):
         nothing = torch.zeros(len(rows), 0, width, device=rows.device), mask[:, :0]
         return self.head(hidden, mask, *(nothing if read.photos is None else self._photos(batch, read.photos, rows)))
 
-    def forward(self, batch: Batch) -> Output:
-        """The loss of each view. ``batch.labels`` must be there; :meth:`encode` gives what to look at inside."""
+    def forward(self, batch: Batch, gates: bool = False) -> Output:
+        """The loss of each view and, if asked, its ``gates``. ``batch.labels`` must be there; :meth:`encode` gives all inside."""
         assert batch.labels is not None, "forward needs targets; use generate to predict"
         if self.head is not None:
             loss, known = self.head.losses(self._votes(batch), self._gold(batch, self.head))
             return Output(*self._by_view(batch, loss, known, self._attribute_weights(batch)), None)
         texts, inputs = self._embed(batch.text_ids, self._shifted(batch.labels))
         read = self._read(batch, texts)
-        parts, order, votes = [], [], []
+        parts, order, votes, seen = [], [], [], []
         for rows, _ in alike((batch.row_tokens >= 0).sum(1), LIKE_ROWS):
             fused = self._fuse(batch, read, rows)
             parts.append(self._decoded(fused, inputs[rows]))
             order.append(rows)
+            if gates and fused.gate is not None:
+                seen.append(self._gate_sums(batch, rows, fused))
             if self.auxiliary is not None:
                 votes.append(self.auxiliary.votes(fused.hidden, fused.mask))
         again = torch.cat(order).argsort()
@@ -192,12 +197,21 @@ class ProfileModel(UserEncoder):
             )
             loss = flat.view_as(batch.labels)
         found = self._by_view(batch, loss, batch.labels != IGNORE, batch.label_weights)
+        sums = torch.stack(seen).sum(0) if seen else None
+        view_gates = None if sums is None else sums[:, :-1] / sums[:, -1:]
         if self.auxiliary is None:
-            return Output(*found, logits)
+            return Output(*found, logits, None, view_gates)
         said = Votes(*(torch.cat(part)[again] for part in zip(*votes, strict=True)))
         losses = self.auxiliary.losses(said, self._gold(batch, self.auxiliary))
         total, count = self._by_view(batch, *losses, self._attribute_weights(batch))
-        return Output(*found, logits, self.auxiliary.weight * total / count.clamp_min(1))
+        return Output(*found, logits, self.auxiliary.weight * total / count.clamp_min(1), view_gates)
+
+    @staticmethod
+    def _gate_sums(batch: Batch, rows: Tensor, fused: Fused) -> Tensor:
+        """(views, 5) what some rows let in, summed over those of each view, and how many of them have photos."""
+        there = batch.row_photo_mask[rows]
+        values = torch.cat([row_gates(fused, there), there.any(1, keepdim=True)], 1)
+        return values.new_zeros(len(batch.views), values.shape[1]).index_add(0, batch.row_view[rows], values)
 
     @staticmethod
     def _by_view(batch: Batch, loss: Tensor, counted: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mmprofile.batch import Batch
 from mmprofile.errors import UserError
+from mmprofile.fusion import Gates
 from mmprofile.metrics import Scores, score
 from mmprofile.model import Output, ProfileModel
+from mmprofile.probe import Probe
 from mmprofile.profile import Profile
 from mmprofile.settings import OptimConfig
 from mmprofile.views import View
@@ -99,8 +101,8 @@ class Learner(pl.LightningModule):
         """Starts the clock of this epoch."""
         self._started = time.perf_counter()
 
-    def end_epoch(self, macro_f1: float) -> None:
-        """Logs the score on dev and adds the epoch to the learning curve."""
+    def end_epoch(self, macro_f1: float, more: Mapping[str, float] | None = None) -> None:
+        """Logs the score on dev and adds the epoch, with what ``more`` is to be kept of it, to the learning curve."""
         self.log("dev/macro_f1", macro_f1, prog_bar=True, sync_dist=True)
         if self.trainer.sanity_checking:
             return
@@ -109,7 +111,13 @@ class Learner(pl.LightningModule):
         loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         self._losses = []
         self.history.append(
-            {"epoch": self.current_epoch + 1, "loss": loss, "dev_macro_f1": macro_f1, "seconds": seconds}
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": loss,
+                "dev_macro_f1": macro_f1,
+                "seconds": seconds,
+                **(more or {}),
+            }
         )
 
     def adam(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> Any:
@@ -161,6 +169,7 @@ class ProfileModule(Learner):
         weights: a weight per view; None for the ``sampled`` schedule.
         optim, steps: see :class:`Learner`.
         dev_beams: beams for the dev split, see :meth:`mmprofile.model.ProfileModel.generate`.
+        probe: what is asked of the model in each epoch; None: nothing.
     """
 
     def __init__(
@@ -171,31 +180,40 @@ class ProfileModule(Learner):
         optim: OptimConfig,
         steps: int,
         dev_beams: int | None = None,
+        probe: Probe | None = None,
     ) -> None:
         super().__init__(optim, steps)
-        self.model, self.views, self.dev_beams = model, tuple(views), dev_beams
+        self.model, self.views, self.dev_beams, self.probe = model, tuple(views), dev_beams, probe
         # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
         self.model.train()
         self.weights: Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self._dev: list[tuple[Profile, str]] = []
+        self._probed: dict[str, float] = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step of the joint loss; every view's loss is logged."""
-        output = self.model(batch)
+        """One step of the joint loss; every view's loss is logged and, as often as that is written, its gates."""
+        every = self.trainer.log_every_n_steps
+        output = self.model(batch, gates=every > 0 and (self.global_step + 1) % every == 0)
         loss = joint_loss(output, self.weights)
         present = output.view_tokens > 0
         logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
+        if output.view_gates is not None:
+            for view, found in zip(batch.views, output.view_gates, strict=True):
+                if not found.isnan().any():
+                    logs |= {f"{name}/{view.name}": value for name, value in zip(Gates._fields, found, strict=True)}
         self.log_dict(logs, batch_size=len(batch.users))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
         self._losses.append(loss.detach())
         return loss
 
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Predicts the dev users."""
+        """Predicts the dev users; behind the last of them the probe, so that none of it changes what is predicted."""
         texts = self.model.generate(batch, self.dev_beams)
         assert batch.profiles is not None
         self._dev += zip(batch.profiles, texts, strict=True)
+        if self.probe is not None and index + 1 == self.trainer.num_val_batches[0]:
+            self._probed = self.probe(self.model)
 
     def on_validation_epoch_end(self) -> None:
         """Dev macro-F1 over the whole split, of the observed attributes: labels of others are no gold."""
@@ -209,8 +227,10 @@ class ProfileModule(Learner):
         )
         self._dev = []
         names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
+        names |= {f"probe/{name}": value for name, value in self._probed.items()}
         self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
-        self.end_epoch(scores.macro_f1)
+        losses = {f"dev_loss_{name}": value for name, value in self._probed.items() if "gap" not in name}
+        self.end_epoch(scores.macro_f1, losses)
 
     def configure_optimizers(self) -> Any:
         """See :meth:`Learner.adam`."""

@@ -184,6 +184,13 @@ class EvaluationConfig:
 
 
 @dataclass
+class ProbeConfig:
+    """``users`` of the dev split whose loss with other users' photos is logged each epoch (see :mod:`mmprofile.probe`); 0: none."""
+
+    users: int = 64
+
+
+@dataclass
 class TrainConfig:
     """``conf/train.yaml``."""
 
@@ -203,6 +210,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
 
 
 @dataclass

@@ -32,6 +32,7 @@ from mmprofile.batch import check_encoding
 from mmprofile.build import build_model
 from mmprofile.errors import UserError
 from mmprofile.evaluate import (
+    UNPAIRED_SEED,
     check_paradigm,
     evaluate_baselines,
     evaluate_model,
@@ -42,6 +43,7 @@ from mmprofile.evaluate import (
 from mmprofile.html_report import read_predictions, write_html
 from mmprofile.model import ProfileModel
 from mmprofile.module import Learner, ProfileModule
+from mmprofile.probe import Probe
 from mmprofile.profile import Schema, check_purpose
 from mmprofile.progress import EpochLines, StepBar
 from mmprofile.report import print_scores, write_report
@@ -82,7 +84,8 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> tuple
     data = make_data(cfg, model, prepared)
     trainer = make_trainer(cfg, folder, precision)
     steps = data.steps_per_epoch(trainer.world_size) * cfg.trainer.max_epochs
-    module = ProfileModule(model, data.views, data.loss_weights, cfg.optim, steps, cfg.evaluation.dev_beams)
+    probe = Probe.of(data, cfg.probe.users, UNPAIRED_SEED)
+    module = ProfileModule(model, data.views, data.loss_weights, cfg.optim, steps, cfg.evaluation.dev_beams, probe)
     if trainer.is_global_zero:
         print(describe(cfg, model, data, folder, precision), flush=True)
     fit(trainer, module, data, folder)
@@ -172,6 +175,8 @@ def check_settings(cfg: Any) -> None:
         beams = cfg.evaluation[name]
         if beams is not None and beams < 1:
             raise UserError(f"evaluation.{name}={beams} is not a number of beams: give 1 or more, or null")
+    if cfg.probe.users < 0:
+        raise UserError(f"probe.users={cfg.probe.users}: give a number of users, or 0 for no probe")
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
