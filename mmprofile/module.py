@@ -102,7 +102,7 @@ class Learner(pl.LightningModule):
         self._started = time.perf_counter()
 
     def end_epoch(self, macro_f1: float, more: Mapping[str, float] | None = None) -> None:
-        """Logs the score on dev and adds the epoch, with what ``more`` is to be kept of it, to the learning curve."""
+        """Logs the score on dev and adds the epoch to the learning curve, with what ``more`` there is to be kept of it."""
         self.log("dev/macro_f1", macro_f1, prog_bar=True, sync_dist=True)
         if self.trainer.sanity_checking:
             return
@@ -190,10 +190,11 @@ class ProfileModule(Learner):
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
         self._dev: list[tuple[Profile, str]] = []
         self._probed: dict[str, float] = {}
+        self._gates: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """One step of the joint loss; every view's loss is logged and, as often as that is written, its gates."""
-        every = self.trainer.log_every_n_steps
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         output = self.model(batch, gates=every > 0 and (self.global_step + 1) % every == 0)
         loss = joint_loss(output, self.weights)
         present = output.view_tokens > 0
@@ -201,7 +202,10 @@ class ProfileModule(Learner):
         if output.view_gates is not None:
             for view, found in zip(batch.views, output.view_gates, strict=True):
                 if not found.isnan().any():
-                    logs |= {f"{name}/{view.name}": value for name, value in zip(Gates._fields, found, strict=True)}
+                    gates = {f"{name}/{view.name}": value for name, value in zip(Gates._fields, found, strict=True)}
+                    logs |= gates
+                    for name, value in gates.items():
+                        self._gates.setdefault(name, []).append(value)
         self.log_dict(logs, batch_size=len(batch.users))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
         self._losses.append(loss.detach())
@@ -229,8 +233,10 @@ class ProfileModule(Learner):
         names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
         names |= {f"probe/{name}": value for name, value in self._probed.items()}
         self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
-        losses = {f"dev_loss_{name}": value for name, value in self._probed.items() if "gap" not in name}
-        self.end_epoch(scores.macro_f1, losses)
+        kept = {f"dev_loss_{name}": value for name, value in self._probed.items() if "gap" not in name}
+        kept |= {name: float(torch.stack(values).mean()) for name, values in self._gates.items()}
+        self._gates = {}
+        self.end_epoch(scores.macro_f1, kept)
 
     def configure_optimizers(self) -> Any:
         """See :meth:`Learner.adam`."""

@@ -35,6 +35,13 @@ LEGEND = (
 )
 NAMED = ("task", "classifier", "profile", "paradigm", "model", "data", "seed", "purpose")  # of ``config``, in order
 
+_KINDS = {
+    "loss": "loss",
+    "f1": "macro-F1 (0-100)",
+    "added/": "mean |gate * H*|",
+    "support/": "visual tokens attended to",
+}
+"""What a name in a history has in it -> what that is, an axis each."""
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
 _COLOURS = {"majority": "#bbbbbb", "tfidf_lr": "#e69f00", THIS_RUN: "#0072b2", UNPAIRED: "#56b4e9"}
@@ -126,8 +133,8 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     Args:
         run: an existing folder.
         metrics: what ``metrics.json`` holds.
-        history: a mapping per epoch (or step): ``epoch`` or ``step``, and any numbers whose names contain ``loss`` or
-            ``f1``; None or empty: no learning curve.
+        history: a mapping per epoch (or step): ``epoch`` or ``step``, and any numbers whose names contain ``loss``, ``f1``,
+            ``added/`` or ``support/``; None or empty: no learning curve.
 
     Raises:
         OSError: the folder is missing or cannot be written.
@@ -252,7 +259,7 @@ def _curves(history: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, list[f
     curves = []
     axis = _time(history)
     for name in dict.fromkeys(key for entry in history for key in entry):
-        kind = "loss" if "loss" in name.lower() else "f1" if "f1" in name.lower() else ""
+        kind = next((kind for kind in _KINDS if kind in name.lower()), "")
         points = [
             (float(entry.get(axis, index)), float(entry[name]))
             for index, entry in enumerate(history)
@@ -268,16 +275,19 @@ def _time(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _learning_curve(curves: Sequence[tuple[str, str, list[float], list[float]]], time: str) -> Figure:
-    kinds = [kind for kind in ("loss", "f1") if any(curve[0] == kind for curve in curves)]
-    figure = Figure(figsize=(4.6 * len(kinds), 3.4), layout="constrained")
+    kinds = [kind for kind in _KINDS if any(curve[0] == kind for curve in curves)]
+    rows = -(-len(kinds) // 2)
+    columns = -(-len(kinds) // rows)
+    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
     colours = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#e69f00", "#56b4e9"]
     for place, kind in enumerate(kinds):
-        axes = figure.add_subplot(1, len(kinds), place + 1)
+        axes = figure.add_subplot(rows, columns, place + 1)
         for index, (_, name, x, y) in enumerate(curve for curve in curves if curve[0] == kind):
             line = ("-", "--", ":", "-.")[index // len(colours) % 4]
-            axes.plot(x, y, line, color=colours[index % len(colours)], marker="o", markersize=3, label=name)
+            label = name.removeprefix(kind) if kind.endswith("/") else name
+            axes.plot(x, y, line, color=colours[index % len(colours)], marker="o", markersize=3, label=label)
         axes.set_xlabel(time)
-        axes.set_ylabel({"loss": "loss", "f1": "macro-F1 (0-100)"}[kind])
+        axes.set_ylabel(_KINDS[kind])
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, fontsize=8)

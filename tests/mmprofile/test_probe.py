@@ -211,6 +211,10 @@ def test_training_does_not_notice_that_it_is_watched(
     assert all(list(found[tag]) == ends for tag in (*asked, "dev/macro_f1", "dev/Stars"))
     for name in ("paired", "unpaired", "unpaired_pixels"):
         assert list(found[f"probe/{name}"].values()) == pytest.approx([r[f"dev_loss_{name}"] for r in watched.history])
+    if accumulate == 1:  # else a step is more than the batch that is written of it
+        for tag in shown:
+            means = np.array([*found[tag].values()]).reshape(2, steps).mean(1)
+            assert [row[tag] for row in watched.history] == pytest.approx(means, rel=1e-5)
     # What was written last is said of the weights at the end.
     model, collator = watched.model.eval(), make_collator(watched.model)
     own = [user for user in users if user.photos]

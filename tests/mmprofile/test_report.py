@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmprofile.metrics import score
 from mmprofile.profile import Attribute, Profile, Schema
-from mmprofile.report import print_scores, rows, score_figure, write_report
+from mmprofile.report import _curves, _learning_curve, print_scores, rows, score_figure, write_report
 
 SCHEMA = Schema(
     "toy",
@@ -107,6 +107,29 @@ def test_figures_are_real_pictures(tmp_path: Path, metrics: dict[str, Any]) -> N
             picture.load()
             assert picture.width >= 600
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 5
+
+
+def test_a_learning_curve_has_an_axis_for_each_kind_of_number() -> None:
+    gates = {
+        "gate/fusion": 0.5,
+        "added/fusion": 0.75,
+        "added/masked_image": 0.7,
+        "support/fusion": 1.5,
+        "zeros/fusion": 0,
+    }
+    history = [
+        {"epoch": e, "loss": 1.0 / e, "dev_loss_paired": 0.5, "dev_macro_f1": 9.0 * e, "seconds": 3.0, **gates}
+        for e in (1, 2)
+    ]
+    axes = _learning_curve(_curves(history), "epoch").axes
+    assert {one.get_ylabel(): [line.get_label() for line in one.lines] for one in axes} == {
+        "loss": ["loss", "dev_loss_paired"],
+        "macro-F1 (0-100)": ["dev_macro_f1"],
+        "mean |gate * H*|": ["fusion", "masked_image"],
+        "visual tokens attended to": ["fusion"],
+    }
+    assert [list(line.get_ydata()) for line in axes[2].lines] == [[0.75, 0.75], [0.7, 0.7]]
+    assert len(_learning_curve(_curves([{"epoch": 1, "loss": 1.0}]), "epoch").axes) == 1
 
 
 def test_bars_stand_at_the_scores_and_intervals_at_their_bounds(metrics: dict[str, Any]) -> None:
