@@ -82,6 +82,16 @@ def test_train_writes_what_other_tools_read(trained: tuple[Path, str]) -> None:
     assert f"{test['macro_f1']:.2f}" in printed
 
 
+def test_tensorboard_reads_a_run(trained: tuple[Path, str], folder: Path) -> None:
+    """What ``tensorboard --logdir outputs`` would show."""
+    command = [sys.executable, "-m", "tensorboard.main", "--inspect", "--logdir", "out/smoke"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    tags = {line.strip() for line in done.stdout.splitlines()}
+    asked = ("paired", "unpaired", "unpaired_pixels", "gap", "gap_pixels")
+    assert {"dev/macro_f1", *(f"dev/{name}" for name in ATTRIBUTES), *(f"probe/{name}" for name in asked)} <= tags
+
+
 def test_predictions_hold_gold_text_and_parse(trained: tuple[Path, str]) -> None:
     rows = [json.loads(line) for line in (trained[0] / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12
