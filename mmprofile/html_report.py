@@ -173,7 +173,7 @@ def read_predictions(folder: Path) -> list[dict[str, Any]]:
     """
     path = folder / "predictions.jsonl"
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); a finished run has one") from error
 
