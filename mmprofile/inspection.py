@@ -306,10 +306,10 @@ def check_data(run: Path, data: Any) -> None:
         UserError: says how many are gone.
     """
     try:
-        lines = (run / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (run / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         return
-    asked = {json.loads(line)["user_id"] for line in lines}
+    asked = {json.loads(line)["user_id"] for line in lines if line}
     there = {user.user_id for user in data.users("test")}
     if asked != there:
         raise UserError(
