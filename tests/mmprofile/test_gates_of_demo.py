@@ -1,0 +1,43 @@
+"""What gates and attention say of photos after a real training by the main command, on a part of the demo city."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mmprofile.counterfactuals import hide_photo, total_variation
+from mmprofile.inspection import Inspector
+
+TRAINING = [
+    "paradigm=multi", "data.prepare.source.users=600", "trainer.max_epochs=8", "trainer.patience=8",
+    "evaluation.resamples=20", "trainer.progress=false", "name=gates", "out=out",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inspector(tmp_path_factory: pytest.TempPathFactory) -> Inspector:
+    folder = tmp_path_factory.mktemp("gates")
+    subprocess.run([sys.executable, "-m", "mmprofile.train", *TRAINING], cwd=folder, check=True, timeout=900)
+    return Inspector.of_run(str(folder / "out" / "gates"))
+
+
+def test_own_photos_let_in_more_than_black_ones(inspector: Inspector) -> None:
+    found = inspector.gates_by_photos(inspector.select())
+    more = found["paired"].added - found["black"].added
+    assert more.mean() > 3 * more.std() / len(more) ** 0.5  # beyond chance
+    assert (more > 0).mean() > 0.7
+
+
+def test_the_photo_with_most_attention_matters_more_than_the_one_with_least(inspector: Inspector) -> None:
+    shares = [(found.user, found.photo_attention.mean(0)) for found in inspector.inspect(inspector.select())]
+    chosen = [(user, share) for user, share in shares if len(share) > 1 and np.ptp(share) > 0]
+    before = inspector.decode([user for user, _ in chosen])
+    moved = []
+    for pick in (np.argmax, np.argmin):
+        after = inspector.decode([hide_photo(user, int(pick(share))) for user, share in chosen])
+        moved.append([
+            np.mean([total_variation(value, new.posteriors[name]) for name, value in old.posteriors.items()])
+            for old, new in zip(before, after, strict=True)
+        ])  # fmt: skip
+    assert (np.array(moved[0]) > moved[1]).mean() >= 0.7
