@@ -142,6 +142,24 @@ def draw_photos(found: "Inspection", load_photo: Callable[[str], np.ndarray]) ->
     return figure
 
 
+def draw_gate(found: "Inspection") -> Figure:
+    """The gate by dimension, -1 to 1, of the words that the photos add most to, in the order of the text.
+
+    Args:
+        found: of a user of whom a word is read.
+    """
+    chosen = _strongest(found)
+    figure = Figure(figsize=(9, 1 + 0.15 * len(chosen)), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = axes.imshow(found.by_word(found.gate)[chosen], cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(chosen)), [_plain(found.words[i].text) for i in chosen], fontsize=6)
+    axes.set_xlabel("dimension", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(drawn, label="gate", pad=0.01)
+    return figure
+
+
 def draw_effects(rows: Sequence[Effect]) -> Figure:
     """One user's changes by attributes: total variation, and what becomes the likeliest value where that is another."""
     changes, attributes = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("change", "attribute"))
@@ -193,9 +211,14 @@ def _rows(found: "Inspection") -> int:
     return min(MOST_WORDS, len(found.words))
 
 
-def _words_by_photos(axes: Any, found: "Inspection") -> None:
+def _strongest(found: "Inspection") -> np.ndarray:
+    """Places of the words with the largest mean |gate * H*|, in the order of the text."""
     strength = found.by_word(np.abs(found.added).mean(1))
-    chosen = np.sort(np.argsort(-strength, kind="stable")[: _rows(found)])
+    return np.sort(np.argsort(-strength, kind="stable")[: _rows(found)])
+
+
+def _words_by_photos(axes: Any, found: "Inspection") -> None:
+    chosen = _strongest(found)
     table = found.by_word(found.photo_attention)[chosen]
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_yticks(range(len(chosen)), [_plain(found.words[i].text) for i in chosen], fontsize=6)

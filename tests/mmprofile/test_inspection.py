@@ -33,7 +33,7 @@ from mmprofile.decoding import Decoded
 from mmprofile.errors import UserError
 from mmprofile.fusion import Gates
 from mmprofile.inspection import Inspection, Inspector, check_data
-from mmprofile.inspection_report import draw_gates, write_counterfactuals, write_gates, write_inspection
+from mmprofile.inspection_report import draw_gate, draw_gates, write_counterfactuals, write_gates, write_inspection
 from mmprofile.model import ProfileModel
 from mmprofile.report import save_figure
 from mmprofile.views import User, View, build_view
@@ -422,12 +422,13 @@ def test_files_and_figures(tokens: str, make: Make, users: list[User], tmp_path:
         read = list(csv.DictReader(file))
     assert len(read) == len(rows)
     assert float(read[3]["difference"]) == pytest.approx(rows[3].difference, abs=1e-6)
+    save_figure(draw_gate(found), tmp_path / "user-0-gate.png")
     write_gates(tmp_path, inspector, inspector.select())
     gates = json.loads((tmp_path / "gates.json").read_text())
     assert gates["users"] == 3
     close(gates["by_photos"]["black"]["added"], inspector.gates_by_photos(inspector.select())["black"].added.mean())
     assert set(gates["by_attribute"]) == set(inspector.model.schema.names)
-    for name in ("user-0-words", "user-0-photos", "user-0-effects", "gates"):
+    for name in ("user-0-words", "user-0-gate", "user-0-photos", "user-0-effects", "gates"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 150
             assert len(set(picture.convert("L").tobytes())) > 10

@@ -1,5 +1,6 @@
-"""What the README and the pages of docs/ tell people to type is understood."""
+"""What the README, the pages of docs/ and the notebooks tell people to type is understood."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -13,6 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND = r"python -m mmprofile\.(\w+)(?:\.\w+)?((?: [^\s`|&]+)*)"
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+NOTEBOOKS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+PAGES += ["".join(cell["source"]) for book in NOTEBOOKS for cell in book["cells"] if cell["cell_type"] == "markdown"]
 COMMANDS = sorted({found for page in PAGES for found in re.findall(COMMAND, page)})
 
 
