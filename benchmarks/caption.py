@@ -36,10 +36,11 @@ from transformers import (
 
 from datamodules.captions import Captions
 from datamodules.prepare import prepare
-from mmprofile.blip2 import caption, identity
-from mmprofile.config import load_config, quiet
+from mmprofile.caption.blip2 import caption, identity
+from mmprofile.config.command import quiet
+from mmprofile.config.compose import load_config
 from mmprofile.paths import ASSETS, conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 
 def save_blip2(folder: Path) -> None:

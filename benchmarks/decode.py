@@ -22,14 +22,14 @@ from torch import Tensor
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.decoding import Decoded, Search
-from mmprofile.evaluate import load_run, make_data
-from mmprofile.grammar import Grammar
-from mmprofile.kernels import ATTENTION
+from mmprofile.evaluate.runs import load_run, make_data
+from mmprofile.inputs.views import User
+from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.kernels import ATTENTION
+from mmprofile.model.trees import decoder_states
 from mmprofile.paths import ASSETS, conf_dir
-from mmprofile.profile import Schema
-from mmprofile.trees import decoder_states
-from mmprofile.views import User
+from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.schema import Schema
 
 SHAPES = {
     "flan-t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_heads": 6},

@@ -38,10 +38,10 @@ from decode import sides as decoders
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import REVIEWS, SIZES, TOKENS, Side, Stepper, Town, build, check_losses, separate_losses
 
-from mmprofile.kernels import ATTENTION
-from mmprofile.model import ProfileModel
-from mmprofile.module import joint_loss
-from mmprofile.views import VIEWS, User, paradigm_views
+from mmprofile.inputs.views import VIEWS, User, paradigm_views
+from mmprofile.model.kernels import ATTENTION
+from mmprofile.model.model import ProfileModel
+from mmprofile.train.module import joint_loss
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"

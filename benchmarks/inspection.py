@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from common import machine, parser, report, table
 
-from mmprofile.counterfactuals import black_photo, drop_photo, hide_photo, total_variation
-from mmprofile.decoding import Decoded
-from mmprofile.evaluate import load_run, run_data
-from mmprofile.inspection import Inspector
-from mmprofile.views import User, pick_photos
+from mmprofile.evaluate.runs import load_run, run_data
+from mmprofile.inputs.views import User, pick_photos
+from mmprofile.inspection.counterfactuals import black_photo, drop_photo, hide_photo, total_variation
+from mmprofile.inspection.inspector import Inspector
+from mmprofile.model.decoding import Decoded
 
 RESAMPLES = 2000
 REMOVALS: dict[str, Callable[[User, int], User]] = {

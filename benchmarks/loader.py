@@ -15,12 +15,12 @@ from common import machine, parser, report, spread, table
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmprofile.batch import Batch
-from mmprofile.config import load_config
-from mmprofile.evaluate import make_data
-from mmprofile.module import ProfileModule, joint_loss
-from mmprofile.profile import Schema
-from mmprofile.train import make_model
+from mmprofile.config.compose import load_config
+from mmprofile.evaluate.runs import make_data
+from mmprofile.inputs.batch import Batch
+from mmprofile.profile.schema import Schema
+from mmprofile.train.module import ProfileModule, joint_loss
+from mmprofile.train.run import make_model
 
 WORKERS = (0, 2)
 

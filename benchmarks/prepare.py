@@ -39,7 +39,7 @@ from datamodules.progress import Progress
 from datamodules.raw import RawYelp
 from datamodules.selection import hashed_id, split_users, user_key
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 REVIEWS_PER_USER = 39.04  # of a town, its occasional users counted in
 WORDS, PHOTOGRAPHED = (30, 170), 0.28  # Yelp: 764 bytes a review; 36,680 of 150,346 businesses have photos

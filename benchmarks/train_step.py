@@ -40,15 +40,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from datamodules.prepare import prepare
 from datamodules.prepared import open_prepared
 from datamodules.profiles import PhotoPixels
-from mmprofile.batch import Batch, Collator
-from mmprofile.fusion import build_fusion
-from mmprofile.kernels import ATTENTION, speed_up
-from mmprofile.model import ProfileModel
-from mmprofile.module import joint_loss
+from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.views import VIEWS, Masking, User, paradigm_views, sample_reviews
+from mmprofile.model.fusion import build_fusion
+from mmprofile.model.kernels import ATTENTION, speed_up
+from mmprofile.model.model import ProfileModel
+from mmprofile.model.vision import VisionEncoder
 from mmprofile.paths import ASSETS, conf_dir
-from mmprofile.profile import Profile, Schema
-from mmprofile.views import VIEWS, Masking, User, paradigm_views, sample_reviews
-from mmprofile.vision import VisionEncoder
+from mmprofile.profile.schema import Profile, Schema
+from mmprofile.train.module import joint_loss
 
 USERS, REVIEWS, WORDS, TOKENS = 4, 3, 58.7, 600
 GROWTH_REPEATS = 3
@@ -174,7 +174,7 @@ class Side:
         losses: what the step goes through, one backward pass each; their mean is the joint loss.
         dtype: of autocast; float32: none.
         vocabulary: of our loss.
-        stock: without :mod:`mmprofile.kernels`.
+        stock: without :mod:`mmprofile.model.kernels`.
         attention: of T5.
     """
 

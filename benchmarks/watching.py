@@ -15,12 +15,13 @@ from common import machine, parser, report, spread, table
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmprofile.config import load_config
-from mmprofile.evaluate import UNPAIRED_SEED, make_data
-from mmprofile.module import ProfileModule
-from mmprofile.probe import Probe
-from mmprofile.profile import Schema
-from mmprofile.train import make_model
+from mmprofile.config.compose import load_config
+from mmprofile.evaluate.predictions import UNPAIRED_SEED
+from mmprofile.evaluate.runs import make_data
+from mmprofile.profile.schema import Schema
+from mmprofile.train.module import ProfileModule
+from mmprofile.train.probe import Probe
+from mmprofile.train.run import make_model
 
 EVERY = 10  # steps, as in mmprofile.train
 SIDES = {"with": True, "without": False}

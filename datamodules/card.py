@@ -10,7 +10,7 @@ import yaml
 
 from datamodules.labels import Labels
 from datamodules.options import SPLITS
-from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.profile.schema import UNKNOWN, Schema
 
 LIBRARIES = ("mmprofile", "datasets", "duckdb", "ibis-framework", "numpy", "pillow", "pyarrow")
 

@@ -22,7 +22,7 @@ from datamodules.labels import Labels
 from datamodules.options import CustomSource, nearest
 from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
 from mmprofile.errors import UserError
-from mmprofile.profile import UNKNOWN, Attribute, Profile, Schema
+from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 REQUIRED = ("user_id", "text")
 PHOTO_COLUMNS = {"path": "VARCHAR", "review_id": "VARCHAR", "business_id": "VARCHAR"}

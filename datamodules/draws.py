@@ -5,13 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from datamodules.people import read_gold
+from datamodules.gold import read_gold
 from datamodules.prepared import Prepared, open_prepared
 from datamodules.text_only import read_text_only, unlabelled
-from mmprofile.baselines.classical import Example
 from mmprofile.errors import UserError
-from mmprofile.profile import Profile, Schema
-from mmprofile.views import User, donors, drop_photos, keep_photos, sample_reviews, with_photos_of
+from mmprofile.inputs.views import Example, User, donors, drop_photos, keep_photos, sample_reviews, with_photos_of
+from mmprofile.profile.schema import Profile, Schema
 
 SPLITS = ("train", "validation", "test")
 

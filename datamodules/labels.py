@@ -18,7 +18,7 @@ import numpy as np
 from datamodules.engine import Engine
 from datamodules.options import nearest
 from mmprofile.errors import UserError
-from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.profile.schema import Attribute, Profile, Schema
 
 AGGREGATIONS = {
     "mean_round_half_up": "number",

@@ -47,7 +47,7 @@ from datamodules.sidecars import copy_sidecars
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
 from mmprofile.paths import cache_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 __all__ = ["Prepared", "open_prepared", "prepare"]
 

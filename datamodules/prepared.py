@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict, NamedSplit
 from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from mmprofile.errors import UserError
-from mmprofile.profile import Profile, Schema
+from mmprofile.profile.schema import Profile, Schema
 
 FORMAT_VERSION = 1
 BATCH = 256  # users written at a time

@@ -16,11 +16,10 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from datamodules.draws import Draws
 from datamodules.prepared import Prepared
-from mmprofile.baselines.classical import Example
-from mmprofile.batch import Batch, Collator
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
-from mmprofile.views import SCHEDULES, Masking, User, View
+from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.views import SCHEDULES, Example, Masking, User, View
+from mmprofile.model.model import ProfileModel
 
 
 class PhotoPixels:

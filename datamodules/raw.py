@@ -17,7 +17,7 @@ from datamodules.engine import Engine
 from datamodules.files import CHUNK, SourceFile
 from datamodules.yelp import Tables, read_tables
 from mmprofile.errors import UserError
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 ROLES = ("business", "review", "photos")
 NAMES = {

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datamodules.people import gold_profile, read_lines, split_of
+from datamodules.gold import gold_profile, read_lines, split_of
 from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 AGES = {
     "18-24": range(18, 25),

@@ -17,7 +17,7 @@ from datamodules.prepared import Prepared, open_prepared, save_json, save_text
 from mmprofile.errors import UserError
 from mmprofile.llm.labels import Label, join, load_labels
 from mmprofile.llm.people import Person
-from mmprofile.profile import UNKNOWN, Profile, Schema
+from mmprofile.profile.schema import UNKNOWN, Profile, Schema
 
 FILE = "text_only.parquet"
 COLUMNS = pa.schema(
@@ -46,7 +46,7 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
 
     Args:
         folder: the prepared folder.
-        path: labels, as :mod:`mmprofile.llm.vote` writes them; the calibration beside them is recorded if it is theirs.
+        path: labels, as :mod:`mmprofile.llm.vote.voting` writes them; the calibration beside them is recorded if it is theirs.
         schema: text-only attributes.
         purpose: what they are for.
 

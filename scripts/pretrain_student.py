@@ -23,12 +23,12 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM
 
 from datamodules.demo.city import write_city
-from mmprofile.config import load_config
-from mmprofile.llm.lexicon import Lexicon
+from mmprofile.config.compose import load_config
 from mmprofile.llm.people import Person
 from mmprofile.llm.student import ANSWER, END, TINY, build_model, build_tokenizer, condense
+from mmprofile.llm.teacher.lexicon import Lexicon
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 SEEDS = (9101, 9102, 9103, 9104)
 SAMPLED = 512  # tokens of the source that a step learns

@@ -33,9 +33,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.batch import IGNORE
+from mmprofile.inputs.batch import IGNORE
 from mmprofile.paths import ASSETS, conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 WIDTH, HEADS = 128, 4
 HIDDEN = 0.15  # of BERT's tokens

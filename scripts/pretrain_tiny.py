@@ -44,9 +44,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.batch import IGNORE
+from mmprofile.inputs.batch import IGNORE
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 VOCABULARY = 3072
 TEXT = {"d_model": 128, "d_kv": 32, "d_ff": 384, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.demo import write_city
-from mmprofile.batch import IGNORE, pad
-from mmprofile.vision import mask_pixels, photo_transform
+from mmprofile.inputs.batch import IGNORE, mask_pixels, pad
+from mmprofile.model.vision import photo_transform
 
 SEEDS = (9001, 9002, 9003, 9004)  # the demo's own is 0, tests use small numbers
 SENTINELS = 40
@@ -111,7 +111,7 @@ def corrupt_spans(
 
 
 class TextBatch(NamedTuple):
-    """Texts (T, S); what a row reads of them, (R, N) indices of their tokens as in :class:`mmprofile.batch.Batch`; target
+    """Texts (T, S); what a row reads of them, (R, N) indices of their tokens as in :class:`mmprofile.inputs.batch.Batch`; target
     ids (R, L); the share of each of the stars (R, 5) and trades (R, trades) in what it reads.
 
     ``words`` (R, words): the share of the photos of the businesses it reads of whose captions have each word; nan where

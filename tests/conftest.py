@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from mmprofile.batch import Collator
-from mmprofile.build import build_model
-from mmprofile.model import ProfileModel
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import Masking, User
+from mmprofile.model.build import build_model
+from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Profile, Schema
-from mmprofile.views import Masking, User
+from mmprofile.profile.schema import Profile, Schema
 
 torch.set_num_threads(1)  # what is computed here is too small to share: threads would only wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # nor in the commands that tests start, which run beside other tests

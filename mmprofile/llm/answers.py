@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.profile.schema import UNKNOWN, Schema
 
 
 class Claim(NamedTuple):

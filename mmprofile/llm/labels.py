@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.people import Person
-from mmprofile.profile import UNKNOWN, Schema
+from mmprofile.profile.schema import UNKNOWN, Schema
 
+LABELS, CALIBRATION = "labels.parquet", "calibration.json"
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("user_id", "attribute", "label", "voted", "rationale", "votes", "provenance")]
     + [(name, pa.float64()) for name in ("q", "m", "confidence")]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mmprofile.profile import Profile
+from mmprofile.profile.schema import Profile
 
 CUES = ("watched", "searched", "posted", "age", "gender", "region", "signature")
 """Kinds of heterogeneous cues (ProfileBench): keyphrases of behaviour, then what people say of themselves."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.people import Person
+from mmprofile.llm.stage import digest
 from mmprofile.llm.student import Student
-from mmprofile.llm.teacher import digest
 
 PART = 64
 """People whose answers are drawn and written down together."""

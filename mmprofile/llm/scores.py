@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim
-from mmprofile.metrics import RESAMPLES, Array, Interval, calibration, resample_weights
-from mmprofile.profile import UNKNOWN, Profile
+from mmprofile.profile.calibration import calibration
+from mmprofile.profile.metrics import RESAMPLES, Array, Interval, resample_weights
+from mmprofile.profile.schema import UNKNOWN, Profile
 
 Bools = npt.NDArray[np.bool_]
 

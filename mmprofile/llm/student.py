@@ -22,13 +22,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mmprofile.backbones import loading
 from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher import digest, messages
+from mmprofile.llm.stage import digest, messages
+from mmprofile.model.checkpoints import cache_name, loading
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Schema
-from mmprofile.trees import cache_name
+from mmprofile.profile.schema import Schema
 
 TINY = ASSETS / "tiny" / "student"
 READS = ("first_person", "all")

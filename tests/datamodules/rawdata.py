@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 TEXT = "the soup was warm and the bread was good so we stayed for a long while"  # 16 words
 SMALL = {"min_words": 10, "max_words": 30, "min_reviews": 4, "photo_reviews": 3}

@@ -11,7 +11,7 @@ from rawdata import TEXT, jpeg, write_lines, yelp_schema
 
 from datamodules.prepare import Prepared, open_prepared, prepare
 from mmprofile.errors import UserError
-from mmprofile.profile import Attribute, Schema
+from mmprofile.profile.schema import Attribute, Schema
 
 OPEN = {"min_words": 1, "max_words": 300, "min_reviews": 1, "photo_reviews": 0}
 THIRDS = {"train": 1, "validation": 1, "test": 1}

@@ -14,7 +14,7 @@ from datamodules.engine import Engine
 from datamodules.labels import check_rules, derive
 from datamodules.yelp import read_businesses
 from mmprofile.errors import UserError
-from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.profile.schema import Attribute, Profile, Schema
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from datamodules.options import Split
 from datamodules.prepare import open_prepared, prepare
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,9 @@ from torch import Tensor
 
 from datamodules.prepare import prepare
 from datamodules.profiles import BucketBatches, EpochSampler, PhotoPixels, ProfileDataModule
-from mmprofile.batch import Batch
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
-from mmprofile.profile import Attribute, Schema
-from mmprofile.views import (
+from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.views import (
     VIEWS,
     Masking,
     User,
@@ -29,6 +27,8 @@ from mmprofile.views import (
     sample_reviews,
     unpaired,
 )
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import Attribute, Schema
 
 INPUTS = {
     "reviews": 3,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmprofile.llm.answers import Claim, parse_answer, render_answer
-from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 SCHEMA = Schema("toy", [Attribute("Age", ("young", "65+"), unknown=True), Attribute("Life Stage", ("a", "b"))])
 

@@ -13,16 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.draws import Draws
-from datamodules.people import read_gold, read_people
+from datamodules.gold import read_gold
+from datamodules.people import read_people
 from datamodules.prepare import prepare
 from datamodules.prepared import open_prepared
 from datamodules.text_only import attach, read_text_only
-from mmprofile import train
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.labels import Label, Vote, save_labels
 from mmprofile.paths import conf_dir
-from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
+from mmprofile.train import run as train
 
 YELP, TEXT_ONLY = (Schema.from_yaml(conf_dir() / "profile" / f"{name}.yaml") for name in ("yelp", "text_only"))
 BOTH = Schema("yelp+text_only", [*YELP.attributes, *TEXT_ONLY.attributes])

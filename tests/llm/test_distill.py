@@ -14,29 +14,16 @@ from safetensors import SafetensorError
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, parse_answer, render_answer
-from mmprofile.llm.distill import (
-    IGNORE,
-    Collator,
-    Trainer,
-    begin,
-    examples,
-    finish,
-    finished,
-    student_settings,
-    target,
-    thinned,
-    token_weights,
-    train,
-    write_made_of,
-)
+from mmprofile.llm.distill.training import IGNORE, Collator, Trainer, examples, target, thinned, token_weights, train
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
 from mmprofile.llm.student import ANSWER, Student, answer_pieces, build_model, build_tokenizer, condense
+from mmprofile.llm.student_folder import begin, finish, finished, student_settings, write_made_of
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 SCHEMA = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 CLAIMS = {name: Claim(SCHEMA[name].values[0], 0.1 * (i + 1), f"cue {i}") for i, name in enumerate(SCHEMA.names)}

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprofile import figures
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm import evaluate
-from mmprofile.llm.evaluate import unfitted
+from mmprofile.evaluate import plots as figures
+from mmprofile.evaluate.plots import save_figure
+from mmprofile.llm.evaluate import run as evaluate
+from mmprofile.llm.evaluate.run import unfitted
 from mmprofile.llm.labels import Label, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher import open_schema, read_people
-from mmprofile.metrics import calibration
-from mmprofile.profile import UNKNOWN, Attribute, Schema
-from mmprofile.report import save_figure
+from mmprofile.llm.stage import open_schema, read_people
+from mmprofile.profile.calibration import calibration
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 CITY = "data.prepare.source.users=30"
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.lexicon import Lexicon, read_cues
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher import stage_folder
+from mmprofile.llm.stage import stage_folder
+from mmprofile.llm.teacher.lexicon import Lexicon, read_cues
 from mmprofile.paths import conf_dir
-from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 

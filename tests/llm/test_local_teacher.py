@@ -12,12 +12,13 @@ from tokenizers.processors import TemplateProcessing
 from toyteacher import TEMPLATE, ask, people_file, save_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm.local_teacher import Local
 from mmprofile.llm.people import Person
-from mmprofile.llm.teachers import Question, make_teacher
-from mmprofile.profile import Schema
+from mmprofile.llm.teacher.local import Local
+from mmprofile.llm.teacher.protocol import Question
+from mmprofile.llm.teacher.run import make_teacher
+from mmprofile.profile.schema import Schema
 
 WORDS = (
     "you are a label of the soup was warm and so bread dinner nurse school work car wash we stayed "

@@ -20,11 +20,12 @@ from chatserver import Reply, Server, closed_port, completion, error, serving
 from toyteacher import TEMPLATE, ask, journal, overrides, people_file, save_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from mmprofile.config import guarded, load_config
+from mmprofile.config.command import guarded
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm.openai_teacher import read_reply
-from mmprofile.llm.teachers import make_teacher
-from mmprofile.profile import Schema
+from mmprofile.llm.teacher.openai import read_reply
+from mmprofile.llm.teacher.run import make_teacher
+from mmprofile.profile.schema import Schema
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from datamodules.people import read_people, split_of
+from datamodules.gold import split_of
+from datamodules.people import read_people
 from datamodules.synthpai import read_synthpai
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm import teacher
+from mmprofile.llm.teacher import run as teacher
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Attribute, Schema
+from mmprofile.profile.schema import Attribute, Schema
 
 SCHEMA = Schema(
     "toy", [Attribute("Age", ("young", "old"), unknown=True), Attribute("Pet", ("cat", "dog"), unknown=True)]

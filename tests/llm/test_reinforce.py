@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm import reinforce
 from mmprofile.llm.answers import Claim, parse_answer, render_answer
-from mmprofile.llm.distill import Collator, student_settings
+from mmprofile.llm.distill.training import Collator
 from mmprofile.llm.people import Person
-from mmprofile.llm.rewards import Frozen, Target
+from mmprofile.llm.reinforce import training as reinforce
+from mmprofile.llm.reinforce.rewards import Frozen, Target
 from mmprofile.llm.student import Student, build_model, build_tokenizer
-from mmprofile.profile import Attribute, Schema
+from mmprofile.llm.student_folder import student_settings
+from mmprofile.profile.schema import Attribute, Schema
 
 SCHEMA = Schema("toy", [Attribute("One", ("a", "b"), unknown=True), Attribute("Two", ("c", "d"), unknown=True)])
 PEOPLE = [Person(f"u{i}", (f"I am number {i}.",)) for i in range(4)]

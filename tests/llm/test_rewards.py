@@ -8,8 +8,8 @@ import pytest
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import Label
-from mmprofile.llm.rewards import Frozen, Target, attribute_reward, freeze, moderate, reward
-from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.llm.reinforce.rewards import Frozen, Target, attribute_reward, freeze, moderate, reward
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 SCHEMA = Schema("toy", [Attribute(name, ("a", "b"), unknown=True) for name in ("One", "Two", "Three")])
 

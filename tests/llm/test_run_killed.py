@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from mmprofile.llm.answers import Claim, render_answer
-from mmprofile.llm.distill import last_checkpoint
 from mmprofile.llm.labels import load_labels
 from mmprofile.llm.student import build_model, build_tokenizer
-from mmprofile.profile import UNKNOWN, Attribute, Schema
+from mmprofile.llm.student_folder import last_checkpoint
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 SAYS = {
     "Gender": {"Female": "My husband sang.", "Male": "My wife sang."},

@@ -12,11 +12,11 @@ import torch
 
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.people import Person
-from mmprofile.llm.run import TITLES, describe, resample, score
+from mmprofile.llm.run.run import TITLES, describe, resample, score
 from mmprofile.llm.scores import score_labels
 from mmprofile.llm.student import build_model, build_tokenizer
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Attribute, Schema
+from mmprofile.profile.schema import Attribute, Schema
 
 TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 

@@ -13,8 +13,8 @@ from sklearn.metrics import precision_recall_fscore_support
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.scores import BINS, THRESHOLDS, Scores, score_labels, tabulate
-from mmprofile.metrics import bin_confidences
-from mmprofile.profile import UNKNOWN, Profile
+from mmprofile.profile.calibration import bin_confidences
+from mmprofile.profile.schema import UNKNOWN, Profile
 
 NAMES = ("Age", "Pet")
 VALUES = {"Age": ("young", "old"), "Pet": ("cat", "dog", "fish")}

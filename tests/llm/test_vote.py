@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmprofile.config.settings import VoteConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Vote, load_labels, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.vote import NO_EVIDENCE, ballots, elect, vote, weights
-from mmprofile.profile import UNKNOWN, Attribute, Schema
-from mmprofile.settings import VoteConfig
+from mmprofile.llm.vote.voting import NO_EVIDENCE, ballots, elect, vote, weights
+from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 VALUES = ("a", "b", "c")
 SCHEMA = Schema("toy", [Attribute("Letter", VALUES, unknown=True), Attribute("Digit", ("1", "2"), unknown=True)])

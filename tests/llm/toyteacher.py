@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from mmprofile.config import load_config
-from mmprofile.llm import teacher
+from mmprofile.config.compose import load_config
+from mmprofile.llm.teacher import run as teacher
 
 TEMPLATE = (
     "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}"

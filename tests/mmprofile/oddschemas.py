@@ -1,6 +1,6 @@
 """Attributes that are hard on a grammar: values that begin alike, hold each other's words or those of names; sets and lists."""
 
-from mmprofile.profile import Attribute
+from mmprofile.profile.schema import Attribute
 
 ODD = {
     "prefixes": [

@@ -12,7 +12,7 @@ import skimage
 from PIL import Image
 
 from datamodules.prepare import prepare
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 PICTURES = (
     "astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "retina.jpg",

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from mmprofile.baselines.aom import SHARE, AspectGraph, GraphConvolution, adjacency, links
-from mmprofile.baselines.syntax import Syntax
-from mmprofile.batch import Batch
-from mmprofile.build import build_model, load_pretrained
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
-from mmprofile.profile import Schema
-from mmprofile.views import VIEWS, Masking, User, build_view, paradigm_views
+from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.syntax import Syntax
+from mmprofile.inputs.views import VIEWS, Masking, User, build_view, paradigm_views
+from mmprofile.model.aspect_graph import SHARE, AspectGraph, GraphConvolution, adjacency, links
+from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import Schema
 
 FUSION = build_view("fusion", "multi")
 INPUTS = {"modality": "multi", "reviews": 3, "photos_per_review": 1, "max_tokens": 64, "encoding": "segments"}

@@ -28,14 +28,8 @@ from transformers import (
 
 from datamodules.draws import Draws
 from datamodules.prepare import prepare
-from mmprofile import apply, train
-from mmprofile.config import load_config
-from mmprofile.errors import UserError
-from mmprofile.evaluate import load_run, make_data
-from mmprofile.paths import ASSETS
-from mmprofile.profile import Attribute, Schema
-from mmprofile.results import read_run
-from mmprofile.sentiment import (
+from mmprofile.apply import run as apply
+from mmprofile.apply.sentiment import (
     PROFILES,
     SPLITS,
     Encoder,
@@ -45,7 +39,14 @@ from mmprofile.sentiment import (
     load_classifier,
     shown_profiles,
 )
-from mmprofile.views import User, donors
+from mmprofile.config.compose import load_config
+from mmprofile.errors import UserError
+from mmprofile.evaluate.runs import load_run, make_data
+from mmprofile.inputs.views import User, donors
+from mmprofile.paths import ASSETS
+from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.sweep.results import read_run
+from mmprofile.train import run as train
 
 SENTIMENT = Schema("sentiment", [Attribute("Sentiment", ("1", "2", "3", "4", "5"))])
 KINDS = ("bert", "t5", "bart", "causal")

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprofile.batch import IGNORE, Batch, Collator, fair_shares, pad, sentinels
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
-from mmprofile.profile import Schema
-from mmprofile.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.inputs.batch import IGNORE, Batch, Collator, fair_shares, pad, sentinels
+from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import Schema
 
 LONG = ("soup was warm " * 20, "bread good " * 30, "nice")
 
@@ -303,7 +303,7 @@ def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object])
 def test_a_review_is_tokenised_once_while_there_is_room(
     model: ProfileModel, make_collator: Callable[..., Collator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmprofile.batch.REMEMBERED", 3)
+    monkeypatch.setattr("mmprofile.inputs.batch.REMEMBERED", 3)
     collator, calls = make_collator(model), []
     tokenizer = collator.tokenizer
 

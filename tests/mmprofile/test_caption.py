@@ -19,10 +19,11 @@ from tinyblip import save_blip2
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
-from mmprofile.blip2 import Captioner, Collate, Photos, fingerprint, identity, load_blip2
-from mmprofile.config import load_config
+from mmprofile.caption.blip2 import Captioner, Collate, Photos, identity, load_blip2
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.profile import Schema
+from mmprofile.model.checkpoints import fingerprint
+from mmprofile.profile.schema import Schema
 
 QUIET = ["trainer=cpu", "trainer.progress=false", "workers=0"]
 

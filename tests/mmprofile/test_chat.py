@@ -17,14 +17,14 @@ import pytest
 from chatserver import Reply, Server, closed_port, completion, error, serving
 from PIL import Image
 
-from mmprofile import train
-from mmprofile.baselines.answers import profile_text
-from mmprofile.baselines.chat import PromptConfig, Prompts
-from mmprofile.baselines.endpoint import Endpoint, Request
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.profile import Attribute, Schema
-from mmprofile.views import User, build_view
+from mmprofile.inputs.views import User, build_view
+from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.systems.answers import profile_text
+from mmprofile.systems.chat import PromptConfig, Prompts
+from mmprofile.systems.endpoint import Endpoint, Request
+from mmprofile.train import run as train
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from mmprofile.baselines.classical import Example, ceiling, majority, tfidf_lr
 from mmprofile.errors import UserError
-from mmprofile.metrics import score
-from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.inputs.views import Example
+from mmprofile.profile.metrics import score
+from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.systems.classical import ceiling, majority, tfidf_lr
 
 STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
 LIKES = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), kind="set", size=2)

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mmprofile.evaluate import load_run
+from mmprofile.evaluate.runs import load_run
 
 SMOKE = ["experiment=smoke", "trainer.progress=false"]
 ATTRIBUTES = (
@@ -334,7 +334,7 @@ def test_mistakes_are_one_line_and_status_2(command: str, arguments: list[str], 
 )
 def test_bad_users_are_named_by_line(text: str, says: str, tmp_path: Path) -> None:
     from mmprofile.errors import UserError
-    from mmprofile.predict import read_users
+    from mmprofile.predict.run import read_users
 
     (tmp_path / "users.jsonl").write_text(text)
     with pytest.raises(UserError, match=re.escape(says)):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
+from mmprofile.config.settings import CONFIGS
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
-from mmprofile.settings import CONFIGS
-from mmprofile.train import open_run
+from mmprofile.profile.schema import Schema
+from mmprofile.train.run import open_run
 
 GIVEN = {
     "yelp": ["data.prepare.source.path=/raw"],

@@ -8,13 +8,13 @@ import torch
 from oddschemas import ODD
 from torch import Tensor
 
-from mmprofile.batch import Batch, Collator
-from mmprofile.decoding import Decoded, Search
-from mmprofile.grammar import Grammar
-from mmprofile.model import ProfileModel
-from mmprofile.profile import Profile, Schema
-from mmprofile.trees import Rows, T5Trees
-from mmprofile.views import User, build_view
+from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.views import User, build_view
+from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.model import ProfileModel
+from mmprofile.model.trees import Rows, T5Trees
+from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.schema import Profile, Schema
 
 VIEW = build_view("fusion", "multi")
 

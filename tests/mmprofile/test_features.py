@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 from skimage.feature import hog as oracle
 
-from mmprofile.baselines.classical import Example, Fitted
-from mmprofile.baselines.features import (
+from mmprofile.inputs.views import Example
+from mmprofile.profile.metrics import score
+from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.systems.classical import Fitted
+from mmprofile.systems.features import (
     BLOCK,
     CELL,
     N_COLOURS,
@@ -23,8 +26,6 @@ from mmprofile.baselines.features import (
     tfidf_and_photos,
     weighted,
 )
-from mmprofile.metrics import score
-from mmprofile.profile import Attribute, Schema
 
 MEAL = Schema("meal", [Attribute("Meal", ("Lunch", "Dinner"))])
 

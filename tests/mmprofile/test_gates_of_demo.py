@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from mmprofile.counterfactuals import hide_photo, total_variation
-from mmprofile.inspection import Inspector
+from mmprofile.inspection.counterfactuals import hide_photo, total_variation
+from mmprofile.inspection.inspector import Inspector
 
 TRAINING = [
     "paradigm=multi", "data.prepare.source.users=600", "trainer.max_epochs=8", "trainer.patience=8",

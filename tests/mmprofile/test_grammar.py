@@ -8,13 +8,13 @@ import torch
 from oddschemas import ODD
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mmprofile.batch import Collator
 from mmprofile.errors import UserError
-from mmprofile.grammar import Grammar
-from mmprofile.model import ProfileModel
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import User, build_view
+from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Attribute, Profile, Schema
-from mmprofile.views import User, build_view
+from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.schema import Attribute, Profile, Schema
 
 
 @pytest.fixture(scope="module")

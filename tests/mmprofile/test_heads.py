@@ -17,18 +17,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from mmprofile import evaluate, train
-from mmprofile.backbones import drop_decoder
-from mmprofile.baselines.heads import CoopNet, LateFusion, Votes, mixture, posterior
-from mmprofile.batch import Batch, Collator
-from mmprofile.build import build_model, load_pretrained
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import load_run, make_data
-from mmprofile.model import ProfileModel
-from mmprofile.predict import Photos, predict
-from mmprofile.profile import Attribute, Schema
-from mmprofile.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.evaluate import predictions as evaluate
+from mmprofile.evaluate.runs import load_run, make_data
+from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.model.backbones import drop_decoder
+from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.heads import CoopNet, LateFusion, Votes, mixture, posterior
+from mmprofile.model.model import ProfileModel
+from mmprofile.predict.run import Photos, predict
+from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.train import run as train
 
 BOTH = paradigm_views("both", VIEWS)
 FUSION = BOTH[0]

@@ -14,17 +14,19 @@ from htmlpage import Page
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from mmprofile.batch import Collator
-from mmprofile.counterfactuals import drop_photo, drop_review, moved
 from mmprofile.errors import UserError
-from mmprofile.html_report import read_predictions, sureness, write_html
-from mmprofile.inspection import Inspector
-from mmprofile.metrics import calibration, score
-from mmprofile.model import ProfileModel
-from mmprofile.profile import Attribute, Profile, Schema
-from mmprofile.report import write_report
-from mmprofile.stories import THUMBNAIL, Evidence, evidence_of_model, evidence_of_system, thumbnail
-from mmprofile.views import User, build_view
+from mmprofile.evaluate.predictions import read_predictions
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import User, build_view
+from mmprofile.inspection.counterfactuals import drop_photo, drop_review, moved
+from mmprofile.inspection.inspector import Inspector
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.calibration import calibration
+from mmprofile.profile.metrics import score
+from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.report.html import sureness, write_html
+from mmprofile.report.stories import THUMBNAIL, Evidence, evidence_of_model, evidence_of_system, thumbnail
+from mmprofile.report.summary import write_report
 
 EVIL = (
     "<script>alert(\"1\")</script> & 'quotes' {{ 7*7 }} \0\x1b\u202e😀 "

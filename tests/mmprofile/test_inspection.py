@@ -14,8 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmprofile.batch import Collator
-from mmprofile.counterfactuals import (
+from mmprofile.errors import UserError
+from mmprofile.evaluate.plots import save_figure
+from mmprofile.evaluate.runs import check_data
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import User, View, build_view
+from mmprofile.inspection.counterfactuals import (
     Effect,
     black_photo,
     black_photos,
@@ -29,14 +33,11 @@ from mmprofile.counterfactuals import (
     total_variation,
     zero_gate,
 )
-from mmprofile.decoding import Decoded
-from mmprofile.errors import UserError
-from mmprofile.fusion import Gates
-from mmprofile.inspection import Inspection, Inspector, check_data
-from mmprofile.inspection_report import draw_gate, draw_gates, write_counterfactuals, write_gates, write_inspection
-from mmprofile.model import ProfileModel
-from mmprofile.report import save_figure
-from mmprofile.views import User, View, build_view
+from mmprofile.inspection.drawing import draw_gate, draw_gates, write_counterfactuals, write_gates, write_inspection
+from mmprofile.inspection.inspector import Inspection, Inspector
+from mmprofile.model.decoding import Decoded
+from mmprofile.model.fusion import Gates
+from mmprofile.model.model import ProfileModel
 
 FUSION, TEXT = build_view("fusion", "both"), build_view("text", "both")
 VIEWS = (FUSION, TEXT, build_view("masked_image", "both"), build_view("masked_profile", "both"))

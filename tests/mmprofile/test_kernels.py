@@ -10,11 +10,11 @@ from torch.nn import functional as F
 from transformers.activations import NewGELUActivation
 from transformers.models.t5.modeling_t5 import eager_attention_forward
 
-from mmprofile.batch import Collator
-from mmprofile.kernels import ATTENTION, Dropout, attention, drop, speed_up
-from mmprofile.model import ProfileModel
-from mmprofile.module import joint_loss
-from mmprofile.views import VIEWS, User, paradigm_views
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import VIEWS, User, paradigm_views
+from mmprofile.model.kernels import ATTENTION, Dropout, attention, drop, speed_up
+from mmprofile.model.model import ProfileModel
+from mmprofile.train.module import joint_loss
 
 
 @pytest.mark.parametrize("scaling", [1.0, None])

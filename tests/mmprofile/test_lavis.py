@@ -18,10 +18,10 @@ from PIL import Image
 from realphotos import kill_after_a_shard, prepare_photos
 
 from datamodules.captions import Captions
+from mmprofile.caption.lavis import CERTIFICATES, SCRIPT, find_uv
+from mmprofile.caption.lavis_script import Photos, write
 from mmprofile.errors import UserError
-from mmprofile.lavis import CERTIFICATES, SCRIPT, find_uv
-from mmprofile.lavis_captions import Photos, write
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the environment is fetched: some 6 GB
 

@@ -10,16 +10,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, multilabel_confusion_matrix
 
 from mmprofile.errors import UserError
-from mmprofile.metrics import (
-    bootstrap,
-    calibration,
-    confusion,
-    count,
-    paired_bootstrap,
-    resample_weights,
-    score,
-)
-from mmprofile.profile import Attribute, Profile, Schema
+from mmprofile.profile.calibration import calibration
+from mmprofile.profile.metrics import bootstrap, confusion, count, resample_weights, score
+from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.profile.significance import paired_bootstrap
 
 STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
 MEAL = Attribute("Meal", ("Lunch", "Dinner"), unknown=True)
@@ -196,7 +190,7 @@ def test_bootstrap_equals_scoring_each_resample_directly() -> None:
 
 def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = np.concatenate(list(resample_weights(7, 20, seed=1)))
-    monkeypatch.setattr("mmprofile.metrics._CHUNK", 21)
+    monkeypatch.setattr("mmprofile.profile.metrics._CHUNK", 21)
     blocks = list(resample_weights(7, 20, seed=1))
     assert len(blocks) == 7
     assert np.array_equal(np.concatenate(blocks), whole)

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
-from mmprofile.backbones import local_name
-from mmprofile.batch import Batch, Collator
-from mmprofile.build import build_model, load_pretrained
-from mmprofile.decoding import WIDTH, Decoded
 from mmprofile.errors import UserError
-from mmprofile.kernels import ATTENTION
-from mmprofile.model import ProfileModel
-from mmprofile.module import joint_loss
+from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.checkpoints import local_name
+from mmprofile.model.decoding import WIDTH, Decoded
+from mmprofile.model.kernels import ATTENTION
+from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
-from mmprofile.profile import Attribute, Profile, Schema
-from mmprofile.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.train.module import joint_loss
 
 MULTI = paradigm_views("multi", VIEWS)
 BOTH = paradigm_views("both", VIEWS)

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmprofile.batch import ENCODINGS, IGNORE, Batch, Collator
-from mmprofile.build import build_model
+from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
-from mmprofile.model import ProfileModel
-from mmprofile.module import ProfileModule, joint_loss, schedule_factor, view_weights
-from mmprofile.profile import Attribute, Schema
-from mmprofile.settings import OptimConfig
-from mmprofile.views import VIEWS, User, build_view, paradigm_views
+from mmprofile.inputs.batch import ENCODINGS, IGNORE, Batch, Collator
+from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views, view_weights
+from mmprofile.model.build import build_model
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.train.module import ProfileModule, joint_loss, schedule_factor
 
 SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])
 WEIGHTS = [1.0, 0.5, 2.0, 0.25]

@@ -7,11 +7,12 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from mmprofile.config import load_config
-from mmprofile.evaluate import make_data
-from mmprofile.module import ProfileModule
-from mmprofile.profile import Schema
-from mmprofile.train import choose_precision, make_model
+from mmprofile.config.compose import load_config
+from mmprofile.evaluate.runs import make_data
+from mmprofile.profile.schema import Schema
+from mmprofile.train.loop import choose_precision
+from mmprofile.train.module import ProfileModule
+from mmprofile.train.run import make_model
 
 
 def test_the_papers_experiment_builds_and_learns(t5_folder: Path, vit_folder: Path) -> None:

@@ -17,15 +17,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmprofile.batch import Collator
-from mmprofile.evaluate import UNPAIRED_SEED, load_run, run_data
-from mmprofile.fusion import Gates
-from mmprofile.inspection import Inspector
-from mmprofile.model import ProfileModel
-from mmprofile.module import ProfileModule
-from mmprofile.probe import Probe
-from mmprofile.settings import OptimConfig
-from mmprofile.views import VIEWS, User, View, donors, paradigm_views
+from mmprofile.config.settings import OptimConfig
+from mmprofile.evaluate.predictions import UNPAIRED_SEED
+from mmprofile.evaluate.runs import load_run, run_data
+from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.views import VIEWS, User, View, donors, paradigm_views
+from mmprofile.inspection.inspector import Inspector
+from mmprofile.model.fusion import Gates
+from mmprofile.model.model import ProfileModel
+from mmprofile.train.module import ProfileModule
+from mmprofile.train.probe import Probe
 
 BOTH = paradigm_views("both", VIEWS)
 Scalars = dict[str, dict[int, float]]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
-from mmprofile.profile import KINDS, Attribute, Profile, Schema, check_purpose
+from mmprofile.profile.schema import KINDS, Attribute, Profile, Schema, check_purpose
 
 # Words that share beginnings, hold marks, look like numbers or like "Unknown"; names and values are one or two of them.
 WORDS = ["a", "ab", "A-b", "Éa", "&", "<x>", "1", "10", "1/2", "(b)", "it's", "True", "Unknowns", "not", "b.c", "日本"]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmprofile.config import load_config
-from mmprofile.sweep import read_words
+from mmprofile.config.compose import load_config
+from mmprofile.sweep.run import read_words
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprofile.metrics import score
-from mmprofile.profile import Attribute, Profile, Schema
-from mmprofile.report import _curves, _learning_curve, print_scores, rows, score_figure, write_report
+from mmprofile.evaluate.score_table import print_scores, rows
+from mmprofile.profile.metrics import score
+from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.report.summary import _curves, _learning_curve, score_figure, write_report
 
 SCHEMA = Schema(
     "toy",

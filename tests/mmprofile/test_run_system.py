@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from mmprofile import evaluate, predict, train
-from mmprofile.build import load_pretrained
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.profile import Schema
+from mmprofile.evaluate import predictions as evaluate
+from mmprofile.model.build import load_pretrained
+from mmprofile.predict import run as predict
+from mmprofile.profile.schema import Schema
+from mmprofile.train import run as train
 
 SMOKE = ["experiment=smoke", "evaluation.resamples=20"]
 

@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from mmprofile.errors import UserError
-from mmprofile.jobs import Job, run_jobs, why_not
-from mmprofile.search import Search, SearchConfig, requeue, space_of
-from mmprofile.sweep import main, names, read_words
+from mmprofile.sweep.jobs import Job, run_jobs, why_not
+from mmprofile.sweep.run import main, names, read_words
+from mmprofile.sweep.search import Search, SearchConfig, requeue, space_of
 
 TABLE = """
 title: Small

@@ -14,17 +14,9 @@ from spacy.training import Example
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mmprofile.baselines import syntax
-from mmprofile.baselines.syntax import (
-    Annotator,
-    Parsed,
-    Syntax,
-    Words,
-    build_parser,
-    dependencies,
-    window,
-)
 from mmprofile.errors import UserError
+from mmprofile.inputs import syntax
+from mmprofile.inputs.syntax import Annotator, Parsed, Syntax, Words, build_parser, dependencies, window
 
 # words, heads, parts of speech
 SENTENCES = [

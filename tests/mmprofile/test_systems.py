@@ -29,18 +29,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmprofile.backbones import build_prompt
-from mmprofile.batch import IGNORE, Batch, Collator
-from mmprofile.build import build_model, load_pretrained
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import make_data
-from mmprofile.fusion import SelectiveAttention, compact
-from mmprofile.model import ProfileModel
-from mmprofile.module import ProfileModule, joint_loss
-from mmprofile.profile import Schema
-from mmprofile.train import check_settings, make_model
-from mmprofile.views import VIEWS, Masking, User, build_view, paradigm_views
+from mmprofile.evaluate.runs import make_data
+from mmprofile.inputs.batch import IGNORE, Batch, Collator
+from mmprofile.inputs.views import VIEWS, Masking, User, build_view, paradigm_views
+from mmprofile.model.backbones import build_prompt
+from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.fusion import SelectiveAttention, compact
+from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import Schema
+from mmprofile.train.checks import check_settings
+from mmprofile.train.module import ProfileModule, joint_loss
+from mmprofile.train.run import make_model
 
 TEXT, FUSION = build_view("text", "text"), build_view("fusion", "multi")
 INPUTS = {"modality": "multi", "reviews": 3, "photos_per_review": 1, "max_tokens": 64, "encoding": "segments"}

@@ -12,16 +12,17 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mmprofile.config import load_config
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.jobs import Job, slug
-from mmprofile.metrics import count, paired_bootstrap, resample_weights, score, score_seeds
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Profile, Schema
-from mmprofile.rendering import grid_cells, list_cells, tex, write_table
-from mmprofile.results import Result, collect
-from mmprofile.sweep import main
-from mmprofile.tables import LAYOUTS, Planned, RowConfig, TableConfig, effective, load_table, plan
+from mmprofile.profile.metrics import count, resample_weights, score
+from mmprofile.profile.schema import Profile, Schema
+from mmprofile.profile.significance import paired_bootstrap, score_seeds
+from mmprofile.sweep.jobs import Job, slug
+from mmprofile.sweep.rendering import grid_cells, list_cells, tex, write_table
+from mmprofile.sweep.results import Result, collect
+from mmprofile.sweep.run import main
+from mmprofile.sweep.tables import LAYOUTS, Planned, RowConfig, TableConfig, effective, load_table, plan
 
 USERS = 40
 MakeRun = Callable[..., Path]

@@ -14,9 +14,9 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from mmprofile.backbones import LlavaVision, local_name
-from mmprofile.baselines.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
-from mmprofile.vision import VisionEncoder
+from mmprofile.model.checkpoints import local_name
+from mmprofile.model.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
+from mmprofile.model.vision import LlavaVision, VisionEncoder
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,10 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmprofile.decoding import Decoded, Search
-from mmprofile.grammar import Grammar
-from mmprofile.profile import Profile, Schema
-from mmprofile.trees import CausalRows, CausalTrees, Rows, States, T5Trees, decoder_states
+from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.trees import CausalRows, CausalTrees, Rows, States, T5Trees, decoder_states
+from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.schema import Profile, Schema
 
 CHUNKS = [
     [[(-1, [0, 5, 6])], [(-1, [0, 5])]],

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmprofile.config.settings import InputsConfig
 from mmprofile.errors import UserError
-from mmprofile.settings import InputsConfig
-from mmprofile.views import (
+from mmprofile.inputs.views import (
     VIEWS,
     Masking,
     User,

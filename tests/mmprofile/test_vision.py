@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmprofile.errors import UserError
-from mmprofile.vision import VisionEncoder, mask_pixels, photo_transform
+from mmprofile.inputs.batch import mask_pixels
+from mmprofile.model.vision import VisionEncoder, photo_transform
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 VIT = "vit_tiny_patch16_224"
@@ -208,7 +209,7 @@ def test_a_tower_that_learns_remembers_nothing(vit_folder: Path, pixels: Tensor)
 
 
 def test_memory_for_photos_is_bounded(vit_folder: Path, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmprofile.vision.REMEMBERED_MB", 0)
+    monkeypatch.setattr("mmprofile.model.vision.REMEMBERED_MB", 0)
     encoder = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)
     assert torch.equal(encoder(pixels, [b"a", b"b", b"c"]), encoder(pixels))
     other = encoder(pixels.flip(0), [b"a", b"b", b"c"])

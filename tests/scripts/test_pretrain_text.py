@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from mmprofile.batch import IGNORE
+from mmprofile.inputs.batch import IGNORE
 from mmprofile.paths import ASSETS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_text.py"

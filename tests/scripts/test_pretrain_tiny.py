@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprofile.build import build_model
+from mmprofile.model.build import build_model
 from mmprofile.paths import conf_dir
-from mmprofile.profile import Schema
+from mmprofile.profile.schema import Schema
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_tiny.py"
 SENTINELS = list(range(1000, 1040))

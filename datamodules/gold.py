@@ -1,0 +1,77 @@
+"""Gold values of people, from files and from splits, shared by the readers of :mod:`datamodules.people`."""
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from mmprofile.errors import UserError
+from mmprofile.profile.schema import UNKNOWN, Profile, Schema
+
+SPLITS = ("train", "validation", "test")
+SHARES = (70, 10, 20)  # per cent of people without a split, by a hash of their ids
+
+
+def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file, each with its file and line number.
+
+    Raises:
+        UserError: it cannot be read, or a line is no object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks as they are
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"input={path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: no JSON ({error}); expected an object a line") from error
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected an object, not {line.strip()[:40]!r}")
+        yield row, where
+
+
+def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:
+    """User -> gold values of text-only attributes, for evaluation only; nobody's where the folder has no such table.
+
+    Raises:
+        UserError: a value that the schema does not have.
+    """
+    path = folder / "gold_text_only.parquet"
+    if not path.is_file():
+        return {}
+    rows = {row.pop("user_id"): row for row in pq.read_table(path).to_pylist()}
+    return {user: gold_profile(row, schema, str(path)) for user, row in rows.items()}
+
+
+def gold_profile(row: Mapping[str, Any], schema: Schema, where: str) -> Profile:
+    """Gold values, ``()`` where they are known to be unknown; attributes of another schema are left out.
+
+    Raises:
+        UserError: a value that the schema does not have.
+    """
+    profile: Profile = {}
+    for name in schema.names:
+        if name not in row:
+            continue
+        value = row[name]
+        if value is None or value == UNKNOWN:
+            profile[name] = ()
+        elif value in schema[name].values:
+            profile[name] = (value,)
+        else:
+            raise UserError(f"{where}: gold {name} {value!r} is not in the schema: {', '.join(schema[name].values)}")
+    return profile
+
+
+def split_of(user_id: str) -> str:
+    """A split by a hash of the id, in the shares of :data:`SHARES`."""
+    place = zlib.crc32(user_id.encode()) % 100
+    return SPLITS[0] if place < SHARES[0] else SPLITS[1] if place < sum(SHARES[:2]) else SPLITS[2]

@@ -1,0 +1,16 @@
+"""``python -m mmprofile.apply task=sentiment run=outputs/both``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Measure what profiles are good for. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.apply.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("apply", run)

@@ -1,1 +1,0 @@
-"""Baselines that the four seams of the model cannot express."""

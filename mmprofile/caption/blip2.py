@@ -1,0 +1,230 @@
+"""BLIP-2 captions by transformers; ``Trainer.predict`` shares the photos among devices and nodes, a shard writer a rank."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
+from transformers.utils.hub import cached_file, extract_commit_hash
+
+from mmprofile.errors import UserError
+from mmprofile.model.checkpoints import DTYPES, choose_dtype, fingerprint, loading
+
+
+class Captioned(NamedTuple):
+    """Photos of a batch, ready for the model.
+
+    Attributes:
+        photos: those that can be decoded, B of them.
+        inputs: ``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, Q + prompt); empty without photos.
+        errors: the others, and why.
+    """
+
+    photos: list[Any]
+    inputs: dict[str, Tensor]
+    errors: list[tuple[Any, str]]
+
+
+def identity(cfg: Any) -> dict[str, str]:
+    """What makes these captions, a text for each column of the captions file that says so.
+
+    Raises:
+        UserError: there is no such model, or no such revision of it; ``dtype`` is none that can be used here.
+    """
+    with loading("model", cfg.checkpoint):
+        config = AutoConfig.from_pretrained(cfg.checkpoint, **_revision(cfg))
+        folder = Path(cfg.checkpoint)
+        commit = extract_commit_hash(cached_file(cfg.checkpoint, "config.json", **_revision(cfg)), None) or ""
+    if config.model_type != "blip-2":
+        raise UserError(
+            f"model={cfg.checkpoint!r} is a {config.model_type} model: give a BLIP-2, such as Salesforce/blip2-flan-t5-xl"
+        )
+    if config.image_token_index is None:
+        raise UserError(
+            f"model={cfg.checkpoint!r} is from before BLIP-2 had image tokens (no image_token_index in its config.json), which "
+            "transformers cannot caption with: fetch its newest revision"
+        )
+    return {
+        "backend": "transformers",
+        "backend_version": version("transformers"),
+        "model": folder.resolve().name if folder.is_dir() else cfg.checkpoint,
+        "revision": fingerprint(folder) if folder.is_dir() else commit,
+        "prompt": cfg.prompt,
+        "decoding": json.dumps(dict(cfg.decoding), sort_keys=True),
+        "dtype": choose_dtype(cfg.dtype, cfg.trainer.accelerator),
+    }
+
+
+def _revision(cfg: Any) -> dict[str, Any]:
+    return {} if cfg.revision is None else {"revision": cfg.revision}
+
+
+def load_blip2(cfg: Any, dtype: str) -> tuple[Any, Any]:
+    """Model and processor, from the hub or a folder.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    how: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    if dtype == "int8":
+        how = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    with loading("model", cfg.checkpoint):
+        processor = AutoProcessor.from_pretrained(cfg.checkpoint, **_revision(cfg))
+        model = Blip2ForConditionalGeneration.from_pretrained(cfg.checkpoint, **_revision(cfg), **how)
+    processor.num_query_tokens = model.config.num_query_tokens
+    return model.eval(), processor
+
+
+class Photos(Dataset[tuple[Any, Image.Image | str]]):
+    """Decoded photos; what cannot be decoded is the reason why."""
+
+    def __init__(self, photos: Sequence[Any], jpeg: Callable[[str], bytes]) -> None:
+        self.photos, self.jpeg = photos, jpeg
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[Any, Image.Image | str]:
+        photo = self.photos[index]
+        try:
+            return photo, Image.open(io.BytesIO(self.jpeg(photo.photo_id))).convert("RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return photo, f"cannot be decoded: {error}"
+
+
+class Collate:
+    """Photos -> what the model reads, with the prompt."""
+
+    def __init__(self, processor: Any, prompt: str) -> None:
+        self.processor, self.prompt = processor, prompt
+
+    def __call__(self, items: Sequence[tuple[Any, Image.Image | str]]) -> Captioned:
+        good = [(photo, image) for photo, image in items if not isinstance(image, str)]
+        bad = [(photo, reason) for photo, reason in items if isinstance(reason, str)]
+        if not good:
+            return Captioned([], {}, bad)
+        images = [image for _, image in good]
+        inputs = self.processor(images=images, text=[self.prompt] * len(images), return_tensors="pt")
+        return Captioned([photo for photo, _ in good], dict(inputs), bad)
+
+
+class Captioner(pl.LightningModule):
+    """Writes captions by beam search.
+
+    Args:
+        model: a BLIP-2, over OPT or Flan-T5.
+        processor: its own.
+        decoding: for transformers' ``generate``.
+    """
+
+    def __init__(self, model: Any, processor: Any, decoding: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model, self.processor, self.decoding = model, processor, dict(decoding)
+
+    def predict_step(self, batch: Captioned, batch_idx: int) -> list[str]:
+        """A caption for each photo, in order; empty where the model writes none."""
+        return self.write(batch.inputs) if batch.photos else []
+
+    def write(self, inputs: Mapping[str, Tensor]) -> list[str]:
+        """Captions of a batch; in halves where the device's memory does not hold all of it.
+
+        Raises:
+            UserError: it does not hold one photo.
+        """
+        try:
+            pixels = inputs["pixel_values"].to(self.model.dtype)
+            ids = self.model.generate(**{**inputs, "pixel_values": pixels}, do_sample=False, **self.decoding)
+        except torch.OutOfMemoryError as error:
+            count = len(inputs["pixel_values"])
+            if count == 1:
+                raise UserError(
+                    "the device's memory does not hold the model and one photo: give dtype=int8, a smaller "
+                    "decoding.num_beams, or a smaller model"
+                ) from error
+            torch.cuda.empty_cache()
+            halves = slice(0, count // 2), slice(count // 2, count)
+            return [text for half in halves for text in self.write({k: v[half] for k, v in inputs.items()})]
+        if self.model.config.use_decoder_only_language_model:
+            ids = ids[:, inputs["input_ids"].shape[1] :]  # it repeats what it has read
+        texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [" ".join(text.strip().partition("\n")[0].split()) for text in texts]
+
+
+class Writing(Callback):
+    """Hands captions to the shards as they come, and shows how far it is."""
+
+    def __init__(self, shards: Any, total: int, shown: bool) -> None:
+        self.shards, self.total, self.shown = shards, total, shown
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The bar of the first rank counts for all."""
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=self.total, desc="caption", unit="photo", mininterval=0.2 if terminal else 10,
+            disable=not (self.shown and trainer.is_global_zero),
+        )  # fmt: skip
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Captioned, *_: Any
+    ) -> None:
+        """A batch is done."""
+        for photo, text in zip(batch.photos, outputs, strict=True):
+            self.shards.add(photo, text, None if text else "the model wrote nothing")
+        for photo, reason in batch.errors:
+            self.shards.add(photo, "", reason)
+        count = (len(batch.photos) + len(batch.errors)) * trainer.world_size
+        self.bar.update(min(count, self.total - self.bar.n))
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All batches are done."""
+        self.bar.close()
+
+
+def caption(cfg: Any, captions: Any) -> Any:
+    """Captions what is not captioned yet.
+
+    Args:
+        cfg: see ``conf/caption.yaml``.
+        captions: the data set's, a :class:`datamodules.captions.Captions`.
+
+    Returns:
+        Numbers of captions by status; None on all ranks but the first.
+
+    Raises:
+        UserError: the model cannot be had, or the captions that are there are another's.
+    """
+    maker = identity(cfg)
+    t = cfg.trainer
+    trainer = pl.Trainer(
+        accelerator=t.accelerator, devices=t.devices, strategy=t.strategy, num_nodes=t.num_nodes, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    todo = captions.todo(maker, cfg.existing, cfg.retry)
+    count = len(captions.photos)
+    if trainer.is_global_zero:
+        print(f"{count - len(todo):,} of {count:,} photos are done, {len(todo):,} to do", flush=True)
+    if todo:
+        if trainer.is_global_zero:
+            print(f"loading {cfg.checkpoint} ({maker['dtype']})", flush=True)
+        model, processor = load_blip2(cfg, maker["dtype"])
+        photos, collate = Photos(todo, captions.jpeg), Collate(processor, cfg.prompt)
+        workers = (0 if trainer.strategy.root_device.type == "cpu" else 2) if cfg.workers is None else cfg.workers
+        loader = DataLoader(photos, cfg.batch_size, num_workers=workers, collate_fn=collate)
+        with captions.shards(maker, trainer.global_rank, cfg.shard) as shards:
+            trainer.callbacks.append(Writing(shards, len(todo), t.progress))  # type: ignore[attr-defined]
+            trainer.predict(Captioner(model, processor, cfg.decoding), loader, return_predictions=False)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.strategy.barrier()
+    return captions.finish(maker, cfg.existing) if trainer.is_global_zero else None

@@ -1,0 +1,114 @@
+"""Captions of a prepared data set's photos: ``python -m mmprofile.caption data=... backend=transformers|lavis|file model=...``.
+
+They go to ``captions.parquet`` in the prepared folder, which is all that the paradigms ``uni`` and ``both`` read of them.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from mmprofile.config.command import quiet
+from mmprofile.errors import UserError
+from mmprofile.profile.schema import Schema
+
+SHOWN = 5  # ids of a problem
+
+
+def main(cfg: Any) -> None:
+    """Entry point: caption what is not captioned yet, or verify."""
+    check_settings(cfg)
+    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    folder = cfg.folder or instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
+    captions = instantiate(cfg.captions)(folder=folder)
+    if cfg.verify:
+        verify(captions)
+        return
+    cfg.checkpoint = os.path.expanduser(cfg.checkpoint or MODELS.get(cfg.backend, ""))
+    clock = time.perf_counter()
+    counts = BACKENDS[cfg.backend](cfg, captions)
+    if counts is not None:
+        seconds = time.perf_counter() - clock
+        print(
+            f"{captions.folder / 'captions.parquet'}: {counts['ok']:,} captions, {counts['error']:,} failed; {seconds:.1f} s"
+        )
+
+
+def check_settings(cfg: Any) -> None:
+    """Refuses what makes no sense before anything is done.
+
+    Raises:
+        UserError: it does not.
+    """
+    if cfg.backend not in BACKENDS:
+        raise UserError(f"backend={cfg.backend!r} is not one of {', '.join(BACKENDS)}")
+    if (cfg.backend == "file") != (cfg.path is not None):
+        raise UserError("backend=file and path=... go together: the table to import")
+    for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0)):
+        if cfg[key] is not None and cfg[key] < least:
+            raise UserError(f"{key}={cfg[key]}: give {least} or more")
+    for key in ("num_beams", "max_new_tokens"):
+        if not isinstance(cfg.decoding[key], int) or cfg.decoding[key] < 1:
+            raise UserError(f"decoding.{key}={cfg.decoding[key]}: give 1 or more")
+
+
+def by_transformers(cfg: Any, captions: Any) -> Counter[str] | None:
+    """BLIP-2 in this environment; None on all ranks but the first."""
+    from mmprofile.caption.blip2 import caption
+
+    quiet()  # Lightning, when imported, begins to talk
+    return caption(cfg, captions)
+
+
+def by_lavis(cfg: Any, captions: Any) -> Counter[str]:
+    """BLIP-2 in LAVIS's own environment."""
+    from mmprofile.caption.lavis import caption
+
+    return caption(cfg, captions)
+
+
+def by_file(cfg: Any, captions: Any) -> Counter[str]:
+    """Captions made elsewhere; says which rows were of no use.
+
+    Raises:
+        UserError: the table cannot be read, or no row of it belongs to a photo of the data set.
+    """
+    imported, counts = captions.import_table(Path(cfg.path).expanduser(), cfg.existing)
+    print(
+        f"{cfg.path}: {imported.rows:,} rows; {imported.used:,} captions of photos that had none; of no use: "
+        f"{len(imported.unmatched):,} of no photo here, {imported.empty:,} empty, {imported.repeated:,} of a photo once more"
+    )
+    for row in imported.unmatched[:SHOWN]:
+        print(f"  no photo here: {json.dumps(row, ensure_ascii=False)}")
+    if imported.unmatched:
+        print(f"  all {len(imported.unmatched):,}: {imported.report}")
+    return counts
+
+
+def verify(captions: Any) -> None:
+    """Prints the captions against the data set; exit status 1 where they do not agree."""
+    check = captions.verify()
+    print(f"{captions.folder}: {check.captioned:,} of {check.photos:,} photos have a caption")
+    for maker, count in check.makers.most_common():
+        print(f"  {count:,} by {maker}")
+    for problem, ids in check.problems.items():
+        print(f"  {len(ids):,} {PROBLEMS[problem]}: {', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}")
+    if check.problems:
+        sys.exit(1)
+
+
+BACKENDS = {"transformers": by_transformers, "lavis": by_lavis, "file": by_file}
+MODELS = {"transformers": "Salesforce/blip2-flan-t5-xl", "lavis": "blip2_t5/pretrain_flant5xl"}  # the same weights
+PROBLEMS = {
+    "missing": "not captioned yet",
+    "failed": "failed (retry=true tries again)",
+    "orphaned": "captions of photos that are not in the data set",
+    "changed": "photos changed since they were captioned",
+    "damaged": "photos are not those that were stored: prepare the data again",
+}

@@ -1,0 +1,170 @@
+"""The typed configuration, and the way from a command line to it: every mistake is one line that names the nearest choice."""
+
+import difflib
+import re
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmprofile.config.settings import CONFIGS
+from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
+
+# Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
+HYDRA_QUIET = [
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=.",
+    "hydra.sweep.dir=.",
+    "hydra.sweep.subdir=.",
+]
+SPELLINGS = {
+    "caption": (("model=", "checkpoint="), ("--verify", "verify=true")),
+    "llm": (("teacher=", "llm/teacher@teacher="),),
+}
+"""Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
+SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
+
+
+def load_config(name: str, overrides: list[str]) -> Any:
+    """Composes ``conf/<name>.yaml`` with overrides and checks every key and type.
+
+    Raises:
+        UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
+    """
+    GlobalHydra.instance().clear()
+    words = [spelled(name, word) for word in overrides]
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return typed(name, compose(config_name=name, overrides=words))
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
+        raise UserError(explain(error, name)) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def spelled(name: str, word: str) -> str:
+    """A word of a command line as Hydra is to see it."""
+    for given, meant in SPELLINGS.get(name, ()):
+        if word.startswith(given):
+            return meant + word.removeprefix(given)
+    return word
+
+
+def typed(name: str, cfg: DictConfig) -> Any:
+    """The composed configuration merged into its dataclasses: a DictConfig that knows its types.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+        if name in SIZED:
+            _check_size(SIZED[name], merged)
+        OmegaConf.resolve(merged)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error, name)) from error
+    missing = sorted(OmegaConf.missing_keys(merged))
+    if missing:
+        raise UserError(
+            f"python -m mmprofile.{name}: {missing[0]} is not set; add {missing[0]}=... to the command line"
+        )
+    return merged
+
+
+def _check_size(part: str, cfg: Any) -> None:
+    """Whatever depends on the size would be a reference to nowhere."""
+    sizes = list(cfg[part].sizes)
+    if sizes and cfg[part].size not in sizes:
+        raise UserError(f"{part}.size={cfg[part].size}: {part} {cfg[part].name} has the sizes {', '.join(sizes)}")
+
+
+def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
+    """The keys in which two configurations of ``train`` differ in what a run computes, as ``key: old -> new``.
+
+    Args:
+        old: one configuration.
+        new: the other.
+        shared: only keys that both have: one that came with a later version is no other setting.
+    """
+    flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
+    ignored = (
+        "out",
+        "trainer.progress",
+        "loader.workers",
+        "loader.cache_mb",
+        "trainer.checkpoint_every",
+        "probe.users",
+    )
+    keys = sorted(set(flat[0]) & set(flat[1]) if shared else set(flat[0]) | set(flat[1]))
+    return [
+        f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"
+        for k in keys
+        if flat[0].get(k) != flat[1].get(k) and k not in ignored
+    ]
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix[:-1]: node}
+    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
+
+
+def explain(error: Exception, name: str) -> str:
+    """One line for what Hydra and OmegaConf say in several."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    text = "\n".join(texts)
+    group = re.search(
+        r"Could not find '([\w+./-]+)'.*?Available options in '([\w/]+)':\s*(.*?)\n(?:Config search|\Z)", text, re.S
+    )
+    if group:
+        choice, options = group[1].split("/")[-1], group[3].split()
+        return f"{group[2]}={choice}: there is no such choice{nearest(choice, options)}; choices: {', '.join(options)}"
+    full = re.search(r"full_key: ([\w./\[\]-]+)", text)
+    key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
+    if key:
+        wrong = full[1] if full else next(found for found in key.groups() if found)
+        keys = _all_keys(name)
+        if wrong in keys:
+            return f"config key {wrong!r} does not go with the other choices (model=..., data=...): leave it out"
+        return f"unknown config key {wrong!r}{nearest(wrong.replace('/', '.'), keys)}"
+    first = text.splitlines()[0]
+    if "override" in first or "viable alternative" in first or "mismatched" in first or "Lexer" in first:
+        return f"the command line cannot be read: {first}; give key=value, in quotes where it has blanks or brackets"
+    return f"config key {full[1]!r}: {first}" if full else f"config: {first}"
+
+
+def _all_keys(name: str) -> list[str]:
+    def walk(node: Any, prefix: str) -> list[str]:
+        keys = []
+        for key in node:
+            keys.append(prefix + str(key))
+            if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
+                keys += walk(node[key], f"{prefix}{key}.")
+        return keys
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        cfg = compose(config_name=name)
+    merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    return walk(merged, "") + groups
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """`` (did you mean ...?)``, or nothing."""
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if not near:
+        tail = word.split(".")[-1]
+        near = [choice for choice in choices if choice.split(".")[-1] == tail][:1]
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,1 @@
+"""A finished run: its data and model, its predictions, their scores."""

@@ -1,0 +1,1 @@
+"""A user's row -> views -> tensors."""

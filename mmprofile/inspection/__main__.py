@@ -1,0 +1,16 @@
+"""``python -m mmprofile.inspection run=outputs/both``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Look inside a run. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.inspection.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("inspection", run)

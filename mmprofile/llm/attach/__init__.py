@@ -1,0 +1,1 @@
+"""Labels -> the prepared data set."""

@@ -1,0 +1,1 @@
+"""Voted labels -> a student."""

@@ -1,0 +1,1 @@
+"""A student refined on its own frozen votes."""

@@ -1,0 +1,16 @@
+"""``python -m mmprofile.llm.run data=demo student=tiny``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Run the whole text-only stage. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.llm.run.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("llm", run)

@@ -1,0 +1,1 @@
+"""Who answers about people: a lexicon, a local model, an endpoint."""

@@ -1,0 +1,16 @@
+"""``python -m mmprofile.llm.teacher data=demo teacher=lexicon``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Ask a teacher about people. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.llm.teacher.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("llm", run)

@@ -1,0 +1,1 @@
+"""Answers -> labels with calibrated confidence."""

@@ -1,0 +1,1 @@
+"""The model: text encoder-decoder, vision encoder, fusion, and the search for the likeliest profile."""

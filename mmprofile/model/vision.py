@@ -1,0 +1,264 @@
+"""A timm ViT as the photo encoder: photos (P, 3, H, W) -> visual tokens (P, M, dv)."""
+
+import difflib
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    AutoImageProcessor,
+)
+
+from mmprofile.errors import UserError
+from mmprofile.model.checkpoints import loading
+
+VISUAL_TOKENS = ("cls", "patch", "grid")
+REMEMBERED_MB = 512
+"""Memory for what a frozen tower saw: of ViT-B's class states 170,000 photos, of all its patches 900."""
+
+
+def photo_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], np.ndarray]:
+    """timm's own evaluation transform (size, crop, interpolation), left as bytes.
+
+    Normalisation is the model's part (:class:`VisionEncoder`), so that a photo travels as uint8 and a masked pixel is
+    black, i.e. 0, whatever the mean of the model.
+
+    Returns:
+        A function from an RGB image to uint8 (3, H, W).
+    """
+    return partial(_bytes, timm.data.create_transform(**data_config, is_training=False, use_prefetcher=True))
+
+
+def _bytes(transform: Callable[[Image.Image], Any], image: Image.Image) -> np.ndarray:
+    return np.asarray(transform(image))  # timm gives an array or a tensor, by version
+
+
+class VisionEncoder(nn.Module):
+    """ViT states of photos.
+
+    Args:
+        name: any timm ViT: a name, ``hf-hub:<id>`` or ``local-dir:<folder>``.
+        tokens: ``cls``: the class state (mean of the patches where a model has none), M = 1; ``patch``: every state,
+            M = 1 + patches; ``grid``: class state and patches pooled to ``grid`` x ``grid``.
+        pretrained: load weights; else only the architecture is built.
+        model_args: overrides of timm's model arguments (to rebuild a saved model).
+        trainable: False freezes the tower.
+
+    Raises:
+        UserError: unknown name, no ViT, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokens: str = "cls",
+        grid: int = 7,
+        pretrained: bool = True,
+        trainable: bool = True,
+        model_args: Mapping[str, Any] | None = None,
+        data_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if tokens not in VISUAL_TOKENS:
+            raise UserError(f"model.vision.tokens={tokens!r} is not one of {', '.join(VISUAL_TOKENS)}")
+        self.tokens, self.grid, self.trainable = tokens, grid, trainable
+        self.name, self.model_args = _architecture(name, dict(model_args or {}))
+        self.vit: Any = _create(name, pretrained, dict(model_args or {}))
+        if not hasattr(self.vit, "patch_embed") or not hasattr(self.vit, "num_prefix_tokens"):
+            raise UserError(
+                f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
+            )
+        self.data_config = dict(data_config or timm.data.resolve_model_data_config(self.vit))
+        self.mean: Tensor
+        self.std: Tensor
+        for key in ("mean", "std"):
+            value = torch.tensor(self.data_config[key], dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(key, value, persistent=False)
+        self.vit.requires_grad_(trainable)
+        self.forget()
+
+    def rebuild_arguments(self) -> dict[str, Any]:
+        """Arguments that build the same encoder without its source: plain data."""
+        data_config = {key: list(v) if isinstance(v, tuple) else v for key, v in self.data_config.items()}
+        return {
+            "name": self.name,
+            "tokens": self.tokens,
+            "grid": self.grid,
+            "trainable": self.trainable,
+            "model_args": self.model_args,
+            "data_config": data_config,
+        }
+
+    @property
+    def transform(self) -> Callable[[Image.Image], np.ndarray]:
+        """See :func:`photo_transform`."""
+        return photo_transform(self.data_config)
+
+    @property
+    def count(self) -> int:
+        """M, visual tokens of a photo."""
+        if self.tokens == "cls":
+            return 1
+        rows, columns = self.vit.patch_embed.grid_size
+        return 1 + (rows * columns if self.tokens == "patch" else min(self.grid, rows) * min(self.grid, columns))
+
+    @property
+    def width(self) -> int:
+        """dv, the size of one visual token."""
+        return int(self.vit.num_features)
+
+    def train(self, mode: bool = True) -> "VisionEncoder":
+        """A frozen tower stays in evaluation mode, without dropout."""
+        super().train(mode and self.trainable)
+        return self
+
+    def forget(self) -> None:
+        """Lets go of all that is remembered of photos; called when the tower's weights are not the same any more."""
+        self._remembered: dict[Hashable, Tensor] = {}
+        self._left = REMEMBERED_MB << 20
+        self._weights = self._versions()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        """Where each weight lies and how often it was written to: other weights, or others in their place, differ."""
+        return [(weight.data_ptr(), weight._version) for weight in chain(self.vit.parameters(), self.vit.buffers())]
+
+    def forward(self, photos: Tensor, keys: Sequence[bytes | None] | None = None) -> Tensor:
+        """Photos -> visual tokens; a frozen tower remembers what it saw, up to :data:`REMEMBERED_MB`.
+
+        Args:
+            photos: uint8 (P, 3, H, W).
+            keys: per photo what it is known by, None for one that will not come again.
+
+        Returns:
+            (P, M, dv).
+        """
+        if self.trainable or keys is None:
+            return self._tokens(photos)
+        if self._weights != self._versions():
+            self.forget()
+        kind = photos.device.type
+        how = photos.device, self.mean.dtype, torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        names = [None if key is None else (key, *how) for key in keys]
+        found = {i: self._remembered[name] for i, name in enumerate(names) if name in self._remembered}
+        new = [i for i in range(len(names)) if i not in found]
+        if new:
+            found |= zip(new, self._tokens(photos[new]), strict=True)
+        for i in new:
+            if names[i] is not None and self._left > 0:
+                self._remembered[names[i]] = found[i].clone()
+                self._left -= found[i].nbytes
+        return torch.stack([found[i] for i in range(len(names))])
+
+    def _tokens(self, photos: Tensor) -> Tensor:
+        pixels = (photos.to(self.mean.dtype) / 255 - self.mean) / self.std
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
+            states = self.vit.forward_features(pixels)
+        prefix = self.vit.num_prefix_tokens
+        patches = states[:, prefix:]
+        cls = states[:, :1] if prefix else patches.mean(1, keepdim=True)
+        if self.tokens == "cls":
+            return cls
+        if self.tokens == "patch":
+            return torch.cat([cls, patches], 1)
+        rows, columns = self.vit.patch_embed.grid_size
+        square = patches.transpose(1, 2).unflatten(2, (rows, columns))
+        pooled = F.adaptive_avg_pool2d(square, (min(self.grid, rows), min(self.grid, columns)))
+        return torch.cat([cls, pooled.flatten(2).transpose(1, 2)], 1)
+
+
+def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The timm architecture and model arguments behind a name, hub id or folder."""
+    scheme, _, rest = name.partition(":")
+    try:
+        if scheme == "local-dir":
+            config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
+            architecture, found = config["architecture"], config.get("model_args", {})
+        elif scheme == "hf-hub":
+            _, architecture, found = timm.models.load_model_config_from_hf(rest)
+        else:
+            return name.split(".")[0], model_args
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unloadable(name, error) from error
+    return architecture, {**found, **model_args}
+
+
+def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **model_args})
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
+        raise _unloadable(name, error) from error
+
+
+def _unloadable(name: str, error: Exception) -> UserError:
+    known = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3) if ":" not in name else []
+    hint = f"; near: {', '.join(known)}" if known else ""
+    return UserError(
+        f"model.vision.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}){hint}. Offline? Fetch "
+        f"the weights on a machine with network (`hf download timm/{name}`), copy the folder here and set "
+        f"model.vision.name=local-dir:/path/to/folder"
+    )
+
+
+class LlavaVision(nn.Module):
+    """The vision tower and projector of a LLaVA, which owns their weights: photos -> visual tokens of the text's width.
+
+    Args:
+        llava: the model.
+        name: where its image processor is.
+        grid: pool the patches of a photo to ``grid`` x ``grid``, where all would not fit the model's length; None: all.
+        trainable: False freezes the tower; the projector learns.
+    """
+
+    def __init__(self, llava: Any, name: str, grid: int | None, trainable: bool) -> None:
+        super().__init__()
+        self._llava = [llava]  # in a list: not a part of this module
+        self.grid, self.trainable = grid, trainable
+        with loading("model.text.name", name):
+            self.processor: Any = AutoImageProcessor.from_pretrained(name)
+        if not trainable:
+            llava.model.vision_tower.requires_grad_(False)
+
+    @property
+    def count(self) -> int:
+        """M, visual tokens of a photo."""
+        tower = self._llava[0].config.vision_config
+        return self.grid**2 if self.grid is not None else (tower.image_size // tower.patch_size) ** 2
+
+    @property
+    def width(self) -> int:
+        """The size of one visual token: the text's."""
+        return int(self._llava[0].config.text_config.hidden_size)
+
+    def rebuild_arguments(self) -> dict[str, Any]:
+        """Arguments that build the same again: plain data."""
+        return {"tokens": "patch" if self.grid is None else "grid", "grid": self.grid, "trainable": self.trainable}
+
+    def transform(self, image: Image.Image) -> np.ndarray:
+        """RGB image -> uint8 (3, H, W), as the processor has it but for the normalisation."""
+        plain = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        return np.asarray(plain["pixel_values"][0].round().to(torch.uint8))
+
+    def forward(self, photos: Tensor, keys: Sequence[Hashable] | None = None) -> Tensor:
+        """uint8 (P, 3, H, W) -> (P, M, d)."""
+        llava = self._llava[0]
+        mean, std = (
+            torch.tensor(values, device=photos.device).view(3, 1, 1)
+            for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        pixels = ((photos / 255 - mean) / std).to(llava.dtype)
+        tokens = torch.stack(list(llava.get_image_features(pixels).pooler_output))
+        if self.grid is None:
+            return tokens
+        side = round(tokens.shape[1] ** 0.5)
+        square = tokens.transpose(1, 2).unflatten(2, (side, side))
+        return F.adaptive_avg_pool2d(square, self.grid).flatten(2).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Profiles of people who are in no prepared data set."""

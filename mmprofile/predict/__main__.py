@@ -1,0 +1,16 @@
+"""``python -m mmprofile.predict run=outputs/both input=users.jsonl``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Write the profiles of anybody. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.predict.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("predict", run)

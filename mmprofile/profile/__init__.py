@@ -1,0 +1,1 @@
+"""What a profile is, how it is written and read, and how it is scored."""

@@ -1,0 +1,281 @@
+"""Scores of predicted profiles against gold ones: macro-F1 with bootstrap intervals, paired tests, calibration.
+
+The classes of an attribute are the schema's values, fixed for every system. A missing, invalid or out-of-schema value
+is a wrong prediction, never dropped. An attribute whose gold value is unknown (``()``) is not scored for that user, and
+counted in ``not_scored``.
+
+Everything rests on one table of counts per user: true positives, false positives and false negatives of every class.
+Any resample of users is then a weighted sum of its rows, so 2,000 resamples are one matrix product.
+
+Shapes: U users, C classes of all attributes together, R resamples. F1 and accuracy are in 0..100.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mmprofile.errors import UserError
+from mmprofile.profile.schema import Attribute, Profile, Schema
+
+Array = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+Faults = Sequence[bool] | Sequence[Sequence[str]]
+RESAMPLES = 2000
+_CHUNK = 4_000_000  # cells of a block of bootstrap weights: 32 MB
+
+
+@dataclass(frozen=True)
+class AttributeScores:
+    """Scores of one attribute.
+
+    Attributes:
+        macro_f1: mean F1 over the classes that occur in gold; NaN where no user is scored.
+        macro_f1_all: mean F1 over all classes of the schema, 0 for a class seen on neither side
+            (scikit-learn's ``labels=..., zero_division=0``).
+        interval: 95 % user-level bootstrap interval of ``macro_f1``; None without resampling.
+        f1: F1 of every class.
+        support: users with that class in gold, for every class.
+        accuracy: share of scored users whose whole value is right.
+        exact_set_accuracy: the same, only for attributes of several values; None for a single value.
+        predicted_absent: predictions of classes that gold never has.
+        invalid: scored users whose prediction is missing, out of the schema, or of a wrong number of values.
+        not_scored: users whose gold value is unknown.
+    """
+
+    macro_f1: float
+    macro_f1_all: float
+    interval: Interval | None
+    f1: dict[str, float]
+    support: dict[str, int]
+    accuracy: float
+    exact_set_accuracy: float | None
+    predicted_absent: int
+    invalid: int
+    not_scored: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a whole profile: means over the attributes that have any scored user, and each attribute's own."""
+
+    macro_f1: float
+    macro_f1_all: float
+    interval: Interval | None
+    per_attribute: dict[str, AttributeScores]
+    parse_fault_rate: float
+    n_users: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for ``metrics.json``; NaN becomes None, which JSON can hold."""
+        return {
+            "macro_f1": _plain(self.macro_f1),
+            "macro_f1_all": _plain(self.macro_f1_all),
+            "interval": _plain(self.interval),
+            "per_attribute": {
+                name: {key: _plain(value) for key, value in vars(one).items()}
+                for name, one in self.per_attribute.items()
+            },
+            "parse_fault_rate": self.parse_fault_rate,
+            "n_users": self.n_users,
+        }
+
+
+class Counts(NamedTuple):
+    """Counts per user and class, (U, C) each; ``spans`` gives every attribute's columns."""
+
+    tp: Array
+    fp: Array
+    fn: Array
+    spans: tuple[slice, ...]
+
+
+def score(
+    schema: Schema,
+    gold: Sequence[Profile],
+    predicted: Sequence[Profile],
+    faults: Faults | None = None,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Scores:
+    """Scores ``predicted`` against ``gold``, user by user.
+
+    Args:
+        schema: the attributes and their classes.
+        gold: one profile per user.
+        predicted: one profile per user, in the same order; attributes may be missing.
+        faults: per user, whether (or which) parse faults occurred; None: none did.
+        resamples: bootstrap resamples; 0 leaves the intervals out.
+        seed: of the resampling.
+
+    Raises:
+        UserError: no user, or a gold value that the schema does not list.
+        ValueError: lists of different lengths.
+    """
+    if faults is not None and len(faults) != len(gold):
+        raise ValueError(f"{len(faults)} fault entries for {len(gold)} gold profiles")
+    counts = count(schema, gold, predicted)
+    per_class, f1, f1_all = _macro(counts, np.ones((1, len(gold))))
+    intervals: list[Interval | None] = [None] * len(schema.attributes)
+    interval = None
+    if resamples:
+        draws = bootstrap(counts, resamples, seed)
+        intervals = [_interval(column) for column in draws.T]
+        interval = _interval(_mean(draws))
+    per_attribute = {}
+    for index, (attribute, span) in enumerate(zip(schema.attributes, counts.spans, strict=True)):
+        golds = [profile.get(attribute.name, ()) for profile in gold]
+        guesses = [profile.get(attribute.name, ()) for profile in predicted]
+        scored = [pair for pair in zip(golds, guesses, strict=True) if pair[0]]
+        right = sum(attribute.canonical(a) == attribute.canonical(b) and _valid(attribute, b, False) for a, b in scored)
+        accuracy = 100.0 * right / len(scored) if scored else math.nan
+        support = (counts.tp + counts.fn)[:, span].sum(axis=0)
+        per_attribute[attribute.name] = AttributeScores(
+            macro_f1=float(f1[0, index]),
+            macro_f1_all=float(f1_all[0, index]),
+            interval=intervals[index],
+            f1=dict(zip(attribute.values, per_class[0, span].tolist(), strict=True)),
+            support=dict(zip(attribute.values, support.astype(int).tolist(), strict=True)),
+            accuracy=accuracy,
+            exact_set_accuracy=None if attribute.kind == "single" else accuracy,
+            predicted_absent=int(counts.fp[:, span].sum(axis=0)[support == 0].sum()),
+            invalid=sum(not _valid(attribute, b) for _, b in scored),
+            not_scored=len(golds) - len(scored),
+        )
+    return Scores(
+        macro_f1=float(_mean(f1)[0]),
+        macro_f1_all=float(_mean(f1_all)[0]),
+        interval=interval,
+        per_attribute=per_attribute,
+        parse_fault_rate=sum(map(bool, faults)) / len(faults) if faults else 0.0,
+        n_users=len(gold),
+    )
+
+
+def count(schema: Schema, gold: Sequence[Profile], predicted: Sequence[Profile]) -> Counts:
+    """Counts of every user and class; the classes of all attributes lie side by side.
+
+    A single value that is not exactly one value of the schema is invalid: a false negative of its gold class and a
+    false positive of none. Of several values, those outside the schema are ignored, so the gold ones are missed.
+
+    Raises:
+        UserError: no user, or a gold value that the schema does not list.
+        ValueError: lists of different lengths.
+    """
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(predicted)} predicted profiles for {len(gold)} gold profiles")
+    if not gold:
+        raise UserError("nothing to score: the list of gold profiles is empty; choose a split that has users")
+    ends = np.cumsum([len(attribute.values) for attribute in schema.attributes]).tolist()
+    spans = tuple(slice(end - len(a.values), end) for end, a in zip(ends, schema.attributes, strict=True))
+    truth = np.zeros((len(gold), ends[-1]), dtype=bool)
+    guess = np.zeros_like(truth)
+    for attribute, span in zip(schema.attributes, spans, strict=True):
+        column = {value: span.start + i for i, value in enumerate(attribute.values)}
+        for row, (one, other) in enumerate(zip(gold, predicted, strict=True)):
+            values = one.get(attribute.name, ())
+            if not values:
+                continue
+            if not _valid(attribute, values, sized=attribute.kind == "single"):
+                raise UserError(
+                    f"gold profile {row}: {attribute.name} has {', '.join(map(repr, values))}, which schema "
+                    f"{schema.name!r} does not allow; score with the schema that the data was prepared with"
+                )
+            truth[row, [column[value] for value in values]] = True
+            guessed = other.get(attribute.name, ())
+            if attribute.kind != "single" or _valid(attribute, guessed):
+                guess[row, [column[value] for value in guessed if value in column]] = True
+    tp, fp, fn = truth & guess, guess & ~truth, truth & ~guess
+    return Counts(tp.astype(np.float64), fp.astype(np.float64), fn.astype(np.float64), spans)
+
+
+def resample_weights(users: int, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each user occurs in each bootstrap resample, in blocks of rows that sum to ``users``.
+
+    Yields:
+        (rows, U) float64; ``resamples`` rows in total, the same for the same seed whatever the block size.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // users)
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        drawn = rng.integers(0, users, size=(rows, users))
+        flat = (drawn + np.arange(rows)[:, None] * users).ravel()
+        yield np.bincount(flat, minlength=rows * users).reshape(rows, users).astype(np.float64)
+
+
+def bootstrap(counts: Counts, resamples: int = RESAMPLES, seed: int = 0) -> Array:
+    """``macro_f1`` of each attribute on every resample of users.
+
+    The statistic is that of :func:`score`: a class that no resampled user has in gold is left out of its mean.
+
+    Returns:
+        (R, attributes), NaN where a resample has no scored user for an attribute.
+    """
+    blocks = resample_weights(len(counts.tp), resamples, seed)
+    return np.concatenate([_macro(counts, weights)[1] for weights in blocks])
+
+
+def confusion(counts: Counts, attribute: int) -> Array:
+    """What is predicted of the users of each class of an attribute.
+
+    A class that is hit counts on the diagonal. One that is missed counts, in equal parts, for the classes that the user is
+    given wrongly instead; where there are none, for nothing. Of a single value this is the usual confusion matrix; of
+    several, rows still sum to the users with the class in gold.
+
+    Args:
+        counts: of the users, from :func:`count`.
+        attribute: its number in the schema.
+
+    Returns:
+        (C, C + 1): rows are gold classes, columns predicted ones and, last, nothing valid.
+    """
+    tp, fp, fn = (part[:, counts.spans[attribute]] for part in counts[:3])
+    wrong = fp.sum(axis=1, keepdims=True)
+    table = np.diag(tp.sum(axis=0)) + fn.T @ (fp / np.maximum(wrong, 1.0))
+    return np.concatenate([table, fn.T @ (wrong == 0)], axis=1)
+
+
+def _macro(counts: Counts, weights: Array) -> tuple[Array, Array, Array]:
+    """Scores of weighted users, (R, U): per class (R, C), over gold classes and over all, (R, attributes), 0..100."""
+    tp, fp, fn = (weights @ part for part in (counts.tp, counts.fp, counts.fn))
+    f1 = 200.0 * tp / np.maximum(2.0 * tp + fp + fn, 1.0)  # counts are whole: the maximum only replaces 0 / 0 by 0 / 1
+    present = tp + fn > 0
+    some, every = np.empty((2, len(weights), len(counts.spans)))
+    for index, span in enumerate(counts.spans):
+        classes = present[:, span].sum(axis=1)
+        nothing = np.where(classes > 0, 0.0, np.nan)  # no scored user: not a score of 0, but none
+        some[:, index] = (f1[:, span] * present[:, span]).sum(axis=1) / np.maximum(classes, 1) + nothing
+        every[:, index] = f1[:, span].mean(axis=1) + nothing
+    return f1, some, every
+
+
+def _mean(table: Array) -> Array:
+    """Row means that skip NaN; NaN for a row of nothing else."""
+    known = ~np.isnan(table)
+    total = np.where(known, table, 0.0).sum(axis=1)
+    return np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan)
+
+
+def _interval(draws: Array) -> Interval:
+    draws = draws[~np.isnan(draws)]
+    if not draws.size:
+        return (math.nan, math.nan)
+    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
+    return (low, high)
+
+
+def _valid(attribute: Attribute, values: Sequence[str], sized: bool = True) -> bool:
+    """Whether ``values`` are different values of the schema, as many as it asks for where ``sized``."""
+    listed = all(value in attribute.values for value in values) and len(set(values)) == len(values)
+    return listed and (len(values) == attribute.size or not sized)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Tables, figures and searches over many runs."""

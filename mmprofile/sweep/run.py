@@ -1,0 +1,149 @@
+"""Whole tables: ``python -m mmprofile.sweep table=2 seeds=3 data=demo model.size=tiny``.
+
+Every row's runs are processes of their own, started by Hydra's launcher: one after the other, or ``hydra/launcher=joblib``.
+The same command again does only what is not done yet, and renders the table in ``<out>/table2``.
+"""
+
+import shlex
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, get_type_hints
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmprofile.config.compose import explain, nearest
+from mmprofile.config.settings import CONFIGS, SweepConfig
+from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
+from mmprofile.sweep.jobs import check_launcher, run_jobs
+from mmprofile.sweep.rendering import print_table, write_table
+from mmprofile.sweep.results import collect
+from mmprofile.sweep.tables import Planned, TableConfig, check_common, choose_rows, load_table, of_runs, plan
+
+KINDS = ("table", "figure")
+
+
+class Words(NamedTuple):
+    """A command line: the sweep's own keys, overrides of ``train`` for all rows, and what is for Hydra."""
+
+    cfg: Any
+    common: list[str]
+    launcher: list[str]
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs a sweep; 1 if a row has failed.
+
+    Raises:
+        UserError: nothing can be run or rendered.
+    """
+    cfg, common, launcher = read_words(words)
+    check_launcher(launcher)
+    out = Path(cfg.out).expanduser()
+    command = shlex.join(["python", "-m", "mmprofile.sweep", *words])
+    if cfg.search is not None:
+        if find_spec("optuna") is None:
+            raise UserError("search= needs optuna: pip install 'mmprofile[sweep]'")
+        from mmprofile.sweep.search import search
+
+        return search(cfg, common, launcher, out, command)
+    if cfg.runs is not None:
+        table, runs = of_runs(names(cfg.runs))
+        choose_rows([table], cfg)
+        return render(
+            out / "runs-table", table, [Planned(row, runs.get(row.system, [])) for row in table.rows], cfg, command
+        )
+    asked = [(kind, name) for kind in KINDS for name in names(cfg[kind])]
+    tables = {f"{kind}{name}" if name.isalnum() else Path(name).stem: load_table(kind, name) for kind, name in asked}
+    choose_rows(tables.values(), cfg)
+    check_common(tables.values(), common)
+    planned_rows = {name: plan(table, common, cfg.rows, cfg.seeds, out) for name, table in tables.items()}
+    every = [one for rows in planned_rows.values() for one in rows]
+    jobs = [job for one in every for job in one.jobs]
+    errors = {one.row.name: one.error for one in every if one.error}
+    if errors and not jobs:
+        raise UserError("; ".join(dict.fromkeys(errors.values())))
+    for name, error in errors.items():
+        print(f"{name}: {error}", flush=True)
+    run_jobs(jobs, launcher, cfg.threads, out)
+    return max(render(out / name, tables[name], rows, cfg, command) for name, rows in planned_rows.items())
+
+
+def read_words(words: Sequence[str]) -> Words:
+    """Sorts the command line.
+
+    Raises:
+        UserError: an unknown key, or a value that makes no sense.
+    """
+    own, common, launcher = list[str](), list[str](), list[str]()
+    keys = set(SweepConfig.__dataclass_fields__)
+    rows = {"experiment", *(key for config in CONFIGS.values() for key in get_type_hints(config))}
+    for word in words:
+        key, equals, _ = word.partition("=")
+        head = key.lstrip("+~").replace("/", ".").split(".")[0]
+        if not equals or word.startswith("-"):
+            raise UserError(f"the command line cannot be read: {word}; give key=value, e.g. table=2")
+        if head == "hydra":
+            launcher.append(word)
+        elif head in keys:
+            own.append(word)
+        elif key in ("seed", "name", "run"):
+            raise UserError(
+                f"{word}: a sweep names and chooses its runs itself and numbers their seeds; give seeds=..."
+            )
+        elif head in rows:
+            common.append(word)
+        else:
+            raise UserError(f"unknown config key {key!r}{nearest(key, sorted(keys | rows))}")
+    cfg: Any = OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(conf_dir() / "sweep.yaml"))
+    for word in own:
+        try:
+            cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([word]))
+        except OmegaConfBaseException as error:
+            raise UserError(explain(error, "sweep")) from error
+        except yaml.YAMLError as error:
+            raise UserError(f"the command line cannot be read: {word}") from error
+    check_settings(cfg)
+    return Words(cfg, common, launcher)
+
+
+def check_settings(cfg: Any) -> None:
+    """Refuses what makes no sense.
+
+    Raises:
+        UserError: it does not.
+    """
+    for key in ("seeds", "resamples", "trials", "threads"):
+        if cfg[key] is not None and cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]}: give 1 or more")
+    asked = [key for key in ("search", "runs", *KINDS) if cfg[key] is not None]
+    if not asked:
+        raise UserError("nothing to do: give table=..., figure=..., search=... or runs=...")
+    if len(asked) > 1 and set(asked) != set(KINDS):
+        raise UserError(f"{' and '.join(f'{key}=' for key in asked)} do not go together: give one of them")
+
+
+def names(value: Any) -> list[str]:
+    """``2``, ``2,3`` or ``[2, 3]`` as a list of texts."""
+    if value is None:
+        return []
+    return [part.strip() for one in (value if OmegaConf.is_list(value) else [value]) for part in str(one).split(",")]
+
+
+def render(folder: Path, table: TableConfig, planned: Sequence[Planned], cfg: Any, command: str) -> int:
+    """Writes and prints a table; 1 if one of its rows has failed.
+
+    Raises:
+        UserError: the runs cannot be compared, or the folder cannot be written.
+    """
+    results = collect(planned, cfg.reference or table.reference, cfg.resamples)
+    try:
+        write_table(folder, table, results, command)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror}; choose another out=") from error
+    print_table(table, results)
+    print(f"{folder}/table.md, .csv, .json, .tex, .png\n", flush=True)
+    return int(any(result.error and not result.left_out for result in results))

@@ -1,0 +1,1 @@
+"""The compared systems that are no :class:`mmprofile.model.model.ProfileModel`."""

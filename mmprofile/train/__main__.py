@@ -1,0 +1,16 @@
+"""``python -m mmprofile.train paradigm=both``"""
+
+from typing import Any
+
+from mmprofile.config.command import run_command
+
+
+def run(cfg: Any) -> None:
+    """Train, score and report a model. Its imports take seconds, so the command line is checked before them."""
+    from mmprofile.train.run import main
+
+    main(cfg)
+
+
+if __name__ == "__main__":
+    run_command("train", run)
