@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
-from rawdata import jpeg, write_lines, yelp_schema
 
 from datamodules.captions import Captions, Photo
 from datamodules.prepare import prepare
 from datamodules.prepared import open_prepared
 from mmprofile.errors import UserError
+from tests.support.rawdata import jpeg, write_lines, yelp_schema
 
 MAKER = {
     "backend": "transformers", "backend_version": "5", "model": "blip", "revision": "1", "prompt": "a photo of",

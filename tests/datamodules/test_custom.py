@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rawdata import TEXT, jpeg, write_lines, yelp_schema
 
 from datamodules.prepare import Prepared, open_prepared, prepare
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Schema
+from tests.support.rawdata import TEXT, jpeg, write_lines, yelp_schema
 
 OPEN = {"min_words": 1, "max_words": 300, "min_reviews": 1, "photo_reviews": 0}
 THIRDS = {"train": 1, "validation": 1, "test": 1}

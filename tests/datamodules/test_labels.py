@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rawdata import yelp_schema
 
 from datamodules.engine import Engine
 from datamodules.labels import check_rules, derive
 from datamodules.yelp import read_businesses
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Profile, Schema
+from tests.support.rawdata import yelp_schema
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from omegaconf import OmegaConf
-from rawdata import BUSINESSES, SMALL, SPLIT, TEXT, as_tar, as_zip, city, jpeg, review, write_lines, yelp_schema
 
 from datamodules import prepared as prepared_folder
 from datamodules import selection
@@ -23,6 +22,19 @@ from datamodules.prepare import open_prepared, prepare
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
+from tests.support.rawdata import (
+    BUSINESSES,
+    SMALL,
+    SPLIT,
+    TEXT,
+    as_tar,
+    as_zip,
+    city,
+    jpeg,
+    review,
+    write_lines,
+    yelp_schema,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +48,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 SCRIPT = """
 import os, sys
 sys.path[:0] = sys.argv[1:3]
-from rawdata import *
+from tests.support.rawdata import *
 import datamodules.prepare as p
 def run():
     source = {"kind": "yelp", "path": sys.argv[3]}
     p.prepare(source, SMALL, SPLIT, schema=yelp_schema(), folder=sys.argv[4], progress=False)
 """
-PATHS = (Path(selection.__file__).parents[1], Path(__file__).parent)
+PATHS = (Path(selection.__file__).parents[1], Path(__file__).parents[2])
 
 
 def run(path: Any, **changes: Any) -> Path:

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from rawdata import as_tar, as_zip, city, jpeg
 
 from datamodules.raw import RawYelp
 from mmprofile.errors import UserError
+from tests.support.rawdata import as_tar, as_zip, city, jpeg
 
 JSON = ["yelp_academic_dataset_business.json", "yelp_academic_dataset_review.json", "yelp_academic_dataset_user.json"]
 PHOTOS = ["photos.json", "photos"]

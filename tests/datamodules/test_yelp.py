@@ -12,7 +12,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rawdata import TEXT, review, write_lines
 
 from datamodules.engine import Engine
 from datamodules.yelp import (
@@ -29,6 +28,7 @@ from datamodules.yelp import (
     word_count,
 )
 from mmprofile.errors import UserError
+from tests.support.rawdata import TEXT, review, write_lines
 
 
 @pytest.fixture

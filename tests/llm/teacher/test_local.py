@@ -9,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tokenizers.processors import TemplateProcessing
-from toyteacher import TEMPLATE, ask, people_file, save_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.config.compose import load_config
@@ -19,6 +18,7 @@ from mmprofile.llm.teacher.local import Local
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.profile.schema import Schema
+from tests.support.toyteacher import TEMPLATE, ask, people_file, save_qwen3
 
 WORDS = (
     "you are a label of the soup was warm and so bread dinner nurse school work car wash we stayed "

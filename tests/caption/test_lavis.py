@@ -15,13 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from realphotos import kill_after_a_shard, prepare_photos
 
 from datamodules.captions import Captions
 from mmprofile.caption.lavis import CERTIFICATES, SCRIPT, find_uv
 from mmprofile.caption.lavis_script import Photos, write
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
+from tests.support.realphotos import kill_after_a_shard, prepare_photos
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the environment is fetched: some 6 GB
 
@@ -32,7 +32,7 @@ from pathlib import Path
 sys.path[:0] = [{tests!r}]
 import torch
 from PIL import Image
-from tinylavis import load
+from tests.support.tinylavis import load
 
 model, processor = load({kind!r}, "cpu")
 for path in sorted(Path({photos!r}).iterdir()):
@@ -70,9 +70,9 @@ def kind(request: pytest.FixtureRequest) -> Any:
 def model(kind: str, tmp_path: Path) -> Path:
     """A file as a user writes it to caption with weights of their own."""
     path = tmp_path / f"{kind}.py"
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     path.write_text(
-        f"import sys\nsys.path.insert(0, {here!r})\nimport tinylavis\n\n\n"
+        f"import sys\nsys.path.insert(0, {here!r})\nfrom tests.support import tinylavis\n\n\n"
         f"def load(device):\n    return tinylavis.load({kind!r}, device)\n"
     )
     return path
@@ -91,7 +91,7 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, model: Path, prepa
         (photos / photo_id).write_bytes(captions.jpeg(photo_id))
     header = SCRIPT.read_text(encoding="utf-8").partition('"""')[0]
     oracle = tmp_path / "oracle.py"
-    here = str(Path(__file__).parent)
+    here = str(Path(__file__).parents[2])
     oracle.write_text(header + ORACLE.format(tests=here, kind=kind, photos=str(photos)))
     script = [find_uv(), "run", "--script", str(oracle)]
     done = subprocess.run(script, capture_output=True, text=True, timeout=1500, env=os.environ | CERTIFICATES)

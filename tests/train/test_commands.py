@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from htmlpage import Page
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
 from mmprofile.evaluate.runs import load_run
+from tests.support.htmlpage import Page
 
 SMOKE = ["experiment=smoke", "trainer.progress=false"]
 ATTRIBUTES = (

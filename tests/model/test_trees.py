@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from oddschemas import ODD
-from test_decoding import check
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -21,6 +19,8 @@ from mmprofile.model.decoding import Decoded, Search
 from mmprofile.model.trees import CausalRows, CausalTrees, Rows, States, T5Trees, decoder_states
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Profile, Schema
+from tests.model.test_decoding import check
+from tests.support.oddschemas import ODD
 
 CHUNKS = [
     [[(-1, [0, 5, 6])], [(-1, [0, 5])]],

@@ -16,8 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from chatserver import Reply, Server, closed_port, completion, error, serving
-from toyteacher import TEMPLATE, ask, journal, overrides, people_file, save_qwen3
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.config.command import guarded
@@ -26,6 +24,8 @@ from mmprofile.errors import UserError
 from mmprofile.llm.teacher.openai import read_reply
 from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.profile.schema import Schema
+from tests.support.chatserver import Reply, Server, closed_port, completion, error, serving
+from tests.support.toyteacher import TEMPLATE, ask, journal, overrides, people_file, save_qwen3
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from oddschemas import ODD
 from torch import Tensor
 
 from mmprofile.inputs.batch import Batch, Collator
@@ -15,6 +14,7 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.model.trees import Rows, T5Trees
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Profile, Schema
+from tests.support.oddschemas import ODD
 
 VIEW = build_view("fusion", "multi")
 

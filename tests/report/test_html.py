@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from htmlpage import Page
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 
@@ -27,6 +26,7 @@ from mmprofile.profile.schema import Attribute, Profile, Schema
 from mmprofile.report.html import sureness, write_html
 from mmprofile.report.stories import THUMBNAIL, Evidence, evidence_of_model, evidence_of_system, thumbnail
 from mmprofile.report.summary import write_report
+from tests.support.htmlpage import Page
 
 EVIL = (
     "<script>alert(\"1\")</script> & 'quotes' {{ 7*7 }} \0\x1b\u202e😀 "

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chatserver import Reply, Server, closed_port, completion, error, serving
 from PIL import Image
 
 from mmprofile.config.compose import load_config
@@ -25,6 +24,7 @@ from mmprofile.systems.answers import profile_text
 from mmprofile.systems.chat import PromptConfig, Prompts
 from mmprofile.systems.endpoint import Endpoint, Request
 from mmprofile.train import run as train
+from tests.support.chatserver import Reply, Server, closed_port, completion, error, serving
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 

@@ -14,8 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from realphotos import kill_after_a_shard, prepare_photos
-from tinyblip import save_blip2
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
@@ -24,6 +22,8 @@ from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.model.checkpoints import fingerprint
 from mmprofile.profile.schema import Schema
+from tests.support.realphotos import kill_after_a_shard, prepare_photos
+from tests.support.tinyblip import save_blip2
 
 QUIET = ["trainer=cpu", "trainer.progress=false", "workers=0"]
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from oddschemas import ODD
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.errors import UserError
@@ -15,6 +14,7 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Attribute, Profile, Schema
+from tests.support.oddschemas import ODD
 
 
 @pytest.fixture(scope="module")
