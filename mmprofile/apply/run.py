@@ -42,7 +42,7 @@ def main(cfg: Any) -> None:
         return
     torch.set_flush_denormal(True)  # as in training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    clock, schema = Clock(), Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    clock, schema = Clock(), Schema.from_config(cfg.profile)
     trainer = make_trainer(cfg, folder, precision)
     run = load_run(cfg.run)
     classifier = load_classifier(cfg.classifier, len(schema.attributes[0].values))

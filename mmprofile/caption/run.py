@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from mmprofile.config.command import quiet
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import prepare_data
 from mmprofile.profile.schema import Schema
 
 SHOWN = 5  # ids of a problem
@@ -24,8 +24,8 @@ SHOWN = 5  # ids of a problem
 def main(cfg: Any) -> None:
     """Entry point: caption what is not captioned yet, or verify."""
     check_settings(cfg)
-    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
-    folder = cfg.folder or instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
+    schema = Schema.from_config(cfg.profile)
+    folder = cfg.folder or prepare_data(cfg.data, schema)
     captions = instantiate(cfg.captions)(folder=folder)
     if cfg.verify:
         verify(captions)

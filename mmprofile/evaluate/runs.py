@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mmprofile.config.compose import typed
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import prepare_data
 from mmprofile.inputs.views import (
     check_paradigm,
 )
@@ -41,7 +42,7 @@ def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
 
 def run_data(cfg: Any, model: ProfileModel) -> Any:
     """The datamodule of a run's own data, which are prepared again where they are not there any more."""
-    return make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema.observed))
+    return make_data(cfg, model, prepare_data(cfg.data, model.schema))
 
 
 def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
@@ -91,7 +92,7 @@ def find_prepared(cfg: Any, schema: Schema, folder: str | None) -> Path:
     if folder is not None:
         return Path(folder).expanduser()
     try:
-        return Path(instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed))
+        return Path(prepare_data(cfg.data, schema))
     except UserError as error:
         raise UserError(f"{error}; if its prepared data lie elsewhere: {ELSEWHERE}") from error
 

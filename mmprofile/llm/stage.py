@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import prepare_data
 from mmprofile.llm.checks import check_settings
 from mmprofile.llm.journal import Journal, Record
 from mmprofile.llm.labels import LABELS
@@ -27,7 +27,7 @@ def open_schema(cfg: Any) -> Schema:
         UserError: settings without meaning, or sensitive attributes without a purpose.
     """
     check_settings(cfg)
-    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    schema = Schema.from_config(cfg.profile)
     check_purpose(schema, purpose(cfg))
     return schema
 
@@ -45,8 +45,8 @@ def stage_folder(cfg: Any) -> Path:
 
 def prepared_folder(cfg: Any) -> Path:
     """The prepared data set whose users are the people, prepared where it is not yet."""
-    observed = Schema.from_dict(OmegaConf.to_container(cfg.observed))  # type: ignore[arg-type]
-    folder: Path = instantiate(cfg.data.prepare, _partial_=True)(schema=observed.observed)
+    observed = Schema.from_config(cfg.observed)
+    folder: Path = prepare_data(cfg.data, observed)
     return folder
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 
@@ -110,6 +111,15 @@ class Schema:
         except (KeyError, TypeError, ValueError) as error:
             known = ", ".join(Attribute.__dataclass_fields__)
             raise UserError(f"profile schema {name!r}: {error}; an attribute has the keys {known}") from error
+
+    @classmethod
+    def from_config(cls, node: Any) -> "Schema":
+        """Return the schema of a configuration's ``profile``.
+
+        Raises:
+            UserError: as :meth:`from_dict`.
+        """
+        return cls.from_dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Schema":

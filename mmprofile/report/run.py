@@ -29,7 +29,7 @@ def main(cfg: Any) -> None:
         run_cfg: Any = OmegaConf.load(folder / "config.yaml")
     except (OSError, ValueError) as error:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
-    schema = Schema.from_dict(OmegaConf.to_container(run_cfg.profile))  # type: ignore[arg-type]
+    schema = Schema.from_config(run_cfg.profile)
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = look(cfg, folder, schema, typed("train", run_cfg), predictions)

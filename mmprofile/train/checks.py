@@ -3,8 +3,6 @@
 import math
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import check_encoding
 from mmprofile.inputs.views import check_inputs, check_paradigm
@@ -20,7 +18,7 @@ def check_settings(cfg: Any) -> None:
         UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense, or sensitive
             attributes have no purpose.
     """
-    check_purpose(Schema.from_dict(OmegaConf.to_container(cfg.profile)), cfg.purpose)  # type: ignore[arg-type]
+    check_purpose(Schema.from_config(cfg.profile), cfg.purpose)
     check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
     check_inputs(cfg.inputs)

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from mmprofile.config.compose import difference
@@ -34,6 +33,7 @@ from mmprofile.evaluate.predictions import (
 )
 from mmprofile.evaluate.runs import make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
+from mmprofile.inputs.data import prepare_data
 from mmprofile.inputs.views import User
 from mmprofile.model.build import build_model
 from mmprofile.model.model import ProfileModel
@@ -69,7 +69,7 @@ def run_system(cfg: Any, schema: Schema, folder: Path) -> tuple[dict[str, Any], 
     """
     system = SYSTEMS[cfg.model.system](cfg, schema, folder)
     clock = Clock()
-    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
+    prepared = prepare_data(cfg.data, schema)
     clock.lap("prepare")
     data = open_draws(cfg, schema, prepared, system.view.captions != "none")
     users = data.judged("test")
@@ -109,7 +109,7 @@ def main(cfg: Any) -> None:
     if finished(folder):
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    schema = Schema.from_config(cfg.profile)
     neural = cfg.model.system == "neural"
     found = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if found is not None:
@@ -125,7 +125,7 @@ def train_model(cfg: Any, schema: Schema, folder: Path, precision: str) -> tuple
     if cfg.purpose is not None:
         model.settings["purpose"] = cfg.purpose
     clock = time.perf_counter()
-    prepared = instantiate(cfg.data.prepare, _partial_=True)(schema=schema.observed)
+    prepared = prepare_data(cfg.data, schema)
     seconds = {"prepare": time.perf_counter() - clock}
 
     data = make_data(cfg, model, prepared)

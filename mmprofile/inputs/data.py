@@ -1,0 +1,83 @@
+"""What the data of a run can do, whoever made them: ``conf/`` names the classes, :mod:`datamodules` has them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hydra.utils import instantiate
+
+from mmprofile.inputs.views import Example, User, View
+from mmprofile.profile.schema import Schema
+
+if TYPE_CHECKING:  # torch takes seconds, and preparing data needs none
+    from mmprofile.inputs.batch import Batch, Collator
+
+
+class ExampleData(Protocol):
+    """Examples for the classical baselines."""
+
+    def examples(self, split: str) -> list[Example]:
+        """Return the users of a split, with the true cues where a generated city gives them."""
+
+
+class UserData(ExampleData, Protocol):
+    """The users of each split, as every system sees them.
+
+    Attributes:
+        inputs: what is shown of a user (``InputsConfig`` as plain data).
+        prepared: the opened folder of the data (:class:`datamodules.prepared.Prepared`).
+    """
+
+    inputs: Mapping[str, Any]
+    prepared: Any
+
+    def users(self, split: str) -> list[User]:
+        """Return the users of a split, with their profiles."""
+
+    def judged(self, split: str) -> list[User]:
+        """Return the users of a split with the gold profiles that predictions are scored against."""
+
+
+class PhotoData(UserData, Protocol):
+    """Users with the files of their photos."""
+
+    def jpeg(self, photo_id: str) -> bytes:
+        """Return a photo's file."""
+
+
+class BatchData(UserData, Protocol):
+    """Users in batches, for a model.
+
+    Attributes:
+        views: of the paradigm, the one used for prediction first.
+        loss_weights: a weight per view; None where views are drawn by their weights.
+        collator: makes batches of users.
+        draws: the users without batches.
+    """
+
+    views: tuple[View, ...]
+    loss_weights: list[float] | None
+    collator: "Collator"
+    draws: PhotoData
+
+    def loader(self, users: Sequence[User]) -> Iterable["Batch"]:
+        """Return batches of any users in the prediction view, in order."""
+
+    def val_dataloader(self) -> Iterable["Batch"]:
+        """Return batches of the validation split in the prediction view."""
+
+    def steps_per_epoch(self, world: int = 1) -> int:
+        """Return the optimizer steps of an epoch on each of ``world`` ranks."""
+
+
+def prepare_data(data: Any, schema: Schema) -> Path:
+    """Return the prepared folder of a configuration's ``data``, prepared now if it is not there yet.
+
+    Args:
+        data: the configuration's ``data``.
+        schema: whose observed attributes are labelled.
+
+    Raises:
+        UserError: the data cannot be prepared.
+    """
+    return Path(instantiate(data.prepare, _partial_=True)(schema=schema.observed))
