@@ -15,6 +15,7 @@ from mmprofile.errors import UserError
 from mmprofile.profile.schema import Profile
 
 Show = Literal["none", "plain", "masked"]
+SPLITS = ("train", "validation", "test")
 VIEWS = ("fusion", "text", "masked_image", "masked_profile")
 MODALITIES = ("text", "multi", "uni", "both")
 SCHEDULES = ("paired", "sampled")
