@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 from common import alternate, machine, parser, ratio, report, spread, table
-from hydra.utils import instantiate
 from torch import Tensor
 from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprofile.evaluate.runs import load_run, make_data
+from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.views import User
 from mmprofile.model.decoding import Decoded, Search
 from mmprofile.model.kernels import ATTENTION
@@ -73,7 +72,7 @@ class Setting(NamedTuple):
 
     def generate_legal(self, **options: Any) -> Tensor:
         """The same, over legal profiles only."""
-        prefix = self.grammar.prefix_allowed_tokens_fn
+        prefix = self.grammar.constraint(1)
         return self.generate(max_new_tokens=self.grammar.max_tokens, prefix_allowed_tokens_fn=prefix, **options)
 
 
@@ -167,8 +166,8 @@ def against_beams(shape: str, users: int, states: int) -> dict[str, float]:
 @torch.no_grad()
 def against_beams_trained(run: str) -> dict[str, float]:
     """On a trained model's test users; and the seconds of both, encoder included."""
-    _, cfg, model = load_run(run)
-    data = make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema.observed))
+    trained = load_run(run)
+    model, data = trained.model, run_data(trained)
     users: list[User] = data.users("test")
     found: list[Compared] = []
     seconds = [0.0, 0.0]

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mmprofile.profile.calibration import Calibration, bin_confidences, calibration
+from mmprofile.profile.calibration import CalibrationScores, bin_confidences, calibration
 from mmprofile.profile.metrics import Array
 
 
@@ -68,7 +68,7 @@ def reliability(confidences: Array, correct: npt.NDArray[np.bool_], bins: int) -
     return figure
 
 
-def risk_coverage(curves: Mapping[str, Calibration]) -> Figure:
+def risk_coverage(curves: Mapping[str, CalibrationScores]) -> Figure:
     """The share of errors among the surest claims against how many of them are kept, a line per name.
 
     Args:

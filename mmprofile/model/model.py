@@ -393,14 +393,13 @@ class ProfileModel(UserEncoder):
             read: dict[str, Any] = {"inputs_embeds": hidden}
         else:
             read = {"encoder_outputs": BaseModelOutput(hidden.float())}
-        first = 0 if self.causal else 1  # an encoder-decoder's ids begin with the start token
         ids = self.text.generate(
             **read,
             attention_mask=mask.long(),
             num_beams=beams,
             do_sample=False,
             max_new_tokens=grammar.max_tokens,
-            prefix_allowed_tokens_fn=lambda _, written: grammar.allowed(written.tolist()[first:]),
+            prefix_allowed_tokens_fn=grammar.constraint(0 if self.causal else 1),
             renormalize_logits=self.settings["vocabulary"] == "schema",
             pad_token_id=self.tokenizer.pad_token_id or grammar.eos,
             eos_token_id=grammar.eos,

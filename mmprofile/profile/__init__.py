@@ -1,1 +1,1 @@
-"""What a profile is, how it is written and read, and how it is scored."""
+"""Profiles: their schema, how they are written and read, and how they are scored."""

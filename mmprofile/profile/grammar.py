@@ -1,10 +1,10 @@
 """The grammar of profiles: which tokens may follow which, so that decoding can only write legal profiles.
 
-:class:`Grammar` turns a profile into token ids (training targets) and is, at the same time, the automaton of all legal
-profiles that decoders walk along (:mod:`mmprofile.model.decoding`; ``prefix_allowed_tokens_fn`` of transformers' ``generate``).
+:class:`Grammar` turns a profile into token ids, which are training targets. It is also the automaton of all legal
+profiles, along which decoders search (:mod:`mmprofile.model.decoding`, and ``generate`` of transformers).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,37 +17,59 @@ from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 
 class Stage(NamedTuple):
-    """How far a profile is written: the attribute (by number) that is being written, and how many of its values stand."""
+    """How far a profile is written.
+
+    Attributes:
+        attribute: the number of the attribute that is being written.
+        values: how many of its values are written.
+    """
 
     attribute: int
     values: int
 
 
 class Forced(NamedTuple):
-    """The tokens that can only follow a state, the state they lead to, and how many attributes are written before each
-    of them and after the last (one number more than tokens)."""
+    """The tokens that must follow a state.
+
+    Attributes:
+        tokens: ids.
+        state: the state after them.
+        written: how many attributes are written before each token and after the last: one number more than tokens.
+    """
 
     tokens: tuple[int, ...]
     state: int
     written: tuple[int, ...]
 
 
-# The rest of the tokens of the piece being written, its stage, and what follows it: attribute number, values written of it.
-_Todo = tuple[tuple[int, ...], Stage, int, tuple[str, ...]]
+class _Piece(NamedTuple):
+    """A piece that is being written: the rest of its tokens, its stage, and what follows it.
+
+    Attributes:
+        tokens: ids that are still to be written.
+        stage: of the profile.
+        attribute: the number of the attribute that follows.
+        chosen: the values that are written of it.
+    """
+
+    tokens: tuple[int, ...]
+    stage: Stage
+    attribute: int
+    chosen: tuple[str, ...]
 
 
 class Grammar:
     """All legal profiles of a schema in the tokens of a tokenizer.
 
-    A profile is written piece by piece, split at blanks (`` Favorite Category:``, `` Pizza,``, `` Coffee & Tea;``), which
-    T5's and BART's tokenizers never join, so that the pieces' tokens are the tokens of the whole text.
+    A profile is written piece by piece, split at blanks (`` Favorite Category:``, `` Pizza,``, `` Coffee & Tea;``). T5's
+    and BART's tokenizers never join text across a blank, so the tokens of the pieces are the tokens of the whole text.
 
-    States of the automaton are numbers; 0 is the empty text. They are found as they are reached.
+    States of the automaton are numbers, created when they are first reached; 0 is the empty text.
 
     Args:
-        schema: what is legal.
+        schema: defines the legal profiles.
         tokenizer: a transformers tokenizer with an end-of-sequence token.
-        known: attributes whose values are given: nothing else is legal then.
+        known: attributes whose values are given; no other values of them are legal.
 
     Raises:
         UserError: the tokenizer has no tokens for the schema's names or values; ``known`` is not of the schema.
@@ -58,10 +80,10 @@ class Grammar:
         self.known = {name: self._known(name, values) for name, values in (known or {}).items()}
         self.eos = int(tokenizer.eos_token_id)
         self._pieces: dict[str, tuple[int, ...]] = {}
-        self._todo: list[frozenset[_Todo]] = [frozenset(self._after(0, ()))]
+        self._open: list[frozenset[_Piece]] = [frozenset(self._after(0, ()))]
         self._values: dict[tuple[int, tuple[int, ...]], tuple[str, ...]] = {}
         self._forced: dict[int, Forced] = {}
-        self._number = {self._todo[0]: 0}
+        self._number = {self._open[0]: 0}
         self._moves: list[dict[int, int] | None] = [None]
         self._legal: dict[tuple[int, ...], np.ndarray] = {}
         self._check()
@@ -69,81 +91,88 @@ class Grammar:
 
     @cached_property
     def parts(self) -> tuple["Grammar", ...]:
-        """A grammar of each attribute alone."""
+        """One grammar for each attribute alone."""
         schemas = [Schema(self.schema.name, [attribute]) for attribute in self.schema.attributes]
         return tuple(Grammar(schema, self.tokenizer) for schema in schemas)
 
     def encode(self, profile: Profile) -> list[int]:
-        """The token ids of the rendered profile, end-of-sequence token last.
+        """Return the token ids of the rendered profile, the end-of-sequence token last.
 
         Raises:
-            ValueError: a value is not the schema's.
+            ValueError: a value is not in the schema.
         """
         return [*chain(*self.encode_attributes(profile)), self.eos]
 
     def encode_attributes(self, profile: Profile) -> list[list[int]]:
-        """The token ids of each attribute: its name, its values and what separates it from the next.
+        """Return the token ids of each attribute: its name, its values and the separator behind them.
 
         Raises:
-            ValueError: a value is not the schema's.
+            ValueError: a value is not in the schema.
         """
-        found: list[list[int]] = []
+        attribute_ids: list[list[int]] = []
         for i, attribute in enumerate(self.schema.attributes):
-            ids = [*self._piece(f" {attribute.name}:")]
+            ids = [*self._tokens(f" {attribute.name}:")]
             values = attribute.canonical(profile.get(attribute.name, ())) or (UNKNOWN,)
             for j, value in enumerate(values):
                 if value not in attribute.values and value != UNKNOWN:
                     raise ValueError(f"{attribute.name}: {value!r} is not a value of the schema")
-                ids += self._piece(self._value(i, value, j == len(values) - 1))
-            found.append(ids)
-        return found
+                ids += self._tokens(self._value(i, value, j == len(values) - 1))
+            attribute_ids.append(ids)
+        return attribute_ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Token ids -> text without special tokens."""
+        """Return the text of token ids, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def moves(self, state: int) -> dict[int, int]:
-        """The token ids that may follow in a state, by increasing id, and the states they lead to; none at the end."""
-        known = self._moves[state]
-        if known is None:
-            after: dict[int, set[_Todo]] = {}
-            for tokens, stage, index, chosen in self._todo[state]:
-                rest = {(tokens[1:], stage, index, chosen)} if len(tokens) > 1 else self._after(index, chosen)
-                after.setdefault(tokens[0], set()).update(rest)
-            known = self._moves[state] = {token: self._state(frozenset(after[token])) for token in sorted(after)}
-        return known
+        """Return the token ids that may follow a state, in increasing order, with the states after them; {} at the end."""
+        moves = self._moves[state]
+        if moves is None:
+            after: dict[int, set[_Piece]] = {}
+            for piece in self._open[state]:
+                first, *rest = piece.tokens
+                pieces = {piece._replace(tokens=tuple(rest))} if rest else self._after(piece.attribute, piece.chosen)
+                after.setdefault(first, set()).update(pieces)
+            moves = self._moves[state] = {token: self._state(frozenset(after[token])) for token in sorted(after)}
+        return moves
 
     def stage(self, state: int) -> Stage:
-        """How far a profile in this state is; past the last attribute once all is written."""
-        over = Stage(len(self.schema.attributes) + 1, 0)
-        return min((stage for _, stage, _, _ in self._todo[state]), default=over)
+        """Return how far a profile in this state is written; past the last attribute at the end."""
+        end = Stage(attribute=len(self.schema.attributes) + 1, values=0)
+        return min((piece.stage for piece in self._open[state]), default=end)
 
     def forced(self, state: int) -> Forced:
-        """What is forced after a state."""
-        known = self._forced.get(state)
-        if known is None:
+        """Return the tokens that must follow a state."""
+        forced = self._forced.get(state)
+        if forced is None:
             tokens, end, written = [], state, [self._written(state)]
             while len(moves := self.moves(end)) == 1:
                 [(token, end)] = moves.items()
                 tokens.append(token)
                 written.append(self._written(end))
-            known = self._forced[state] = Forced(tuple(tokens), end, tuple(written))
-        return known
+            forced = self._forced[state] = Forced(tokens=tuple(tokens), state=end, written=tuple(written))
+        return forced
 
     def _written(self, state: int) -> int:
+        """Return the number of attributes that are written in full."""
         return min(self.stage(state).attribute, len(self.schema.attributes))
 
     def values(self, attribute: int, tokens: Sequence[int]) -> tuple[str, ...]:
-        """The values that the tokens of an attribute (by number) say, its name among them; () for Unknown."""
+        """Return the values that the tokens of an attribute mean; () for Unknown.
+
+        Args:
+            attribute: its number in the schema.
+            tokens: ids of its name, its values and the separator.
+        """
         key = attribute, tuple(tokens)
-        known = self._values.get(key)
-        if known is None:
+        values = self._values.get(key)
+        if values is None:
             name = self.schema.names[attribute]
-            known = self._values[key] = self.schema.parse(self.decode(tokens)).profile[name]
-        return known
+            values = self._values[key] = self.schema.parse(self.decode(tokens)).profile[name]
+        return values
 
     def walk(self, ids: Sequence[int], state: int = 0) -> int | None:
-        """The state that ``ids`` lead to; None where they are not legal."""
+        """Return the state after ``ids``; None where they are not legal."""
         for token in ids:
             after = self.moves(state).get(token)
             if after is None:
@@ -152,54 +181,66 @@ class Grammar:
         return state
 
     def allowed(self, prefix: Sequence[int]) -> list[int]:
-        """The ids that may follow ``prefix`` (without the decoder's start token); only end-of-sequence when nothing may."""
+        """Return the ids that may follow ``prefix``, which has no start token; only end-of-sequence when nothing may."""
         state = self.walk(prefix)
         return list(self.moves(state)) if state is not None and self.moves(state) else [self.eos]
 
     def legal(self, ids: list[int]) -> np.ndarray:
-        """What a target competes with: every (place, id) that :meth:`allowed` names along ``ids``, and ``ids`` themselves.
+        """Return the tokens that a target competes with: all that :meth:`allowed` gives along ``ids``, and ``ids``.
 
-        Targets may be what the grammar would not write: fewer values than a set has, where no more are known.
+        The grammar would not write every target: a target may have fewer values than a set, where no more are known.
+
+        Args:
+            ids: of a target.
 
         Returns:
-            (n, 2) long.
+            (n, 2) long, pairs of a place in ``ids`` and a token id.
         """
         key = tuple(ids)
-        known = self._legal.get(key)
-        if known is None:
-            pairs = [(place, other) for place in range(len(key)) for other in {*self.allowed(key[:place]), key[place]}]
-            known = self._legal[key] = np.array(pairs, dtype=np.int64)
-        return known
+        pairs = self._legal.get(key)
+        if pairs is None:
+            rivals = [(place, token) for place in range(len(key)) for token in {*self.allowed(key[:place]), key[place]}]
+            pairs = self._legal[key] = np.array(rivals, dtype=np.int64)
+        return pairs
 
-    def prefix_allowed_tokens_fn(self, batch: int, ids: Tensor) -> list[int]:
-        """As transformers' ``generate`` wants it; ``ids`` begins with the decoder's start token."""
-        return self.allowed(ids.tolist()[1:])
+    def constraint(self, skip: int) -> Callable[[int, Tensor], list[int]]:
+        """Return the ``prefix_allowed_tokens_fn`` that ``generate`` of transformers takes.
 
-    def _state(self, todo: frozenset[_Todo]) -> int:
-        if todo not in self._number:
-            self._number[todo] = len(self._todo)
-            self._todo.append(todo)
+        Args:
+            skip: how many of the ids that ``generate`` passes stand before the profile: 1 for the start token of an
+                encoder-decoder, 0 for a causal model whose prompt is given as embeddings.
+        """
+        return lambda batch, ids: self.allowed(ids.tolist()[skip:])
+
+    def _state(self, pieces: frozenset[_Piece]) -> int:
+        """Return the number of a state."""
+        if pieces not in self._number:
+            self._number[pieces] = len(self._open)
+            self._open.append(pieces)
             self._moves.append(None)
-        return self._number[todo]
+        return self._number[pieces]
 
-    def _after(self, index: int, chosen: tuple[str, ...]) -> Iterator[_Todo]:
-        """What may be written once ``chosen`` values of attribute number ``index`` stand there."""
-        attributes, stage = self.schema.attributes, Stage(index, len(chosen))
+    def _after(self, index: int, chosen: tuple[str, ...]) -> Iterator[_Piece]:
+        """Yield the pieces that may be written after the values ``chosen`` of attribute number ``index``."""
+        attributes, stage = self.schema.attributes, Stage(attribute=index, values=len(chosen))
         if index > len(attributes):
             return
         if index == len(attributes):
-            yield (self.eos,), stage, index + 1, ()
+            yield _Piece(tokens=(self.eos,), stage=stage, attribute=index + 1, chosen=())
             return
         attribute = attributes[index]
-        head = self._piece(f" {attribute.name}:") if not chosen else ()
+        head = self._tokens(f" {attribute.name}:") if not chosen else ()
         left = attribute.size - len(chosen)
         for value in self._choices(attribute, chosen):
             last = left == 1 or value == UNKNOWN
-            after = (index + 1, ()) if last else (index, (*chosen, value))
-            yield head + self._piece(self._value(index, value, last)), stage, *after
+            tokens = head + self._tokens(self._value(index, value, last))
+            if last:
+                yield _Piece(tokens=tokens, stage=stage, attribute=index + 1, chosen=())
+            else:
+                yield _Piece(tokens=tokens, stage=stage, attribute=index, chosen=(*chosen, value))
 
     def _choices(self, attribute: Attribute, chosen: tuple[str, ...]) -> list[str]:
-        """Values that may come next: in the schema's order for a set, with enough of them left to fill it."""
+        """Return the values that may come next; of a set in the schema's order, with enough values left to fill it."""
         if attribute.name in self.known:
             return [self.known[attribute.name][len(chosen)]]
         unknown = [UNKNOWN] if attribute.unknown and not chosen else []
@@ -210,10 +251,10 @@ class Grammar:
         return [*attribute.values[start:stop], *unknown]
 
     def _known(self, name: str, values: Sequence[str]) -> tuple[str, ...]:
-        """The given values of an attribute as the grammar writes them.
+        """Return the given values of an attribute as the grammar writes them.
 
         Raises:
-            UserError: no such attribute or value, or not as many as it has.
+            UserError: the schema has no such attribute or value, or there are too few or too many values.
         """
         if name not in self.schema.names:
             raise UserError(f"known: {name!r} is not an attribute of the schema: {', '.join(self.schema.names)}")
@@ -223,17 +264,19 @@ class Grammar:
         for value in values:
             if value not in attribute.values:
                 raise UserError(f"known: {name}: {value!r} is not one of {', '.join(attribute.values)}")
-        found = attribute.canonical(values)
-        if len(set(found)) != attribute.size or len(values) != attribute.size:
+        ordered = attribute.canonical(values)
+        if len(set(ordered)) != attribute.size or len(values) != attribute.size:
             raise UserError(f"known: {name} has {attribute.size} different values, not {len(values)}: {list(values)}")
-        return found
+        return ordered
 
     def _value(self, index: int, value: str, last: bool) -> str:
+        """Return a value of attribute number ``index`` with the separator behind it."""
         if not last:
             return f" {value},"
         return f" {value}" if index == len(self.schema.attributes) - 1 else f" {value};"
 
-    def _piece(self, text: str) -> tuple[int, ...]:
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        """Return the token ids of a piece of text."""
         ids = self._pieces.get(text)
         if ids is None:
             ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -241,15 +284,16 @@ class Grammar:
         return ids
 
     def _longest(self, attribute: Attribute) -> int:
-        longest = max(len(self._piece(f" {value};")) for value in (*attribute.values, UNKNOWN))
-        return len(self._piece(f" {attribute.name}:")) + attribute.size * (longest + 1)
+        """Return the most tokens that an attribute can take."""
+        longest = max(len(self._tokens(f" {value};")) for value in (*attribute.values, UNKNOWN))
+        return len(self._tokens(f" {attribute.name}:")) + attribute.size * (longest + 1)
 
     def _check(self) -> None:
-        """Every name and value must come back from its tokens, also beside its neighbours."""
+        """Refuse a tokenizer from whose tokens a name or value does not come back unchanged, alone or beside others."""
         for attribute in self.schema.attributes:
             for value in attribute.values:
-                profile = {a.name: self._some(a) for a in self.schema.attributes}
-                profile[attribute.name] = self._some(attribute, value)
+                profile = {a.name: self._example(a) for a in self.schema.attributes}
+                profile[attribute.name] = self._example(attribute, value)
                 text, written = self.schema.render(profile), self.decode(self.encode(profile))
                 if self.schema.parse(written).profile != self.schema.parse(text).profile:
                     raise UserError(
@@ -258,7 +302,7 @@ class Grammar:
                     )
 
     @staticmethod
-    def _some(attribute: Attribute, value: str | None = None) -> tuple[str, ...]:
-        """A legal value tuple, with ``value`` in it."""
+    def _example(attribute: Attribute, value: str | None = None) -> tuple[str, ...]:
+        """Return legal values of an attribute, ``value`` among them."""
         others = [v for v in attribute.values if v != value]
         return attribute.canonical([value, *others][: attribute.size] if value else others[: attribute.size])

@@ -1,13 +1,14 @@
-"""Scores of predicted profiles against gold ones: macro-F1 with bootstrap intervals, paired tests, calibration.
+"""Score predicted profiles against gold ones: macro-F1 with bootstrap intervals, and confusion matrices.
 
 The classes of an attribute are the schema's values, fixed for every system. A missing, invalid or out-of-schema value
-is a wrong prediction, never dropped. An attribute whose gold value is unknown (``()``) is not scored for that user, and
-counted in ``not_scored``.
+is a wrong prediction and is never dropped. An attribute whose gold value is unknown (``()``) is not scored for that
+user; ``not_scored`` counts these users.
 
-Everything rests on one table of counts per user: true positives, false positives and false negatives of every class.
-Any resample of users is then a weighted sum of its rows, so 2,000 resamples are one matrix product.
+All scores are computed from one table of counts per user: true positives, false positives and false negatives of each
+class. A resample of users is a weighted sum of its rows, so 2,000 resamples are one matrix product.
 
-Shapes: U users, C classes of all attributes together, R resamples. F1 and accuracy are in 0..100.
+Dimension letters: U users, A attributes, C classes of all attributes side by side, B bootstrap resamples. F1 and
+accuracy are in 0..100.
 """
 
 import math
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmprofile.errors import UserError
+from mmprofile.files import without_nan
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
 Array = npt.NDArray[np.float64]
@@ -34,14 +36,14 @@ class AttributeScores:
 
     Attributes:
         macro_f1: mean F1 over the classes that occur in gold; NaN where no user is scored.
-        macro_f1_all: mean F1 over all classes of the schema, 0 for a class seen on neither side
+        macro_f1_all: mean F1 over all classes of the schema, 0 for a class that is neither in gold nor predicted
             (scikit-learn's ``labels=..., zero_division=0``).
         interval: 95 % user-level bootstrap interval of ``macro_f1``; None without resampling.
-        f1: F1 of every class.
-        support: users with that class in gold, for every class.
-        accuracy: share of scored users whose whole value is right.
-        exact_set_accuracy: the same, only for attributes of several values; None for a single value.
-        predicted_absent: predictions of classes that gold never has.
+        f1: F1 of each class.
+        support: users with the class in gold, for each class.
+        accuracy: share of scored users whose values are all right.
+        exact_set_accuracy: the same for attributes of several values; None for a single value.
+        predicted_absent: predictions of classes that do not occur in gold.
         invalid: scored users whose prediction is missing, out of the schema, or of a wrong number of values.
         not_scored: users whose gold value is unknown.
     """
@@ -60,7 +62,7 @@ class AttributeScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a whole profile: means over the attributes that have any scored user, and each attribute's own."""
+    """Scores of whole profiles: means over the attributes that have a scored user, and the scores of each attribute."""
 
     macro_f1: float
     macro_f1_all: float
@@ -70,22 +72,24 @@ class Scores:
     n_users: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``metrics.json``; NaN becomes None, which JSON can hold."""
+        """Return plain data for ``metrics.json``; NaN becomes None, since JSON has no NaN."""
         return {
-            "macro_f1": _plain(self.macro_f1),
-            "macro_f1_all": _plain(self.macro_f1_all),
-            "interval": _plain(self.interval),
-            "per_attribute": {
-                name: {key: _plain(value) for key, value in vars(one).items()}
-                for name, one in self.per_attribute.items()
-            },
+            "macro_f1": without_nan(self.macro_f1),
+            "macro_f1_all": without_nan(self.macro_f1_all),
+            "interval": without_nan(self.interval),
+            "per_attribute": {name: without_nan(vars(scores)) for name, scores in self.per_attribute.items()},
             "parse_fault_rate": self.parse_fault_rate,
             "n_users": self.n_users,
         }
 
 
 class Counts(NamedTuple):
-    """Counts per user and class, (U, C) each; ``spans`` gives every attribute's columns."""
+    """Counts per user and class.
+
+    Attributes:
+        tp, fp, fn: (U, C) true positives, false positives, false negatives.
+        spans: the columns of each attribute.
+    """
 
     tp: Array
     fp: Array
@@ -102,13 +106,13 @@ def score(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Scores:
-    """Scores ``predicted`` against ``gold``, user by user.
+    """Score ``predicted`` against ``gold``, user by user.
 
     Args:
         schema: the attributes and their classes.
         gold: one profile per user.
         predicted: one profile per user, in the same order; attributes may be missing.
-        faults: per user, whether (or which) parse faults occurred; None: none did.
+        faults: per user, whether (or which) parse faults occurred; None means no faults.
         resamples: bootstrap resamples; 0 leaves the intervals out.
         seed: of the resampling.
 
@@ -119,13 +123,13 @@ def score(
     if faults is not None and len(faults) != len(gold):
         raise ValueError(f"{len(faults)} fault entries for {len(gold)} gold profiles")
     counts = count(schema, gold, predicted)
-    per_class, f1, f1_all = _macro(counts, np.ones((1, len(gold))))
+    per_class, f1, f1_all = macro_scores(counts, np.ones((1, len(gold))))
     intervals: list[Interval | None] = [None] * len(schema.attributes)
     interval = None
     if resamples:
         draws = bootstrap(counts, resamples, seed)
-        intervals = [_interval(column) for column in draws.T]
-        interval = _interval(_mean(draws))
+        intervals = [percentile_interval(column) for column in draws.T]
+        interval = percentile_interval(mean_of_attributes(draws))
     per_attribute = {}
     for index, (attribute, span) in enumerate(zip(schema.attributes, counts.spans, strict=True)):
         golds = [profile.get(attribute.name, ()) for profile in gold]
@@ -147,8 +151,8 @@ def score(
             not_scored=len(golds) - len(scored),
         )
     return Scores(
-        macro_f1=float(_mean(f1)[0]),
-        macro_f1_all=float(_mean(f1_all)[0]),
+        macro_f1=float(mean_of_attributes(f1)[0]),
+        macro_f1_all=float(mean_of_attributes(f1_all)[0]),
         interval=interval,
         per_attribute=per_attribute,
         parse_fault_rate=sum(map(bool, faults)) / len(faults) if faults else 0.0,
@@ -157,10 +161,10 @@ def score(
 
 
 def count(schema: Schema, gold: Sequence[Profile], predicted: Sequence[Profile]) -> Counts:
-    """Counts of every user and class; the classes of all attributes lie side by side.
+    """Count true positives, false positives and false negatives of each user and class.
 
-    A single value that is not exactly one value of the schema is invalid: a false negative of its gold class and a
-    false positive of none. Of several values, those outside the schema are ignored, so the gold ones are missed.
+    An invalid prediction of a single value is a false negative of the gold class and no false positive. Where an
+    attribute has several values, predicted values outside the schema are ignored.
 
     Raises:
         UserError: no user, or a gold value that the schema does not list.
@@ -170,14 +174,13 @@ def count(schema: Schema, gold: Sequence[Profile], predicted: Sequence[Profile])
         raise ValueError(f"{len(predicted)} predicted profiles for {len(gold)} gold profiles")
     if not gold:
         raise UserError("nothing to score: the list of gold profiles is empty; choose a split that has users")
-    ends = np.cumsum([len(attribute.values) for attribute in schema.attributes]).tolist()
-    spans = tuple(slice(end - len(a.values), end) for end, a in zip(ends, schema.attributes, strict=True))
-    truth = np.zeros((len(gold), ends[-1]), dtype=bool)
+    spans = class_spans(schema)
+    truth = np.zeros((len(gold), spans[-1].stop), dtype=bool)
     guess = np.zeros_like(truth)
     for attribute, span in zip(schema.attributes, spans, strict=True):
         column = {value: span.start + i for i, value in enumerate(attribute.values)}
-        for row, (one, other) in enumerate(zip(gold, predicted, strict=True)):
-            values = one.get(attribute.name, ())
+        for row, (known, prediction) in enumerate(zip(gold, predicted, strict=True)):
+            values = known.get(attribute.name, ())
             if not values:
                 continue
             if not _valid(attribute, values, sized=attribute.kind == "single"):
@@ -186,15 +189,21 @@ def count(schema: Schema, gold: Sequence[Profile], predicted: Sequence[Profile])
                     f"{schema.name!r} does not allow; score with the schema that the data was prepared with"
                 )
             truth[row, [column[value] for value in values]] = True
-            guessed = other.get(attribute.name, ())
+            guessed = prediction.get(attribute.name, ())
             if attribute.kind != "single" or _valid(attribute, guessed):
                 guess[row, [column[value] for value in guessed if value in column]] = True
     tp, fp, fn = truth & guess, guess & ~truth, truth & ~guess
-    return Counts(tp.astype(np.float64), fp.astype(np.float64), fn.astype(np.float64), spans)
+    return Counts(tp=tp.astype(np.float64), fp=fp.astype(np.float64), fn=fn.astype(np.float64), spans=spans)
+
+
+def class_spans(schema: Schema) -> tuple[slice, ...]:
+    """Return the columns of each attribute in a table whose columns are the classes of all attributes, side by side."""
+    ends = np.cumsum([len(attribute.values) for attribute in schema.attributes]).tolist()
+    return tuple(slice(end - len(a.values), end) for end, a in zip(ends, schema.attributes, strict=True))
 
 
 def resample_weights(users: int, resamples: int, seed: int) -> Iterator[Array]:
-    """How often each user occurs in each bootstrap resample, in blocks of rows that sum to ``users``.
+    """Count how often each user occurs in each bootstrap resample, in blocks of rows that sum to ``users``.
 
     Yields:
         (rows, U) float64; ``resamples`` rows in total, the same for the same seed whatever the block size.
@@ -209,30 +218,30 @@ def resample_weights(users: int, resamples: int, seed: int) -> Iterator[Array]:
 
 
 def bootstrap(counts: Counts, resamples: int = RESAMPLES, seed: int = 0) -> Array:
-    """``macro_f1`` of each attribute on every resample of users.
+    """Return ``macro_f1`` of each attribute on each resample of users.
 
     The statistic is that of :func:`score`: a class that no resampled user has in gold is left out of its mean.
 
     Returns:
-        (R, attributes), NaN where a resample has no scored user for an attribute.
+        (B, A), NaN where a resample has no scored user for an attribute.
     """
     blocks = resample_weights(len(counts.tp), resamples, seed)
-    return np.concatenate([_macro(counts, weights)[1] for weights in blocks])
+    return np.concatenate([macro_scores(counts, weights).present for weights in blocks])
 
 
 def confusion(counts: Counts, attribute: int) -> Array:
-    """What is predicted of the users of each class of an attribute.
+    """Return the confusion matrix of an attribute.
 
-    A class that is hit counts on the diagonal. One that is missed counts, in equal parts, for the classes that the user is
-    given wrongly instead; where there are none, for nothing. Of a single value this is the usual confusion matrix; of
-    several, rows still sum to the users with the class in gold.
+    A class that is predicted rightly counts on the diagonal. A class that is missed counts, in equal parts, for the wrong
+    classes that are predicted of the user instead, or in the last column where there are none. For a single value this
+    is the usual confusion matrix; for several values, rows still sum to the users with the class in gold.
 
     Args:
-        counts: of the users, from :func:`count`.
-        attribute: its number in the schema.
+        counts: from :func:`count`.
+        attribute: the number of the attribute in the schema.
 
     Returns:
-        (C, C + 1): rows are gold classes, columns predicted ones and, last, nothing valid.
+        (classes, classes + 1): rows are gold classes, columns predicted classes and, last, no valid class.
     """
     tp, fp, fn = (part[:, counts.spans[attribute]] for part in counts[:3])
     wrong = fp.sum(axis=1, keepdims=True)
@@ -240,28 +249,43 @@ def confusion(counts: Counts, attribute: int) -> Array:
     return np.concatenate([table, fn.T @ (wrong == 0)], axis=1)
 
 
-def _macro(counts: Counts, weights: Array) -> tuple[Array, Array, Array]:
-    """Scores of weighted users, (R, U): per class (R, C), over gold classes and over all, (R, attributes), 0..100."""
+class MacroScores(NamedTuple):
+    """F1 of weighted users, 0..100.
+
+    Attributes:
+        per_class: (B, C) F1 of each class.
+        present: (B, A) mean over the classes that occur in gold; NaN without a scored user.
+        every: (B, A) mean over all classes; NaN without a scored user.
+    """
+
+    per_class: Array
+    present: Array
+    every: Array
+
+
+def macro_scores(counts: Counts, weights: Array) -> MacroScores:
+    """Return the F1 of users who are weighted by ``weights`` (B, U)."""
     tp, fp, fn = (weights @ part for part in (counts.tp, counts.fp, counts.fn))
     f1 = 200.0 * tp / np.maximum(2.0 * tp + fp + fn, 1.0)  # counts are whole: the maximum only replaces 0 / 0 by 0 / 1
-    present = tp + fn > 0
-    some, every = np.empty((2, len(weights), len(counts.spans)))
+    in_gold = tp + fn > 0
+    present, every = np.empty((2, len(weights), len(counts.spans)))
     for index, span in enumerate(counts.spans):
-        classes = present[:, span].sum(axis=1)
-        nothing = np.where(classes > 0, 0.0, np.nan)  # no scored user: not a score of 0, but none
-        some[:, index] = (f1[:, span] * present[:, span]).sum(axis=1) / np.maximum(classes, 1) + nothing
-        every[:, index] = f1[:, span].mean(axis=1) + nothing
-    return f1, some, every
+        classes = in_gold[:, span].sum(axis=1)
+        unscored = np.where(classes > 0, 0.0, np.nan)  # no scored user: there is no score, which is not a score of 0
+        present[:, index] = (f1[:, span] * in_gold[:, span]).sum(axis=1) / np.maximum(classes, 1) + unscored
+        every[:, index] = f1[:, span].mean(axis=1) + unscored
+    return MacroScores(per_class=f1, present=present, every=every)
 
 
-def _mean(table: Array) -> Array:
-    """Row means that skip NaN; NaN for a row of nothing else."""
+def mean_of_attributes(table: Array) -> Array:
+    """Return row means (B,) of a table (B, A), without its NaN; NaN for a row of nothing else."""
     known = ~np.isnan(table)
     total = np.where(known, table, 0.0).sum(axis=1)
     return np.where(known.any(axis=1), total / np.maximum(known.sum(axis=1), 1), np.nan)
 
 
-def _interval(draws: Array) -> Interval:
+def percentile_interval(draws: Array) -> Interval:
+    """Return the 2.5 and 97.5 percentiles of draws (B,), without their NaN."""
     draws = draws[~np.isnan(draws)]
     if not draws.size:
         return (math.nan, math.nan)
@@ -270,12 +294,6 @@ def _interval(draws: Array) -> Interval:
 
 
 def _valid(attribute: Attribute, values: Sequence[str], sized: bool = True) -> bool:
-    """Whether ``values`` are different values of the schema, as many as it asks for where ``sized``."""
+    """Tell whether ``values`` are different values of the schema and, where ``sized``, as many as the schema asks for."""
     listed = all(value in attribute.values for value in values) and len(set(values)) == len(values)
     return listed and (len(values) == attribute.size or not sized)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

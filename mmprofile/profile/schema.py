@@ -1,7 +1,8 @@
-"""The profile schema: the attributes a profile has, and the text a model reads and writes for them.
+"""The profile schema: the attributes of a profile, and the text that a model reads and writes for them.
 
-Everything else derives from it: targets and masked inputs (``views``), the decoder's grammar (``grammar``), the classes
-of a score (``metrics``). A new schema is a new YAML file under ``conf/profile/`` and no code.
+The rest is derived from it: targets and masked inputs (:mod:`mmprofile.inputs`), the decoder's grammar
+(:mod:`mmprofile.profile.grammar`), the classes of a score (:mod:`mmprofile.profile.metrics`). A new schema is a new YAML
+file under ``conf/profile/`` and no code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,12 @@ _RESERVED = (";", ",", ":", "\n")
 
 
 class Parsed(NamedTuple):
-    """What :meth:`Schema.parse` understood of a text, and a line for everything it did not."""
+    """A text that :meth:`Schema.parse` has read.
+
+    Attributes:
+        profile: what it understood.
+        faults: a line for each thing that it did not understand.
+    """
 
     profile: Profile
     faults: list[str]
@@ -39,7 +45,7 @@ class Attribute:
         size: number of values of a ``set`` or ``ordered`` attribute.
         unknown: whether ``Unknown`` is a legal value.
         text_only: labelled by the auxiliary LLM stage (:mod:`mmprofile.llm`) from text, not by a rule.
-        sensitive: off unless a purpose is stated.
+        sensitive: refused unless a purpose is stated.
         rule: how the label is derived from raw data (``datamodules.labels``); None: not derived.
 
     Raises:
@@ -75,7 +81,7 @@ class Attribute:
             raise UserError(f"{where}: leave {UNKNOWN!r} out of the values and set `unknown: true`")
 
     def canonical(self, values: Iterable[str]) -> tuple[str, ...]:
-        """``values`` in the order they are rendered: the schema's for a set, as given otherwise."""
+        """Return ``values`` in the order in which they are rendered: the schema's for a set, the given one otherwise."""
         values = tuple(values)
         return tuple(v for v in self.values if v in values) if self.kind == "set" else values
 
@@ -84,7 +90,7 @@ class Schema:
     """An ordered collection of attributes, and the text form of a profile.
 
     Raises:
-        UserError: no attribute, or two of one name.
+        UserError: there is no attribute, or two have the same name.
     """
 
     def __init__(self, name: str, attributes: Sequence[Attribute]) -> None:
@@ -96,7 +102,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Schema":
-        """Schema from the mapping that a ``conf/profile`` file holds: its attributes, or ``parts``, schemas to be joined.
+        """Return the schema of the mapping in a ``conf/profile`` file: its attributes, or ``parts``, schemas to be joined.
 
         Raises:
             UserError: a key is missing or unknown.
@@ -123,7 +129,7 @@ class Schema:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Schema":
-        """Schema from a YAML file like ``conf/profile/yelp.yaml``.
+        """Return the schema of a YAML file like ``conf/profile/yelp.yaml``.
 
         Raises:
             UserError: the file cannot be read, or does not hold a schema.
@@ -137,7 +143,7 @@ class Schema:
         return cls.from_dict(data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the inverse of :meth:`from_dict`."""
+        """Return plain data, from which :meth:`from_dict` makes the schema again."""
         rows = []
         for attribute in self.attributes:
             row = asdict(attribute)
@@ -153,7 +159,7 @@ class Schema:
 
     @property
     def observed(self) -> "Schema":
-        """The schema that data are prepared for: without text-only attributes; of joined schemas it has the first one's name.
+        """The schema without text-only attributes, for which data are prepared; joined schemas take the first name.
 
         Raises:
             UserError: all attributes are text-only.
@@ -170,7 +176,7 @@ class Schema:
 
     @property
     def text_only(self) -> "Schema | None":
-        """The text-only attributes by themselves; None where there are none."""
+        """A schema of the text-only attributes; None where there are none."""
         attributes = [attribute for attribute in self.attributes if attribute.text_only]
         return Schema(self.name, attributes) if attributes else None
 
@@ -183,17 +189,17 @@ class Schema:
     __hash__ = None  # type: ignore[assignment]
 
     def render(self, profile: Profile) -> str:
-        """The profile as the text a model is trained to write; attributes that are missing print ``Unknown``."""
+        """Return the profile as the text that a model is trained to write; missing attributes are ``Unknown``."""
         return self.mask(profile, (), "")
 
     def mask(self, profile: Profile, names: Iterable[str], tokens: str | Sequence[str]) -> str:
-        """The rendered profile with the values of ``names`` replaced by mask tokens.
+        """Return the rendered profile with the values of ``names`` replaced by mask tokens.
 
         Args:
             profile: what to render.
             names: attributes to hide.
-            tokens: one token for all, or one per hidden attribute in rendering order (T5's sentinels), reused
-                from the last when there are fewer tokens than hidden attributes.
+            tokens: one token for all, or one per hidden attribute in rendering order (T5's sentinels). The last one
+                is used again where there are fewer tokens than hidden attributes.
         """
         hidden = set(names)
         supply = [tokens] if isinstance(tokens, str) else list(tokens)
@@ -208,11 +214,11 @@ class Schema:
         return "; ".join(parts)
 
     def parse(self, text: str) -> Parsed:
-        """Reads a generated profile, whatever it looks like; never raises.
+        """Read a generated profile, whatever it looks like; never raise.
 
-        Case, extra blanks, the order of attributes and line breaks for semicolons are forgiven. What is not understood
-        is left out and named in ``faults``: an unknown attribute or value, a doubled or missing attribute, a wrong
-        number of values.
+        Differences in case, extra blanks, the order of attributes and line breaks for semicolons are no faults. What is
+        not understood is left out and named in ``faults``: an unknown attribute or value, a doubled or missing
+        attribute, a wrong number of values.
 
         Returns:
             A profile with every attribute of the schema (``()`` where nothing was understood), and the faults.
@@ -237,12 +243,13 @@ class Schema:
 
     @staticmethod
     def _parse_values(attribute: Attribute, text: str, faults: list[str]) -> tuple[str, ...]:
+        """Return the values of an attribute that ``text`` names, and add to ``faults`` what is wrong with it."""
         spelled = {value.lower(): value for value in attribute.values}
-        found: list[str] = []
+        values: list[str] = []
         for word in (" ".join(item.split()) for item in text.split(",")):
             value = spelled.get(word.lower())
-            if value is not None and value not in found:
-                found.append(value)
+            if value is not None and value not in values:
+                values.append(value)
             elif word.lower() == UNKNOWN.lower() and "," not in text:
                 if not attribute.unknown:
                     faults.append(f"{attribute.name}: {UNKNOWN} is not allowed")
@@ -253,19 +260,19 @@ class Schema:
                     if value is None
                     else f"{attribute.name}: {word!r} twice"
                 )
-        if len(found) > attribute.size:
-            faults.append(f"{attribute.name}: {len(found)} values, expected {attribute.size}")
-            found = found[: attribute.size]
-        elif 0 < len(found) < attribute.size:
-            faults.append(f"{attribute.name}: {len(found)} of {attribute.size} values")
-        return attribute.canonical(found)
+        if len(values) > attribute.size:
+            faults.append(f"{attribute.name}: {len(values)} values, expected {attribute.size}")
+            values = values[: attribute.size]
+        elif 0 < len(values) < attribute.size:
+            faults.append(f"{attribute.name}: {len(values)} of {attribute.size} values")
+        return attribute.canonical(values)
 
 
 def check_purpose(schema: Schema, purpose: str | None) -> None:
-    """Sensitive attributes are off unless somebody says what they are for.
+    """Refuse sensitive attributes unless a purpose is stated.
 
     Raises:
-        UserError: there are some, and nobody does.
+        UserError: the schema has sensitive attributes, and ``purpose`` is empty.
     """
     sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
     if sensitive and not (purpose and purpose.strip()):

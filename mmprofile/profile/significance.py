@@ -1,4 +1,7 @@
-"""Several runs against each other: means over seeds, and a paired bootstrap over users."""
+"""Compare runs: means over training seeds, and a paired bootstrap over users.
+
+Dimension letters: U users, B bootstrap resamples, A attributes.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,18 +12,24 @@ from mmprofile.profile.metrics import (
     RESAMPLES,
     Array,
     Interval,
-    _interval,
-    _macro,
-    _mean,
     bootstrap,
     count,
+    macro_scores,
+    mean_of_attributes,
+    percentile_interval,
     resample_weights,
 )
 from mmprofile.profile.schema import Profile, Schema
 
 
 class PairedResult(NamedTuple):
-    """``delta`` = macro-F1 of a minus that of b, its 95 % interval, and the two-sided p-value of no difference."""
+    """The difference of two systems.
+
+    Attributes:
+        delta: macro-F1 of the first minus that of the second.
+        interval: 95 % interval of ``delta``.
+        p: two-sided p-value of no difference.
+    """
 
     delta: float
     interval: Interval
@@ -28,7 +37,13 @@ class PairedResult(NamedTuple):
 
 
 class SeedScores(NamedTuple):
-    """Macro-F1 as a mean over training seeds, with the 95 % interval of that mean over users; and each attribute's."""
+    """Scores as means over training seeds.
+
+    Attributes:
+        macro_f1: mean macro-F1.
+        interval: its 95 % interval over users.
+        per_attribute: the same two of each attribute.
+    """
 
     macro_f1: float
     interval: Interval
@@ -43,9 +58,9 @@ def score_seeds(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> SeedScores:
-    """Mean macro-F1 of runs that differ in their training seed, and its user-level bootstrap interval.
+    """Return the mean macro-F1 of runs that differ in their training seed, and its user-level bootstrap interval.
 
-    Every resample holds the same users for all runs; its value is the mean over the runs.
+    Each resample holds the same users for all runs; its value is the mean over the runs.
 
     Args:
         schema: the attributes and their classes.
@@ -61,10 +76,14 @@ def score_seeds(
     if not runs:
         raise ValueError("no runs")
     counts = [count(schema, gold, run) for run in runs]
-    f1 = np.mean([_macro(one, np.ones((1, len(gold))))[1] for one in counts], axis=0)
-    draws = np.mean([bootstrap(one, resamples, seed) for one in counts], axis=0)
-    each = {name: (float(f1[0, i]), _interval(draws[:, i])) for i, name in enumerate(schema.names)}
-    return SeedScores(float(_mean(f1)[0]), _interval(_mean(draws)), each)
+    f1 = np.mean([macro_scores(run_counts, np.ones((1, len(gold)))).present for run_counts in counts], axis=0)
+    draws = np.mean([bootstrap(run_counts, resamples, seed) for run_counts in counts], axis=0)
+    per_attribute = {name: (float(f1[0, i]), percentile_interval(draws[:, i])) for i, name in enumerate(schema.names)}
+    return SeedScores(
+        macro_f1=float(mean_of_attributes(f1)[0]),
+        interval=percentile_interval(mean_of_attributes(draws)),
+        per_attribute=per_attribute,
+    )
 
 
 def paired_bootstrap(
@@ -76,10 +95,10 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> PairedResult:
-    """Tests whether systems ``a`` and ``b`` differ in mean macro-F1, on the same resampled users.
+    """Test whether systems ``a`` and ``b`` differ in mean macro-F1, on the same resampled users.
 
-    The p-value is the share of resamples whose difference is at least as far from the observed one as the observed
-    one is from zero, (k + 1) / (R + 1); never 0, and 1 for identical systems.
+    The p-value is (k + 1) / (B + 1), where k of B resamples have a difference at least as far from the observed one as
+    the observed one is from zero. It is never 0, and 1 for identical systems.
     Source: Berg-Kirkpatrick, Burkett, Klein, *An Empirical Investigation of Statistical Significance in NLP*, 2012.
 
     Args:
@@ -99,7 +118,11 @@ def paired_bootstrap(
     systems = [[count(schema, gold, run) for run in _runs(system)] for system in (a, b)]
 
     def difference(weights: Array) -> Array:
-        first, second = (np.mean([_mean(_macro(c, weights)[1]) for c in runs], axis=0) for runs in systems)
+        """Weights (B, U) -> differences (B,)."""
+        first, second = (
+            np.mean([mean_of_attributes(macro_scores(counts, weights).present) for counts in runs], axis=0)
+            for runs in systems
+        )
         return np.asarray(first - second, dtype=np.float64)
 
     delta = float(difference(np.ones((1, len(gold))))[0])
@@ -107,11 +130,11 @@ def paired_bootstrap(
     draws = draws[~np.isnan(draws)]
     # The margin absorbs rounding where a difference equals the observed one up to the order of summation.
     extreme = int((np.abs(draws - delta) >= abs(delta) - 1e-9).sum())
-    return PairedResult(delta, _interval(draws), (extreme + 1) / (len(draws) + 1))
+    return PairedResult(delta=delta, interval=percentile_interval(draws), p=(extreme + 1) / (len(draws) + 1))
 
 
 def _runs(system: Sequence[Profile] | Sequence[Sequence[Profile]]) -> list[Sequence[Profile]]:
-    """One list of predictions per seed."""
+    """Return one list of predictions per seed."""
     runs: list[Any] = [system] if system and isinstance(system[0], Mapping) else list(system)
     if not runs:
         raise ValueError("a system has no predictions")

@@ -78,7 +78,7 @@ def test_a_prefix_that_is_not_legal_ends(schema: Schema, shipped: PreTrainedToke
     wrong = (start[0] + 1,)
     assert grammar.allowed(wrong) == grammar.allowed((*wrong, 7)) == [grammar.eos]
     ids = torch.tensor([0, *start])  # behind the decoder's start token
-    assert grammar.prefix_allowed_tokens_fn(0, ids) == grammar.allowed(tuple(start))
+    assert grammar.constraint(1)(0, ids) == grammar.allowed(tuple(start))
 
 
 def test_words_that_a_tokenizer_lacks(schema: Schema, make_tokenizer: Callable[..., PreTrainedTokenizerFast]) -> None:
