@@ -1,26 +1,31 @@
-# The two commands of the README, and what CI runs.
+# The two commands of the README, the loop of CONTRIBUTING.md, and what CI runs.
 PYTHON ?= python3
 VENV ?= .venv
+READY = $(VENV)/bin/mmprofile-ready
 
-.PHONY: demo test lint types ci clean
+.PHONY: demo fast test lint types ci clean
 
-demo: $(VENV)/bin/mmprofile-ready
+demo: $(READY)
 	$(VENV)/bin/python -m mmprofile.train paradigm=both name=both
 
-test: $(VENV)/bin/mmprofile-ready
+fast: $(READY)
+	$(VENV)/bin/python -m pytest -m fast
+
+test: $(READY)
 	$(VENV)/bin/python -m pytest
 
-lint: $(VENV)/bin/mmprofile-ready
+lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 
-types: $(VENV)/bin/mmprofile-ready
+types: $(READY)
 	$(VENV)/bin/mypy
 
 ci:
 	bash .ci/run
 
-$(VENV)/bin/mmprofile-ready: setup.cfg pyproject.toml
+$(READY): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -q -e ".[test]"
 	touch $@
