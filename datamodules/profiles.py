@@ -18,7 +18,7 @@ from datamodules.draws import Draws
 from datamodules.prepared import Prepared
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch, Collator
-from mmprofile.inputs.views import SCHEDULES, Example, Masking, User, View
+from mmprofile.inputs.views import VIEW_SCHEDULES, Example, Masking, User, View
 from mmprofile.model.model import ProfileModel
 
 
@@ -242,8 +242,8 @@ class ProfileDataModule(pl.LightningDataModule):
         cache_mb: int = 512,
     ) -> None:
         super().__init__()
-        if schedule not in SCHEDULES:
-            raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(SCHEDULES)}")
+        if schedule not in VIEW_SCHEDULES:
+            raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(VIEW_SCHEDULES)}")
         self.draws = Draws(folder, model.schema, inputs, any(view.captions != "none" for view in views))
         self.prepared = self.draws.prepared
         self.views, self.inputs, self.seed, self.workers = views, self.draws.inputs, seed, workers

@@ -118,7 +118,7 @@ def chat(cfg: Any, schema: Schema, folder: Path) -> System:
         from mmprofile.systems.chat import Chat, ChatConfig
     except ImportError as error:
         raise UserError(f"model.system=chat needs the package {error.name}: pip install 'mmprofile[llm]'") from error
-    return Chat(options(ChatConfig, cfg), schema, check_paradigm(cfg.paradigm)[0][0], folder, cfg.seed)
+    return Chat(options(ChatConfig, cfg), schema, check_paradigm(cfg.paradigm).prediction_view, folder, cfg.seed)
 
 
 def file(cfg: Any, schema: Schema, folder: Path) -> System:
@@ -126,7 +126,7 @@ def file(cfg: Any, schema: Schema, folder: Path) -> System:
     path = cfg.model.options.get("path")
     if path is None:
         raise UserError("model.system=file: add model.options.path=... (JSONL of user_id, and text or profile)")
-    return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm)[0][0])
+    return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm).prediction_view)
 
 
 def options(kind: type[T], cfg: Any) -> T:

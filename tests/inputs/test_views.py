@@ -259,9 +259,11 @@ def test_the_photos_kept_are_not_those_least_often_missing() -> None:
     ],
 )
 def test_inputs_are_checked(wrong: dict[str, Any], says: str) -> None:
-    check_inputs(vars(InputsConfig()))
+    settings: dict[str, Any] = {"reviews": 3, "photos_per_review": 1, "photos": None, "max_tokens": 320, "missing": 0.0}
+    settings["pairing"] = "paired"
+    check_inputs(InputsConfig(**settings))
     with pytest.raises(UserError) as raised:
-        check_inputs(vars(InputsConfig(**wrong)))
+        check_inputs(InputsConfig(**{**settings, **wrong}))
     assert str(raised.value).startswith(says)
 
 
