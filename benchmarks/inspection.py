@@ -98,8 +98,8 @@ def compare_cues(inspector: Inspector, users: Sequence[User], cues: Mapping[tupl
 
 def measure(arguments: Namespace) -> dict[str, Any]:
     """All figures."""
-    _, cfg, model = load_run(arguments.run)
-    data = run_data(cfg, model)
+    run = load_run(arguments.run)
+    model, data = run.model, run_data(run)
     inspector, training = (
         Inspector(model, data.collator, data.views, data.users(split), data.eval_batch_size)
         for split in ("test", "train")

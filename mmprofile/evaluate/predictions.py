@@ -1,14 +1,17 @@
-"""Scores a run: ``python -m mmprofile.evaluate run=outputs/both``."""
+"""The profiles that a system predicts for the users of a split: made, scored, written and read."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from mmprofile.config.settings import EvaluationConfig
 from mmprofile.errors import UserError
+from mmprofile.evaluate.runs import PREDICTIONS
+from mmprofile.files import read_json_lines, write_json_lines
 from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.data import BatchData, ExampleData
 from mmprofile.inputs.views import User, View, drop_photos, unpaired
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.model import ProfileModel
@@ -21,7 +24,14 @@ MISSING_SEED = 1_000_003  # not one that a run is likely to draw by: other photo
 
 
 class Prediction(NamedTuple):
-    """One user's generated profile; ``confidence``: attribute -> the probability of its values, where a system gives one."""
+    """One user's predicted profile.
+
+    Attributes:
+        user: with the gold profile.
+        text: what the system wrote.
+        profile, faults: the text, parsed.
+        confidence: attribute -> the probability of its values; None where a system gives none.
+    """
 
     user: User
     text: str
@@ -30,7 +40,7 @@ class Prediction(NamedTuple):
     confidence: Mapping[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of ``predictions.jsonl``."""
+        """Return a row of ``predictions.jsonl``."""
         gold = {name: list(values) for name, values in (self.user.profile or {}).items()}
         parsed = {name: list(values) for name, values in self.profile.items()}
         row = {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
@@ -40,75 +50,103 @@ class Prediction(NamedTuple):
 
 
 def predict_users(
-    model: ProfileModel, data: Any, users: Sequence[User], beams: int | None = None, label: str | None = None
+    model: ProfileModel, data: BatchData, users: Sequence[User], beams: int | None = None, label: str | None = None
 ) -> list[Prediction]:
-    """Generates a profile for each user.
+    """Return each user's predicted profile.
 
     Args:
         model: in evaluation mode.
-        data: makes batches: ``loader(users)``.
+        data: makes the batches.
         users: whose profiles.
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         label: of a progress bar; None shows none.
     """
     if beams is not None:
-        batches = _batches(model, data, users, label)
-        return parse_predictions(
-            model.schema, users, [text for batch in batches for text in model.generate(batch, beams)]
-        )
+        texts = [text for batch in _batches(model, data, users, label) for text in model.generate(batch, beams)]
+        return parse_predictions(model.schema, users, texts)
     decoded = decode_users(model, data, users, label)
-    predictions = parse_predictions(model.schema, users, [found.text for found in decoded])
-    return [one._replace(confidence=found.confidence) for one, found in zip(predictions, decoded, strict=True)]
+    texts, confidences = [one.text for one in decoded], [one.confidence for one in decoded]
+    return parse_predictions(model.schema, users, texts, confidences)
 
 
-def decode_users(model: ProfileModel, data: Any, users: Sequence[User], label: str | None = None) -> list[Decoded]:
-    """The likeliest profile of each user and the posteriors of its attributes; arguments as for :func:`predict_users`."""
-    return [found for batch in _batches(model, data, users, label) for found in model.decode(batch)]
+def decode_users(
+    model: ProfileModel, data: BatchData, users: Sequence[User], label: str | None = None
+) -> list[Decoded]:
+    """Return each user's likeliest profile with the posteriors of its attributes; arguments as :func:`predict_users`."""
+    return [decoded for batch in _batches(model, data, users, label) for decoded in model.decode(batch)]
 
 
-def _batches(model: ProfileModel, data: Any, users: Sequence[User], label: str | None) -> Iterator[Batch]:
+def _batches(model: ProfileModel, data: BatchData, users: Sequence[User], label: str | None) -> Iterator[Batch]:
     device = next(model.parameters()).device
     for batch in tqdm(data.loader(users), desc=label, disable=None if label else True, leave=False, dynamic_ncols=True):
         yield batch.to(device)
 
 
-def parse_predictions(schema: Schema, users: Sequence[User], texts: Sequence[str]) -> list[Prediction]:
-    """What a system wrote of each user, understood."""
-    return [Prediction(user, text, *schema.parse(text)) for user, text in zip(users, texts, strict=True)]
+def parse_predictions(
+    schema: Schema,
+    users: Sequence[User],
+    texts: Sequence[str],
+    confidences: Sequence[Mapping[str, float]] | None = None,
+) -> list[Prediction]:
+    """Return the predictions that a system's texts hold, one text per user."""
+    predictions = []
+    for place, (user, text) in enumerate(zip(users, texts, strict=True)):
+        parsed = schema.parse(text)
+        confidence = None if confidences is None else confidences[place]
+        predictions.append(
+            Prediction(user=user, text=text, profile=parsed.profile, faults=parsed.faults, confidence=confidence)
+        )
+    return predictions
 
 
 def score_predictions(schema: Schema, predictions: Sequence[Prediction], resamples: int) -> Scores:
-    """Scores predictions against the profiles their users carry."""
+    """Score predictions against the profiles that their users carry."""
     return score(
         schema,
-        [prediction.user.profile or {} for prediction in predictions],
-        [prediction.profile for prediction in predictions],
-        [prediction.faults for prediction in predictions],
+        gold=[prediction.user.profile or {} for prediction in predictions],
+        predicted=[prediction.profile for prediction in predictions],
+        faults=[prediction.faults for prediction in predictions],
         resamples=resamples,
     )
 
 
 def evaluate_model(
-    model: ProfileModel, data: Any, split: str, beams: int | None, settings: Any, progress: bool = True
-) -> tuple[dict[str, Any], list[Prediction]]:
-    """:func:`evaluate_users` of a model; ``settings``: the ``evaluation`` of its configuration."""
+    model: ProfileModel, data: BatchData, split: str, beams: int | None, settings: EvaluationConfig,
+    progress: bool = True,
+) -> tuple[dict[str, Any], list[Prediction]]:  # fmt: skip
+    """Score a model on a split; the results are those of :func:`evaluate_users`.
+
+    Args:
+        model: put into evaluation mode.
+        data: makes the batches.
+        split: whose users are predicted.
+        beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
+        settings: ``evaluation`` of the model's configuration.
+        progress: show progress bars.
+    """
     model.eval()
 
     def predict(users: Sequence[User], label: str) -> list[Prediction]:
         return predict_users(model, data, users, beams, label if progress else None)
 
-    users, view = data.judged(split), data.views[0]
-    changed = changed_photos(users, data.inputs["pairing"], settings.missing)
-    return evaluate_users(model.schema, users, predict, settings, view, changed)
+    users = data.judged(split)
+    return evaluate_users(
+        schema=model.schema,
+        users=users,
+        predict=predict,
+        resamples=settings.resamples,
+        view=data.views[0],
+        changed=changed_photos(users, data.inputs["pairing"], settings.missing),
+    )
 
 
 def changed_photos(users: Sequence[User], pairing: str, missing: float | None) -> dict[str, list[User]]:
-    """What is asked of a system besides: the same users with somebody else's photos, and with some photos missing.
+    """Return what else a system is scored on: the same users with other users' photos, and with some photos missing.
 
     Args:
         users: of one split.
-        pairing: ``unpaired``: the photos are somebody else's as it is.
-        missing: the probability of missing; None: not asked.
+        pairing: ``inputs.pairing``; with ``unpaired`` the users already have other users' photos.
+        missing: the probability that a photo is missing; None: do not score that.
     """
     changed = {"unpaired": unpaired(users, UNPAIRED_SEED) if pairing == "paired" else list(users)}
     if missing is not None:
@@ -117,24 +155,25 @@ def changed_photos(users: Sequence[User], pairing: str, missing: float | None) -
 
 
 def evaluate_users(
+    *,
     schema: Schema,
     users: Sequence[User],
     predict: Callable[[Sequence[User], str], list[Prediction]],
-    settings: Any,
+    resamples: int,
     view: View,
     changed: Mapping[str, Sequence[User]],
 ) -> tuple[dict[str, Any], list[Prediction]]:
-    """Scores of a system on the users and, under a name each, on the same users with other photos.
+    """Score a system on users and, under a name each, on the same users with other photos.
 
-    They are of the observed attributes; those of text-only attributes stand apart, under ``text_only``, where users have gold
-    values of them.
+    The scores cover the observed attributes. Text-only attributes are scored apart, under ``text_only``, if users have
+    gold values of them.
 
     Args:
-        schema: what is predicted.
+        schema: of the profiles.
         users: of one split, with profiles.
         predict: (users, label of a progress bar) -> predictions.
-        settings: ``resamples``.
-        view: what the system is shown; one that is shown no photos gives the same profiles whatever they are.
+        resamples: of the bootstrap.
+        view: what the system is shown; a system that is shown no photos is not asked again.
         changed: see :func:`changed_photos`.
 
     Returns:
@@ -142,22 +181,24 @@ def evaluate_users(
     """
     predictions = predict(users, "profiles")
     observed, text_only = schema.observed, schema.text_only
-    plain = score_predictions(observed, predictions, settings.resamples).to_dict()
+    plain = score_predictions(observed, predictions, resamples).to_dict()
     metrics, blind = dict(plain), view.photos == "none" and view.captions == "none"
-    for name, others in changed.items():
-        same = blind or list(others) == list(users)
-        metrics[name] = (
-            dict(plain)
-            if same
-            else score_predictions(observed, predict(others, f"{name} photos"), settings.resamples).to_dict()
-        )
+    for name, changed_users in changed.items():
+        if blind or list(changed_users) == list(users):
+            metrics[name] = dict(plain)
+        else:
+            again = predict(changed_users, f"{name} photos")
+            metrics[name] = score_predictions(observed, again, resamples).to_dict()
     if text_only is not None and any((user.profile or {}).get(name) for user in users for name in text_only.names):
-        metrics["text_only"] = score_predictions(text_only, predictions, settings.resamples).to_dict()
+        metrics["text_only"] = score_predictions(text_only, predictions, resamples).to_dict()
     return metrics, predictions
 
 
-def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) -> dict[str, Any]:
-    """Majority class, TF-IDF + logistic regression and, where the true cues are known, their ceiling; of observed attributes."""
+def evaluate_baselines(schema: Schema, data: ExampleData, split: str, resamples: int) -> dict[str, Any]:
+    """Score the baselines on the observed attributes.
+
+    They are the majority class, TF-IDF with logistic regression and, where the true cues are known, the ceiling.
+    """
     schema = schema.observed
     train, test = data.examples("train"), data.examples(split)
     gold = [example.profile for example in test]
@@ -171,25 +212,23 @@ def evaluate_baselines(schema: Schema, data: Any, split: str, resamples: int) ->
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON object per user: user_id, gold, text, parsed, faults and, but for beams and systems without, confidence."""
-    with path.open("w", encoding="utf-8") as file:
-        for prediction in predictions:
-            file.write(json.dumps(prediction.to_dict(), ensure_ascii=False) + "\n")
-
-
-def profiles(predictions: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
-    """The ``gold`` or ``parsed`` profiles of the rows of ``predictions.jsonl``."""
-    return [{name: tuple(values) for name, values in row[part].items()} for row in predictions]
+    """Write one JSON object per user, as :meth:`Prediction.to_dict` gives it; whole or not at all."""
+    write_json_lines(path, [prediction.to_dict() for prediction in predictions])
 
 
 def read_predictions(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``predictions.jsonl``.
+    """Return the rows of a run's ``predictions.jsonl``.
 
     Raises:
-        UserError: it is not there or cannot be read.
+        UserError: the file is missing or cannot be read.
     """
-    path = folder / "predictions.jsonl"
+    path = folder / PREDICTIONS
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return read_json_lines(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); a finished run has one") from error
+
+
+def profiles(rows: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
+    """Return the ``gold`` or ``parsed`` profiles of the rows of ``predictions.jsonl``."""
+    return [{name: tuple(values) for name, values in row[part].items()} for row in rows]

@@ -1,25 +1,23 @@
-"""The command ``evaluate``: a finished run is scored again."""
-
-import json
-from typing import Any
+"""The command ``evaluate``: score a finished run again."""
 
 import torch
 
+from mmprofile.config.settings import EvaluateConfig
 from mmprofile.evaluate.predictions import evaluate_baselines, evaluate_model, write_predictions
 from mmprofile.evaluate.runs import load_run, run_data, run_facts
 from mmprofile.evaluate.score_table import print_scores
+from mmprofile.files import write_json
 
 
-def main(cfg: Any) -> None:
-    """Entry point: prints the scores of a run and writes ``evaluation-<split>.json`` beside its metrics."""
+def main(cfg: EvaluateConfig) -> None:
+    """Print the scores of a run on a split; write them and the predictions beside its metrics."""
     torch.set_flush_denormal(True)  # as in training
-    folder, train_cfg, model = load_run(cfg.run)
-    data = run_data(train_cfg, model)
-    settings = train_cfg.evaluation
+    run = load_run(cfg.run)
+    data, settings = run_data(run), run.cfg.evaluation
     torch.manual_seed(0)
-    test, predictions = evaluate_model(model, data, cfg.split, cfg.beams or settings.beams, settings)
-    write_predictions(folder / f"predictions-{cfg.split}.jsonl", predictions)
-    metrics = {"test": test, "baselines": evaluate_baselines(model.schema, data, cfg.split, settings.resamples)}
-    metrics["config"] = run_facts(train_cfg)
-    (folder / f"evaluation-{cfg.split}.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    test, predictions = evaluate_model(run.model, data, cfg.split, cfg.beams or settings.beams, settings)
+    write_predictions(run.folder / f"predictions-{cfg.split}.jsonl", predictions)
+    baselines = evaluate_baselines(run.model.schema, data, cfg.split, settings.resamples)
+    metrics = {"test": test, "baselines": baselines, "config": run_facts(run.cfg)}
+    write_json(run.folder / f"evaluation-{cfg.split}.json", metrics)
     print_scores(metrics)

@@ -1,6 +1,6 @@
-"""A run's folder: its configuration, its data, its model, and whether they still go together."""
+"""A run's folder: its configuration, its model, its data, and whether they still belong together."""
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,55 +8,46 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmprofile.config.compose import typed
+from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
-from mmprofile.inputs.data import prepare_data
-from mmprofile.inputs.views import (
-    check_paradigm,
-)
+from mmprofile.files import read_json_lines
+from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
+from mmprofile.inputs.views import check_paradigm
 from mmprofile.model.build import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
-
-def open_draws(cfg: Any, schema: Schema, prepared: Path, captions: bool = False) -> Any:
-    """The users of a prepared folder as a system sees them; ``captions``: whether it must have some."""
-    inputs = OmegaConf.to_container(cfg.inputs)
-    return instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+PREDICTIONS = "predictions.jsonl"
+ELSEWHERE = "folder=/path/to/prepared"
 
 
-def make_data(cfg: Any, model: ProfileModel, folder: Path) -> Any:
-    """The datamodule that a training configuration describes, over a prepared folder."""
-    views, weights, masking = check_paradigm(cfg.paradigm)
-    return instantiate(cfg.loader, _partial_=True)(
-        folder=folder,
-        model=model,
-        views=views,
-        inputs=OmegaConf.to_container(cfg.inputs) | {"encoding": cfg.text.encoding},  # type: ignore[operator]
-        masking=masking,
-        schedule=cfg.paradigm.schedule,
-        weights=weights,
-        seed=cfg.seed,
-        eval_batch_size=cfg.evaluation.batch_size,
-    )
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run of a model that was trained here.
+
+    Attributes:
+        folder: what ``mmprofile.train`` wrote.
+        cfg: the configuration that it was trained with.
+        model: its best weights, in evaluation mode.
+    """
+
+    folder: Path
+    cfg: TrainConfig
+    model: ProfileModel
 
 
-def run_data(cfg: Any, model: ProfileModel) -> Any:
-    """The datamodule of a run's own data, which are prepared again where they are not there any more."""
-    return make_data(cfg, model, prepare_data(cfg.data, model.schema))
-
-
-def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
-    """A run's folder, configuration and best model.
+def load_run(run: str) -> Run:
+    """Return a finished run with its best model.
 
     Raises:
-        UserError: no finished run there.
+        UserError: there is no finished run, or its system leaves no model behind.
     """
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={run}: no run there (no config.yaml); a run is a folder that mmprofile.train wrote")
-    cfg = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(cfg, DictConfig)
-    cfg = typed("train", cfg)
+    plain = OmegaConf.load(folder / "config.yaml")
+    assert isinstance(plain, DictConfig)
+    cfg: TrainConfig = typed("train", plain)
     if cfg.model.system != "neural":
         raise UserError(
             f"run={run}: system {cfg.model.system} leaves no model behind; its scores are in {folder / 'metrics.json'}"
@@ -65,11 +56,11 @@ def load_run(run: str) -> tuple[Path, Any, ProfileModel]:
         raise UserError(
             f"run={run}: its training has not finished; run the same mmprofile.train command again to go on"
         )
-    return folder, cfg, load_pretrained(folder / "model")
+    return Run(folder=folder, cfg=cfg, model=load_pretrained(folder / "model"))
 
 
-def run_facts(cfg: Any) -> dict[str, Any]:
-    """What a report says of a configuration."""
+def run_facts(cfg: TrainConfig) -> dict[str, Any]:
+    """Return what a report says of a configuration."""
     facts = {
         "name": cfg.name,
         "paradigm": cfg.paradigm.name,
@@ -80,37 +71,88 @@ def run_facts(cfg: Any) -> dict[str, Any]:
     return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
 
 
-ELSEWHERE = "folder=/path/to/prepared"
+def open_draws(cfg: TrainConfig, schema: Schema, prepared: Path, captions: bool = False) -> PhotoData:
+    """Return the users of a prepared folder as a system sees them.
 
-
-def find_prepared(cfg: Any, schema: Schema, folder: str | None) -> Path:
-    """The folder of a run's prepared data: ``folder``, or where its configuration has them, prepared again if need be.
+    Args:
+        cfg: how reviews and photos are drawn of each user.
+        schema: of the profiles.
+        prepared: the folder.
+        captions: whether the system reads captions; the folder must have some then.
 
     Raises:
-        UserError: they are not there and cannot be prepared.
+        UserError: the folder was prepared with another schema, or lacks captions.
+    """
+    inputs = OmegaConf.to_container(cfg.inputs)
+    data: PhotoData = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+    return data
+
+
+def make_data(cfg: TrainConfig, model: ProfileModel, folder: Path) -> BatchData:
+    """Return the datamodule that a training configuration describes, over a prepared folder."""
+    paradigm = check_paradigm(cfg.paradigm)
+    inputs: dict[str, Any] = OmegaConf.to_container(cfg.inputs)  # type: ignore[assignment]
+    data: BatchData = instantiate(cfg.loader, _partial_=True)(
+        folder=folder,
+        model=model,
+        views=paradigm.views,
+        inputs=inputs | {"encoding": cfg.text.encoding},
+        masking=paradigm.masking,
+        schedule=cfg.paradigm.schedule,
+        weights=paradigm.weights,
+        seed=cfg.seed,
+        eval_batch_size=cfg.evaluation.batch_size,
+    )
+    return data
+
+
+def run_data(run: Run) -> BatchData:
+    """Return the datamodule of a run's own data, prepared again if they are gone."""
+    return make_data(run.cfg, run.model, prepare_data(run.cfg.data, run.model.schema))
+
+
+def checked_data(run: Run, folder: str | None) -> BatchData:
+    """Return the datamodule of a run's data, which must still have the test users that the run predicted.
+
+    Args:
+        run: the run.
+        folder: where its prepared data are; None: where its configuration has them.
+
+    Raises:
+        UserError: the data are gone, or have other users.
+    """
+    data = make_data(run.cfg, run.model, find_prepared(run.cfg, run.model.schema, folder))
+    check_data(run.folder, data)
+    return data
+
+
+def find_prepared(cfg: TrainConfig, schema: Schema, folder: str | None) -> Path:
+    """Return ``folder``, or else the folder that a run's configuration names, prepared again if it is gone.
+
+    Raises:
+        UserError: the data are gone and cannot be prepared.
     """
     if folder is not None:
         return Path(folder).expanduser()
     try:
-        return Path(prepare_data(cfg.data, schema))
+        return prepare_data(cfg.data, schema)
     except UserError as error:
         raise UserError(f"{error}; if its prepared data lie elsewhere: {ELSEWHERE}") from error
 
 
-def check_data(run: Path, data: Any) -> None:
-    """Refuses data with other users than those that a run predicted when it had been trained.
+def check_data(folder: Path, data: UserData) -> None:
+    """Refuse data whose test users are not those in the predictions of a run; without predictions, accept all.
 
     Raises:
-        UserError: says how many are gone.
+        UserError: says how many users are missing.
     """
     try:
-        lines = (run / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+        predicted = {row["user_id"] for row in read_json_lines(folder / PREDICTIONS)}
     except FileNotFoundError:
         return
-    asked = {json.loads(line)["user_id"] for line in lines if line}
-    there = {user.user_id for user in data.users("test")}
-    if asked != there:
+    present = {user.user_id for user in data.users("test")}
+    if predicted != present:
         raise UserError(
-            f"{len(asked - there)} of its {len(asked)} test users are not among the {len(there)} of {data.prepared.folder}: "
-            f"its prepared data, or the key of user ids beside them, have moved: {ELSEWHERE}"
+            f"{len(predicted - present)} of its {len(predicted)} test users are not among the {len(present)} of "
+            f"{data.prepared.folder}: its prepared data, or the key of user ids beside them, have moved: {ELSEWHERE}"
         )

@@ -39,7 +39,10 @@ class UserData(ExampleData, Protocol):
 
 
 class PhotoData(UserData, Protocol):
-    """Users with the files of their photos."""
+    """Users with what was drawn of them, and with the files of their photos."""
+
+    def of(self, split: str) -> list[tuple[tuple[Mapping[str, Any], ...], User]]:
+        """Return each user of a split with the rows of the reviews that were drawn."""
 
     def jpeg(self, photo_id: str) -> bytes:
         """Return a photo's file."""
@@ -53,12 +56,16 @@ class BatchData(UserData, Protocol):
         loss_weights: a weight per view; None where views are drawn by their weights.
         collator: makes batches of users.
         draws: the users without batches.
+        seed: of the run.
+        eval_batch_size: users per batch of :meth:`loader`.
     """
 
     views: tuple[View, ...]
     loss_weights: list[float] | None
     collator: "Collator"
     draws: PhotoData
+    seed: int
+    eval_batch_size: int
 
     def loader(self, users: Sequence[User]) -> Iterable["Batch"]:
         """Return batches of any users in the prediction view, in order."""

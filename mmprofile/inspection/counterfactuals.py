@@ -1,6 +1,6 @@
-"""What if: users with a photo, a review or the gate taken away, and how each attribute's probability moves by it.
+"""Counterfactuals: users without a photo, a review or the gate, and how that moves the posterior of each attribute.
 
-Changes are functions of users, so that they can be combined; photos and reviews are counted from 0. Nothing here knows of
+A change is a function of users, so changes can be combined. Photos and reviews are counted from 0. Nothing here knows of
 models: :meth:`mmprofile.inspection.inspector.Inspector.counterfactuals` asks one.
 """
 
@@ -22,9 +22,9 @@ class Effect(NamedTuple):
     """How a change moves the probability of one value.
 
     Attributes:
-        user_id, change, attribute: of whom, what was changed (see :func:`changes`), in what.
+        user_id, change, attribute: the user, the change (see :func:`changes`) and the attribute.
         value: as a profile prints it.
-        before, after: its probability, 0 to 1; not looked at by the search: 0.
+        before, after: its probability, 0 to 1; 0 where the search did not look at it.
         difference: after - before.
         total_variation: of the whole attribute, half the sum of its values' |difference|, 0 to 1.
     """
@@ -40,63 +40,67 @@ class Effect(NamedTuple):
 
 
 def drop_photo(user: User, number: int) -> User:
-    """The user without a photo and its caption."""
+    """Return the user without a photo and its caption."""
     return pick_photos(user, [i for i in range(len(user.photos)) if i != number])
 
 
 def hide_photo(user: User, number: int) -> User:
-    """The user without a photo; its caption, which is text, stays."""
+    """Return the user without a photo; its caption, which is text, stays."""
     return replace(user, photos=user.photos[:number] + user.photos[number + 1 :])
 
 
 def black_photo(user: User, number: int) -> User:
-    """The user with a photo whose pixels are all black; its caption stays."""
+    """Return the user with every pixel of a photo black; its caption stays."""
     photos = [BLACK + photo if i == number else photo for i, photo in enumerate(user.photos)]
     return replace(user, photos=tuple(photos))
 
 
 def black_photos(user: User) -> User:
-    """The user with photos that are all black; captions stay."""
+    """Return the user with all photos black; captions stay."""
     return replace(user, photos=tuple(BLACK + photo for photo in user.photos))
 
 
 def swap_photo(user: User, number: int, donor: User) -> User:
-    """The user with a photo (and caption) of somebody else in a photo's place."""
-    there = number % len(donor.photos)
+    """Return the user with a photo (and its caption) replaced by one of the donor's."""
+    source = number % len(donor.photos)
     photos, captions = list(user.photos), list(user.captions)
-    photos[number] = donor.photos[there]
+    photos[number] = donor.photos[source]
     if captions:
-        captions[number] = donor.captions[there] if donor.captions else None
+        captions[number] = donor.captions[source] if donor.captions else None
     return replace(user, photos=tuple(photos), captions=tuple(captions))
 
 
 def zero_gate(user: User) -> User:
-    """The user whose photos do not get through the gate: H_txt is all that is read. Captions, which are text, stay."""
+    """Return the user as the model reads it with the gate shut: H_txt alone. Captions, which are text, stay."""
     return replace(user, photos=())
 
 
 def drop_review(user: User, number: int) -> User:
-    """The user without a review; its photos stay."""
+    """Return the user without a review; the photos stay."""
     return replace(user, reviews=user.reviews[:number] + user.reviews[number + 1 :])
 
 
 def changes(user: User, donor: User) -> dict[str, User]:
-    """Everything that can be asked: a name -> the user changed.
+    """Return the user after each change, by the change's name.
 
     Args:
         user: with photos.
-        donor: with photos, which come in the place of the user's.
+        donor: another user with photos, which replace the user's.
     """
-    found = {"zero gate": zero_gate(user), "black photos": black_photos(user), "unpaired": with_photos_of(user, donor)}
+    changed = {
+        "zero gate": zero_gate(user),
+        "black photos": black_photos(user),
+        "unpaired": with_photos_of(user, donor),
+    }
     for i in range(len(user.photos)):
-        found[f"drop photo {i}"] = drop_photo(user, i)
-        found[f"black photo {i}"] = black_photo(user, i)
-        found[f"swap photo {i}"] = swap_photo(user, i, donor)
-    return found | {f"drop review {i}": drop_review(user, i) for i in range(len(user.reviews))}
+        changed[f"drop photo {i}"] = drop_photo(user, i)
+        changed[f"black photo {i}"] = black_photo(user, i)
+        changed[f"swap photo {i}"] = swap_photo(user, i, donor)
+    return changed | {f"drop review {i}": drop_review(user, i) for i in range(len(user.reviews))}
 
 
 def blackened(load_photo: Callable[[str], np.ndarray]) -> Callable[[str], np.ndarray]:
-    """What opens photos, black ones among them: photo key -> uint8 (3, H, W)."""
+    """Return a function that loads photos, black ones too: photo key -> uint8 (3, H, W)."""
 
     def load(key: str) -> np.ndarray:
         return np.zeros_like(load(key.removeprefix(BLACK))) if key.startswith(BLACK) else load_photo(key)
@@ -105,26 +109,40 @@ def blackened(load_photo: Callable[[str], np.ndarray]) -> Callable[[str], np.nda
 
 
 def total_variation(before: Mapping[Any, float], after: Mapping[Any, float]) -> float:
-    """Half the sum of the differences between two distributions, 0 to 1."""
+    """Return half the sum of the absolute differences of two distributions, 0 to 1."""
     return sum(abs(after.get(value, 0.0) - before.get(value, 0.0)) for value in before.keys() | after.keys()) / 2
 
 
 def effects(user_id: str, change: str, before: Decoded, after: Decoded) -> list[Effect]:
-    """A row per attribute and value, of values that either of the two gives a probability."""
+    """Return a row for each attribute and each value that has a probability before or after the change."""
     rows = []
     for name, old in before.posteriors.items():
         new = after.posteriors[name]
         distance = total_variation(old, new)
-        for value in dict.fromkeys([*old, *new]):
-            p, q = old.get(value, 0.0), new.get(value, 0.0)
-            rows.append(Effect(user_id, change, name, ", ".join(value) or UNKNOWN, p, q, q - p, distance))
+        for values in dict.fromkeys([*old, *new]):
+            p, q = old.get(values, 0.0), new.get(values, 0.0)
+            rows.append(
+                Effect(
+                    user_id=user_id,
+                    change=change,
+                    attribute=name,
+                    value=", ".join(values) or UNKNOWN,
+                    before=p,
+                    after=q,
+                    difference=q - p,
+                    total_variation=distance,
+                )
+            )
     return rows
 
 
-def moved(rows: Iterable[Effect]) -> dict[str, dict[str, np.ndarray]]:
-    """Change -> attribute -> (users,) total variation, of the users for whom there is that change."""
-    seen = {(row.change, row.attribute, row.user_id): row.total_variation for row in rows}
+def distances_by_change(rows: Iterable[Effect]) -> dict[str, dict[str, np.ndarray]]:
+    """Return change -> attribute -> total variation, (users,), of the users who have that change."""
+    by_user = {(row.change, row.attribute, row.user_id): row.total_variation for row in rows}
     table: dict[str, dict[str, list[float]]] = {}
-    for (change, attribute, _), distance in seen.items():
+    for (change, attribute, _), distance in by_user.items():
         table.setdefault(change, {}).setdefault(attribute, []).append(distance)
-    return {change: {name: np.array(some) for name, some in found.items()} for change, found in table.items()}
+    return {
+        change: {name: np.array(distances) for name, distances in by_attribute.items()}
+        for change, by_attribute in table.items()
+    }

@@ -1,7 +1,6 @@
-"""What :mod:`mmprofile.inspection.inspector` found, as files and figures: words, photos, effects, gates of many users."""
+"""Files and figures of an inspection: words, photos, effects of changes, and the gates of many users."""
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,54 +10,62 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmprofile.evaluate.plots import clean_axes, save_figure
+from mmprofile.files import write_json
+from mmprofile.inputs.reading import Word
 from mmprofile.inputs.views import User
-from mmprofile.inspection.counterfactuals import Effect, moved, zero_gate
+from mmprofile.inspection.counterfactuals import Effect, distances_by_change, zero_gate
 from mmprofile.model.fusion import Gates
 
 if TYPE_CHECKING:
     from mmprofile.inspection.inspector import Inspection, Inspector
 
-
 COLUMNS = 92
 """Characters of a line of words."""
 MARGIN, SIZE, CHARACTER = 3, 8.5, 0.602
-"""Characters beside the lines, points of the letters, and how wide one of Matplotlib's own monospaced letters is for its size."""
+"""Characters beside the lines, size of the letters in points, width of one of Matplotlib's monospaced letters by its size."""
 MOST_WORDS = 40
-"""Rows of the table of words and photos at most: those that the photos add most to, in the order of the text."""
+"""Rows of the table of words and photos at most: the words that the photos add most to, in the order of the text."""
 LONGEST = 26
 """Characters of a value in a table at most."""
 _COLOUR = "#0072b2"
 
 
 class GateSummary(NamedTuple):
-    """Gates of some users by view and by photos; total variation of each attribute, (users,), when the gate is shut."""
+    """Gates of several users.
 
-    by_view: Mapping[str, "Gates"]
-    by_photos: Mapping[str, "Gates"]
+    Attributes:
+        by_view: in each view, (users,) each.
+        by_photos: with their own photos and with others in their place, (users,) each.
+        by_attribute: total variation of each attribute when the gate is shut, (users,).
+    """
+
+    by_view: Mapping[str, Gates]
+    by_photos: Mapping[str, Gates]
     by_attribute: Mapping[str, np.ndarray]
 
 
-def write_inspection(folder: Path, found: "Inspection", inspector: "Inspector") -> None:
-    """``<user>.npz`` with the arrays and words, and two figures."""
-    name = found.user.user_id if found.attribute is None else f"{found.user.user_id}-{found.attribute}"
+def write_inspection(folder: Path, inspection: "Inspection", inspector: "Inspector") -> None:
+    """Write ``<user>.npz`` with the arrays and words, and two figures."""
+    user, attribute = inspection.user, inspection.attribute
+    name = user.user_id if attribute is None else f"{user.user_id}-{attribute}"
     texts = {
-        "tokens": inspector.model.tokenizer.convert_ids_to_tokens([token.id for token in found.tokens]),
-        "sources": [f"{token.source} {token.number}" for token in found.tokens],
-        "words": [word.text for word in found.words],
-        "photos": list(found.user.photos),
+        "tokens": inspector.model.tokenizer.convert_ids_to_tokens([token.id for token in inspection.tokens]),
+        "sources": [f"{token.source} {token.number}" for token in inspection.tokens],
+        "words": [word.text for word in inspection.words],
+        "photos": list(user.photos),
     }
-    arrays: dict[str, Any] = {key: np.array(some, dtype=str) for key, some in texts.items()}
-    arrays |= {key: getattr(found, key) for key in ("gate", "visual", "hidden", "attention")}
-    arrays["spans"] = np.array([word.span for word in found.words], dtype=np.int64).reshape(-1, 2)
+    arrays: dict[str, Any] = {key: np.array(values, dtype=str) for key, values in texts.items()}
+    arrays |= {key: getattr(inspection, key) for key in ("gate", "visual", "hidden", "attention")}
+    arrays["spans"] = np.array([word.span for word in inspection.words], dtype=np.int64).reshape(-1, 2)
     np.savez_compressed(folder / f"{name}.npz", **arrays)
     load_photo = inspector.collator.load_photo
     assert load_photo is not None
-    save_figure(draw_words(found), folder / f"{name}-words.png")
-    save_figure(draw_photos(found, load_photo), folder / f"{name}-photos.png")
+    save_figure(draw_words(inspection), folder / f"{name}-words.png")
+    save_figure(draw_photos(inspection, load_photo), folder / f"{name}-photos.png")
 
 
 def write_counterfactuals(folder: Path, rows: Sequence[Effect]) -> None:
-    """``counterfactuals.csv``, a row per user, change, attribute and value, and a figure of each user."""
+    """Write ``counterfactuals.csv``, a row per user, change, attribute and value, and a figure of each user."""
     with (folder / "counterfactuals.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Effect._fields)
@@ -68,36 +75,40 @@ def write_counterfactuals(folder: Path, rows: Sequence[Effect]) -> None:
 
 
 def write_gates(folder: Path, inspector: "Inspector", users: Sequence[User]) -> None:
-    """``gates.json``, the means of :func:`gate_summary`, and its figure."""
+    """Write ``gates.json``, the means of :func:`gate_summary`, and its figure."""
     summary = gate_summary(inspector, users)
-    means: dict[str, Any] = {
-        what: {
-            name: {key: float(part.mean()) for key, part in gates._asdict().items()} for name, gates in found.items()
-        }
-        for what, found in (("by_view", summary.by_view), ("by_photos", summary.by_photos))
+    by_attribute = {name: float(distances.mean()) for name, distances in summary.by_attribute.items()}
+    means = {
+        "users": len(users),
+        "by_view": _means(summary.by_view),
+        "by_photos": _means(summary.by_photos),
+        "by_attribute": by_attribute,
     }
-    means["by_attribute"] = {name: float(distances.mean()) for name, distances in summary.by_attribute.items()}
-    (folder / "gates.json").write_text(json.dumps({"users": len(users), **means}, indent=2) + "\n", encoding="utf-8")
-    save_figure(draw_gates(*summary), folder / "gates.png")
+    write_json(folder / "gates.json", means)
+    save_figure(draw_gates(summary), folder / "gates.png")
+
+
+def _means(gates: Mapping[str, Gates]) -> dict[str, dict[str, float]]:
+    return {name: {key: float(part.mean()) for key, part in g._asdict().items()} for name, g in gates.items()}
 
 
 def gate_summary(inspector: "Inspector", users: Sequence[User]) -> GateSummary:
-    """The gates of some users, who have photos."""
-    shut = moved(inspector.counterfactuals(users, lambda user, _: {"zero gate": zero_gate(user)}))["zero gate"]
-    return GateSummary(inspector.gates_by_view(users), inspector.gates_by_photos(users), shut)
+    """Return the gates of users with photos."""
+    effects = inspector.counterfactuals(users, lambda user, _: {"zero gate": zero_gate(user)})
+    return GateSummary(
+        by_view=inspector.gates_by_view(users),
+        by_photos=inspector.gates_by_photos(users),
+        by_attribute=distances_by_change(effects)["zero gate"],
+    )
 
 
-def draw_words(found: "Inspection") -> Figure:
-    """Reviews and captions as they are read, each word the darker the larger the mean of its |gate * H*|."""
-    shades = found.by_word(np.abs(found.added).mean(1))
+def draw_words(inspection: "Inspection") -> Figure:
+    """Draw reviews and captions as the model reads them; the larger a word's mean |gate * H*|, the darker it is."""
+    words = inspection.words
+    shades = inspection.by_word(np.abs(inspection.added).mean(1))
     low, high = float(shades.min(initial=np.inf)), float(shades.max(initial=0.0))
-    places, line, column = [], 1, 0
-    for before, word in zip([None, *found.words], found.words, strict=False):
-        new = before is None or (before.source, before.number) != (word.source, word.number)
-        if new or column + len(word.text) > COLUMNS:
-            line, column = line + (2 if new else 1), 0
-        places.append((line, column, new))
-        column += len(word.text) + word.space
+    places = _place_words(words)
+    line = places[-1].line if places else 1
     width = MARGIN + COLUMNS + MARGIN
     figure = Figure(figsize=(width * CHARACTER * SIZE / 72, 0.22 * (line + 2)))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -105,9 +116,9 @@ def draw_words(found: "Inspection") -> Figure:
     axes.set_ylim(line + 1, -1)
     axes.set_axis_off()
     axes.text(0, 0, f"mean |gate * H*| of each word: {low:.3g} white, {high:.3g} darkest", fontsize=9, va="center")
-    for word, shade, (y, x, new) in zip(found.words, shades, places, strict=True):
+    for word, shade, (y, x, begins_text) in zip(words, shades, places, strict=True):
         depth = (float(shade) - low) / ((high - low) or 1.0)
-        if new:
+        if begins_text:
             axes.text(0, y - 1, f"{word.source} {word.number}", fontsize=7, color="#666666", va="center")
         box = {"boxstyle": "square,pad=0.1", "facecolor": (0.0, 0.447, 0.698, depth), "linewidth": 0}
         colour = "white" if depth > 0.6 else "black"
@@ -115,18 +126,38 @@ def draw_words(found: "Inspection") -> Figure:
     return figure
 
 
-def draw_photos(found: "Inspection", load_photo: Callable[[str], np.ndarray]) -> Figure:
-    """The photos with the share of attention that goes to each (with patches: where in it), and a table words by photos.
+class _Place(NamedTuple):
+    """Where a word is drawn, and whether a review or caption begins with it."""
+
+    line: int
+    column: int
+    begins_text: bool
+
+
+def _place_words(words: Sequence[Word]) -> list[_Place]:
+    """Break words into lines; a line is left free above each review and caption."""
+    places, line, column = list[_Place](), 1, 0
+    for before, word in zip([None, *words], words, strict=False):
+        begins_text = before is None or (before.source, before.number) != (word.source, word.number)
+        if begins_text or column + len(word.text) > COLUMNS:
+            line, column = line + (2 if begins_text else 1), 0
+        places.append(_Place(line, column, begins_text))
+        column += len(word.text) + word.space
+    return places
+
+
+def draw_photos(inspection: "Inspection", load_photo: Callable[[str], np.ndarray]) -> Figure:
+    """Draw the photos with each one's share of attention (with patches: where in it), and a table of words by photos.
 
     Args:
-        found: of a user with photos.
+        inspection: of a user with photos.
         load_photo: photo key -> uint8 (3, H, W).
     """
-    photos = found.user.photos
-    shares = found.photo_attention
-    figure = Figure(figsize=(max(4.5, 2.2 * len(photos) + 1.5), 2.8 + 0.15 * _rows(found)), layout="constrained")
-    grid = figure.add_gridspec(2, len(photos), height_ratios=[2.4, 0.4 + 0.15 * _rows(found)])
-    weights = found.attention.mean((0, 1)).reshape(len(photos), -1)
+    photos, count = inspection.user.photos, _rows(inspection)
+    shares = inspection.photo_attention
+    figure = Figure(figsize=(max(4.5, 2.2 * len(photos) + 1.5), 2.8 + 0.15 * count), layout="constrained")
+    grid = figure.add_gridspec(2, len(photos), height_ratios=[2.4, 0.4 + 0.15 * count])
+    weights = inspection.attention.mean((0, 1)).reshape(len(photos), -1)
     for k in range(len(photos)):
         axes = figure.add_subplot(grid[0, k])
         axes.imshow(load_photo(photos[k]).transpose(1, 2, 0))
@@ -138,41 +169,42 @@ def draw_photos(found: "Inspection", load_photo: Callable[[str], np.ndarray]) ->
             axes.imshow(square, cmap="magma", alpha=0.55, extent=extent, vmin=0, vmax=float(weights.max()))
         axes.set_axis_off()
         axes.set_title(f"photo {k}: {100 * shares[:, k].mean():.0f} % of attention", fontsize=8)
-    if found.words:
-        _words_by_photos(figure.add_subplot(grid[1, :]), found)
+    if inspection.words:
+        _draw_words_by_photos(figure.add_subplot(grid[1, :]), inspection)
     return figure
 
 
-def draw_gate(found: "Inspection") -> Figure:
-    """The gate by dimension, -1 to 1, of the words that the photos add most to, in the order of the text.
+def draw_gate(inspection: "Inspection") -> Figure:
+    """Draw the gate by dimension, -1 to 1, of the words that the photos add most to, in the order of the text.
 
     Args:
-        found: of a user of whom a word is read.
+        inspection: with a word at least.
     """
-    chosen = _strongest(found)
+    chosen = _strongest(inspection)
     figure = Figure(figsize=(9, 1 + 0.15 * len(chosen)), layout="constrained")
     axes = figure.add_subplot()
-    drawn = axes.imshow(found.by_word(found.gate)[chosen], cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
-    axes.set_yticks(range(len(chosen)), [_plain(found.words[i].text) for i in chosen], fontsize=6)
+    image = axes.imshow(inspection.by_word(inspection.gate)[chosen], cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+    axes.set_yticks(range(len(chosen)), [_plain(inspection.words[i].text) for i in chosen], fontsize=6)
     axes.set_xlabel("dimension", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[:].set_visible(False)
-    figure.colorbar(drawn, label="gate", pad=0.01)
+    figure.colorbar(image, label="gate", pad=0.01)
     return figure
 
 
 def draw_effects(rows: Sequence[Effect]) -> Figure:
-    """One user's changes by attributes: total variation, and what becomes the likeliest value where that is another."""
-    changes, attributes = (list(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("change", "attribute"))
+    """Draw one user's changes by attributes: total variation, and the new likeliest value where it is another one."""
+    changes = list(dict.fromkeys(row.change for row in rows))
+    attributes = list(dict.fromkeys(row.attribute for row in rows))
     table = np.zeros((len(changes), len(attributes)))
     figure = Figure(figsize=(1.5 * len(attributes) + 2, 0.9 + 0.34 * len(changes)), layout="constrained")
     axes = figure.add_subplot()
     for i, change in enumerate(changes):
         for j, attribute in enumerate(attributes):
-            here = [row for row in rows if (row.change, row.attribute) == (change, attribute)]
-            table[i, j] = here[0].total_variation
-            first, last = max(here, key=lambda row: row.before).value, max(here, key=lambda row: row.after).value
-            text = f"{table[i, j]:.2f}" if first == last else f"{table[i, j]:.2f}\n{_short(last)}"
+            values = [row for row in rows if (row.change, row.attribute) == (change, attribute)]
+            table[i, j] = values[0].total_variation
+            before, after = max(values, key=lambda row: row.before).value, max(values, key=lambda row: row.after).value
+            text = f"{table[i, j]:.2f}" if before == after else f"{table[i, j]:.2f}\n{_short(after)}"
             axes.text(j, i, text, ha="center", va="center", fontsize=7, color="white" if table[i, j] > 0.6 else "black")
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(attributes)), [name.replace(" ", "\n", 1) for name in attributes], fontsize=8)
@@ -182,25 +214,23 @@ def draw_effects(rows: Sequence[Effect]) -> Figure:
     return figure
 
 
-def draw_gates(
-    by_view: Mapping[str, Gates], by_photos: Mapping[str, Gates], by_attribute: Mapping[str, np.ndarray]
-) -> Figure:
-    """Mean |gate * H*| by view and by photos, and total variation of each attribute when the gate is shut.
+def draw_gates(summary: GateSummary) -> Figure:
+    """Draw mean |gate * H*| by view and by photos, and the total variation of each attribute when the gate is shut.
 
     Bars are means over users, lines the middle 80 % of them.
     """
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[4, 4, 6])
-    for axes, found, title in ((left, by_view, "by view"), (middle, by_photos, "by photos")):
-        _bars(axes, {name: gates.added for name, gates in found.items()}, f"{title}: mean |gate * H*|")
-    _bars(right, by_attribute, "gate shut: total variation")
+    for axes, by_name, title in ((left, summary.by_view, "by view"), (middle, summary.by_photos, "by photos")):
+        _bars(axes, {name: gates.added for name, gates in by_name.items()}, f"{title}: mean |gate * H*|")
+    _bars(right, summary.by_attribute, "gate shut: total variation")
     return figure
 
 
 def _bars(axes: Axes, values: Mapping[str, np.ndarray], title: str) -> None:
     names = [name.replace("_", " ").replace(" ", "\n", 1) for name in values]
-    means = np.array([some.mean() for some in values.values()])
-    low, high = (np.array([np.quantile(some, q) for some in values.values()]) for q in (0.1, 0.9))
+    means = np.array([of_users.mean() for of_users in values.values()])
+    low, high = (np.array([np.quantile(of_users, q) for of_users in values.values()]) for q in (0.1, 0.9))
     reach = np.maximum(0, [means - low, high - means])
     axes.bar(range(len(names)), means, color=_COLOUR, yerr=reach, error_kw={"elinewidth": 1.0, "capsize": 2.5})
     axes.set_xticks(range(len(names)), names, fontsize=7)
@@ -208,21 +238,21 @@ def _bars(axes: Axes, values: Mapping[str, np.ndarray], title: str) -> None:
     clean_axes(axes)
 
 
-def _rows(found: "Inspection") -> int:
-    return min(MOST_WORDS, len(found.words))
+def _rows(inspection: "Inspection") -> int:
+    return min(MOST_WORDS, len(inspection.words))
 
 
-def _strongest(found: "Inspection") -> np.ndarray:
-    """Places of the words with the largest mean |gate * H*|, in the order of the text."""
-    strength = found.by_word(np.abs(found.added).mean(1))
-    return np.sort(np.argsort(-strength, kind="stable")[: _rows(found)])
+def _strongest(inspection: "Inspection") -> np.ndarray:
+    """Return the places of the words with the largest mean |gate * H*|, in the order of the text: (rows,) long."""
+    strength = inspection.by_word(np.abs(inspection.added).mean(1))
+    return np.sort(np.argsort(-strength, kind="stable")[: _rows(inspection)])
 
 
-def _words_by_photos(axes: Any, found: "Inspection") -> None:
-    chosen = _strongest(found)
-    table = found.by_word(found.photo_attention)[chosen]
+def _draw_words_by_photos(axes: Axes, inspection: "Inspection") -> None:
+    chosen = _strongest(inspection)
+    table = inspection.by_word(inspection.photo_attention)[chosen]
     axes.imshow(table, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    axes.set_yticks(range(len(chosen)), [_plain(found.words[i].text) for i in chosen], fontsize=6)
+    axes.set_yticks(range(len(chosen)), [_plain(inspection.words[i].text) for i in chosen], fontsize=6)
     axes.set_xticks(range(table.shape[1]), [f"photo {k}" for k in range(table.shape[1])], fontsize=7)
     axes.spines[:].set_visible(False)
 
@@ -232,5 +262,5 @@ def _short(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that is no formula to Matplotlib."""
+    """Return the text such that Matplotlib takes none of it for a formula."""
     return text.replace("$", r"\$")

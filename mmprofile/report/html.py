@@ -1,6 +1,6 @@
-"""``report.html``: all that there is to see of a run, in one file that needs no network, no script and no other file.
+"""``report.html``: what there is to see of a run, in one file that needs no network, no script and no other file.
 
-Everything that comes from data is escaped by the template (``assets/report.html``), and control characters are replaced.
+The template (``assets/report.html``) escapes everything that comes from data; control characters are replaced.
 """
 
 import io
@@ -16,7 +16,15 @@ from matplotlib.figure import Figure
 
 from mmprofile.evaluate.plots import reliability, risk_coverage, save_figure
 from mmprofile.evaluate.predictions import profiles
-from mmprofile.evaluate.score_table import LEGEND, MISSING, THIS_RUN, notes, rows, score_cells
+from mmprofile.evaluate.score_table import (
+    LEGEND,
+    NOT_MEASURED,
+    THIS_RUN,
+    format_percent,
+    run_notes,
+    score_cells,
+    system_rows,
+)
 from mmprofile.inspection.drawing import draw_gates
 from mmprofile.paths import ASSETS
 from mmprofile.profile.calibration import calibration
@@ -31,19 +39,54 @@ _CONTROL = re.compile("[\0-\b\v\f\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 class Cell(NamedTuple):
-    """Of a confusion table: users, and which share of those with the row's class."""
+    """A cell of a confusion matrix: the number of users, and their share of the row."""
 
     users: str
     share: float
 
 
+class ConfusionRow(NamedTuple):
+    """The users with one class in gold: its name, their number, its F1, and a cell per predicted class."""
+
+    value: str
+    users: int
+    f1: str
+    cells: list[Cell]
+
+
 class Confusion(NamedTuple):
-    """``header``: classes and "nothing valid"; a row per class: its name, users with it in gold, F1, cells; ``several``: values."""
+    """The confusion matrix of one attribute.
+
+    Attributes:
+        attribute: of the schema.
+        several: whether it has several values at a time.
+        header: the predicted classes, and "nothing valid".
+        rows: one per class in gold.
+    """
 
     attribute: Attribute
     several: bool
     header: list[str]
-    rows: list[tuple[str, int, str, list[Cell]]]
+    rows: list[ConfusionRow]
+
+
+class ConfidenceRow(NamedTuple):
+    """How far the confidences of an attribute can be trusted; see :class:`mmprofile.profile.calibration.CalibrationScores`."""
+
+    name: str
+    answers: int
+    accuracy: float
+    mean_confidence: float
+    ece: float
+    brier: float
+    aurc: float
+
+
+class ConfidenceTable(NamedTuple):
+    """A row per attribute, none without confidences, and the figures by name."""
+
+    rows: list[ConfidenceRow]
+    figures: dict[str, Figure]
 
 
 def write_html(
@@ -53,29 +96,45 @@ def write_html(
     predictions: Sequence[Mapping[str, Any]],
     evidence: Evidence | None,
 ) -> None:
-    """Writes ``report.html``.
+    """Write ``report.html``.
 
     Args:
         folder: the run's, with the figures of :func:`mmprofile.report.summary.write_report` in it.
         schema: of the profiles.
         metrics: what ``metrics.json`` holds.
         predictions: the rows of ``predictions.jsonl``.
-        evidence: users and gates; None: neither is there to see.
+        evidence: users and gates; None: leave both out.
 
     Raises:
-        UserError: predictions do not go with the schema.
+        UserError: the predictions do not fit the schema.
         OSError: the folder cannot be written.
     """
-    systems, attributes = rows(metrics), list(metrics["test"]["per_attribute"])
+    systems, attributes = system_rows(metrics), list(metrics["test"]["per_attribute"])
+    config = metrics.get("config", {})
+    confidence = confidence_table(schema, attributes, predictions)
     header = []
     for system in systems:
         header += [system.label, "95 % interval"] if system.key == THIS_RUN else [system.label]
-    files = {name: folder / f"{name}.png" for name in ("report", "learning_curve")}
-    figures = {name: path.read_bytes() for name, path in files.items() if path.exists()}
-    surety = sureness(schema, attributes, predictions)
-    figures |= {name: png(figure) for name, figure in surety.figures.items()}
-    if evidence is not None and evidence.gates is not None:
-        figures["gates"] = png(draw_gates(*evidence.gates))
+    template = _environment().get_template(NAME)
+    text = template.render(
+        name=str(config.get("name", folder.name)),
+        purpose=config.get("purpose"),
+        notes=[line.removeprefix("- ") for line in run_notes(metrics)],
+        header=header,
+        scores=list(score_cells(systems, attributes)),
+        legend=" ".join(LEGEND).replace("`", ""),
+        attributes=schema.names,
+        sensitive=[attribute.name for attribute in schema.attributes if attribute.sensitive],
+        confusions=confusions(schema, metrics, predictions),
+        bins=BINS,
+        confidence=confidence.rows,
+        figures=_figures(folder, confidence, evidence),
+        evidence=evidence,
+    )
+    (folder / NAME).write_text(_CONTROL.sub("\ufffd", text), encoding="utf-8")
+
+
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -84,78 +143,101 @@ def write_html(
         lstrip_blocks=True,
     )
     environment.filters |= {"uri": _uri, "number": _number, "percent": _percent}
-    text = environment.get_template(NAME).render(
-        name=str(metrics.get("config", {}).get("name", folder.name)),
-        purpose=metrics.get("config", {}).get("purpose"),
-        notes=[line.removeprefix("- ") for line in notes(metrics)],
-        header=header,
-        scores=list(score_cells(systems, attributes)),
-        legend=" ".join(LEGEND).replace("`", ""),
-        attributes=schema.names,
-        sensitive=[attribute.name for attribute in schema.attributes if attribute.sensitive],
-        confusions=confusions(schema, metrics, predictions),
-        bins=BINS,
-        surety=surety.rows,
-        figures=figures,
-        evidence=evidence,
-    )
-    (folder / NAME).write_text(_CONTROL.sub("\ufffd", text), encoding="utf-8")
+    return environment
+
+
+def _figures(folder: Path, confidence: ConfidenceTable, evidence: Evidence | None) -> dict[str, bytes]:
+    """Return the PNG files of all figures that there are, by name."""
+    files = {name: folder / f"{name}.png" for name in ("report", "learning_curve")}
+    figures = {name: path.read_bytes() for name, path in files.items() if path.exists()}
+    figures |= {name: png(figure) for name, figure in confidence.figures.items()}
+    if evidence is not None and evidence.gates is not None:
+        figures["gates"] = png(draw_gates(evidence.gates))
+    return figures
 
 
 def confusions(schema: Schema, metrics: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[Confusion]:
-    """A table for each attribute of which somebody has a gold value."""
-    gold, said = (profiles(predictions, part) for part in ("gold", "parsed"))
-    counts, test = count(schema, gold, said), metrics["test"]
+    """Return the confusion matrix of each attribute that has a gold value of some user."""
+    gold, predicted = (profiles(predictions, part) for part in ("gold", "parsed"))
+    counts, test = count(schema, gold, predicted), metrics["test"]
     scores = {**test["per_attribute"], **test.get("text_only", {}).get("per_attribute", {})}
-    found = []
+    matrices = []
     for number, attribute in enumerate(schema.attributes):
         table = confusion(counts, number)
         if not table.any():
             continue
-        one = scores.get(attribute.name, {})
-        lines = []
-        for value, row in zip(attribute.values, table, strict=True):
-            users = round(row.sum())
-            cells = [Cell(_users(cell), cell / users if users else 0.0) for cell in row.tolist()]
-            f1 = one.get("f1", {}).get(value)
-            lines.append((value, users, f"{f1:.1f}" if users and f1 is not None else MISSING, cells))
-        found.append(Confusion(attribute, attribute.kind != "single", [*attribute.values, "nothing valid"], lines))
-    return found
+        f1_of = scores.get(attribute.name, {}).get("f1", {})
+        rows = [
+            _confusion_row(value, row.tolist(), f1_of.get(value))
+            for value, row in zip(attribute.values, table, strict=True)
+        ]
+        matrices.append(
+            Confusion(
+                attribute=attribute,
+                several=attribute.kind != "single",
+                header=[*attribute.values, "nothing valid"],
+                rows=rows,
+            )
+        )
+    return matrices
 
 
-class Sureness(NamedTuple):
-    """``rows``: name, answers, share right, mean confidence, ECE, Brier, AURC; none without confidences; and two figures."""
+def _confusion_row(value: str, counts: Sequence[float], f1: float | None) -> ConfusionRow:
+    users = round(sum(counts))
+    return ConfusionRow(
+        value=value,
+        users=users,
+        f1=f"{f1:.1f}" if users and f1 is not None else NOT_MEASURED,
+        cells=[Cell(users=_users(cell), share=cell / users if users else 0.0) for cell in counts],
+    )
 
-    rows: list[tuple[str, int, float, float, float, float, float]]
-    figures: dict[str, Figure]
 
+def confidence_table(
+    schema: Schema, observed: Sequence[str], predictions: Sequence[Mapping[str, Any]]
+) -> ConfidenceTable:
+    """Return how far confidences can be trusted, over answers whose gold value is known.
 
-def sureness(schema: Schema, observed: Sequence[str], predictions: Sequence[Mapping[str, Any]]) -> Sureness:
-    """How far confidences can be trusted, of answers whose gold value is known; ``all`` is of the ``observed`` attributes."""
+    Args:
+        schema: of the profiles.
+        observed: the attributes that the row ``all`` covers.
+        predictions: the rows of ``predictions.jsonl``.
+    """
     if not all("confidence" in row for row in predictions):
-        return Sureness([], {})
+        return ConfidenceTable([], {})
     answers: dict[str, tuple[list[float], list[bool]]] = {"all": ([], [])}
     for attribute in schema.attributes:
+        names = (attribute.name, "all") if attribute.name in observed else (attribute.name,)
         for row in predictions:
-            gold, said = (attribute.canonical(row[part].get(attribute.name, ())) for part in ("gold", "parsed"))
-            for name in (attribute.name, "all") if attribute.name in observed else (attribute.name,):
-                sure, right = answers.setdefault(name, ([], []))
+            gold, predicted = (attribute.canonical(row[part].get(attribute.name, ())) for part in ("gold", "parsed"))
+            for name in names:
+                confidences, correct = answers.setdefault(name, ([], []))
                 if gold:
-                    sure.append(row["confidence"][attribute.name])
-                    right.append(said == gold)
-    known = {name: (np.array(sure), np.array(right)) for name, (sure, right) in answers.items() if sure}
-    curves = {name: calibration(*pair, BINS) for name, pair in known.items()}
-    table = [
-        (name, len(sure), float(right.mean()), float(sure.mean()), curve.ece, curve.brier, curve.aurc)
-        for (name, (sure, right)), curve in zip(known.items(), curves.values(), strict=True)
+                    confidences.append(row["confidence"][attribute.name])
+                    correct.append(predicted == gold)
+    known = {
+        name: (np.array(confidences), np.array(correct)) for name, (confidences, correct) in answers.items() if correct
+    }
+    curves = {name: calibration(confidences, correct, BINS) for name, (confidences, correct) in known.items()}
+    rows = [
+        ConfidenceRow(
+            name=name,
+            answers=len(confidences),
+            accuracy=float(correct.mean()),
+            mean_confidence=float(confidences.mean()),
+            ece=curves[name].ece,
+            brier=curves[name].brier,
+            aurc=curves[name].aurc,
+        )
+        for name, (confidences, correct) in known.items()
     ]
     if "all" not in known:
-        return Sureness(table, {})
-    return Sureness(table, {"reliability": reliability(*known["all"], BINS), "risk_coverage": risk_coverage(curves)})
+        return ConfidenceTable(rows, {})
+    figures = {"reliability": reliability(*known["all"], bins=BINS), "risk_coverage": risk_coverage(curves)}
+    return ConfidenceTable(rows, figures)
 
 
 def png(figure: Figure) -> bytes:
-    """A figure's file."""
+    """Return a figure as a PNG file."""
     file = io.BytesIO()
     save_figure(figure, file)
     return file.getvalue()
@@ -167,11 +249,11 @@ def _uri(content: bytes) -> str:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
+    return NOT_MEASURED if value is None else f"{value:.{digits}f}"
 
 
 def _percent(value: float | None) -> str:
-    return MISSING if value is None else f"{100 * value:.0f} %"
+    return format_percent(value, digits=0)
 
 
 def _users(number: float) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,8 +18,8 @@ from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5F
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import predictions as evaluate
-from mmprofile.evaluate.runs import load_run, make_data
+from mmprofile.evaluate import run as evaluate
+from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.batch import Batch, Collator
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.backbones import drop_decoder
@@ -452,12 +451,12 @@ def test_training_and_evaluation_agree(trained: Path) -> None:
     assert metrics["test"]["parse_fault_rate"] == 0
     assert metrics["test"]["unpaired"]["per_attribute"] != metrics["test"]["per_attribute"]
     assert metrics["history"][1]["loss"] < metrics["history"][0]["loss"]
-    model = load_run(str(trained))[2]
+    model = load_run(str(trained)).model
     assert metrics["n_parameters"] == sum(p.numel() for p in model.parameters())
 
 
 def test_users_of_ones_own(trained: Path) -> None:
-    model = load_run(str(trained))[2]
+    model = load_run(str(trained)).model
     rows = [{"user_id": "ann", "reviews": ["Loved the pizza."], "photos": [], "captions": []}]
     [row] = predict(model, rows, Photos(trained, lambda path: None, model.transform), None, 4)
     assert row["faults"] == []
@@ -466,11 +465,12 @@ def test_users_of_ones_own(trained: Path) -> None:
 
 
 def test_the_mix_is_fitted_to_dev_only(trained: Path) -> None:
-    _, cfg, model = load_run(str(trained))
+    run = load_run(str(trained))
+    model = run.model
     assert model.head is not None
     stored = model.head.mix.clone()
     close(stored.sum(1), torch.ones(6))
-    data = make_data(cfg, model, instantiate(cfg.data.prepare, _partial_=True)(schema=model.schema))
+    data = run_data(run)
     plain = {split: list(data.draws.of(split)) for split in ("train", "validation", "test")}
 
     def fitted(*changed: str) -> Tensor:

@@ -17,13 +17,13 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import read_predictions
 from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import User, build_view
-from mmprofile.inspection.counterfactuals import drop_photo, drop_review, moved
+from mmprofile.inspection.counterfactuals import distances_by_change, drop_photo, drop_review
 from mmprofile.inspection.inspector import Inspector
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.calibration import calibration
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from mmprofile.report.html import sureness, write_html
+from mmprofile.report.html import confidence_table, write_html
 from mmprofile.report.stories import THUMBNAIL, Evidence, evidence_of_model, evidence_of_system, thumbnail
 from mmprofile.report.summary import write_report
 from tests.support.htmlpage import Page
@@ -128,12 +128,12 @@ def test_confidence_is_of_answers_with_gold_and_of_observed_attributes_together(
     schema = Schema("two", [Attribute("A", ("a", "b")), Attribute("T", ("c", "d"), unknown=True, text_only=True)])
     gold = [{"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}, {"A": ("b",), "T": ("d",)}]
     said = [{"A": ("a",), "T": ("c",)}, {"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}]
-    found = sureness(schema, ["A"], rows_of(gold, said, [0.9, 0.8, 0.3]))
-    assert [row[:2] for row in found.rows] == [("all", 3), ("A", 3), ("T", 2)]
+    table = confidence_table(schema, ["A"], rows_of(gold, said, [0.9, 0.8, 0.3]))
+    assert [row[:2] for row in table.rows] == [("all", 3), ("A", 3), ("T", 2)]
     mine = calibration([0.9, 0.8, 0.3], [True, False, True], 15)
-    assert found.rows[0][2:] == pytest.approx((2 / 3, 2 / 3, mine.ece, mine.brier, mine.aurc))
-    assert found.rows[2][2:4] == pytest.approx((1 / 2, 0.6))
-    assert set(found.figures) == {"reliability", "risk_coverage"}
+    assert table.rows[0][2:] == pytest.approx((2 / 3, 2 / 3, mine.ece, mine.brier, mine.aurc))
+    assert table.rows[2][2:4] == pytest.approx((1 / 2, 0.6))
+    assert set(table.figures) == {"reliability", "risk_coverage"}
 
 
 Make = Callable[..., tuple[ProfileModel, Any]]
@@ -170,42 +170,44 @@ def test_stories_are_what_the_model_says_when_asked_by_hand(make: Make, users: l
     inspector = Inspector(model, data.collator, data.views, users)
     evidence = evidence_of_model(model, data, told(model, data), 3)
     assert [story.user_id for story in evidence.stories] == ["user-0", "user-2", "user-3"]  # those with photos first
-    assert evidence.gates_of == 3
+    assert evidence.gate_users == 3
     for story in evidence.stories:
-        user = inspector.people[story.user_id]
-        (found,) = inspector.inspect([user])
+        user = inspector.users_by_id[story.user_id]
+        (inspection,) = inspector.inspect([user])
         assert ["".join(text for text, _ in pieces) for pieces in story.reviews] == list(user.reviews)
-        shares = found.photo_attention.mean(0)
+        shares = inspection.photo_attention.mean(0)
         assert [photo.share for photo in story.photos] == pytest.approx(shares.tolist())
-        strength = np.abs(found.added).mean(1)
+        strength = np.abs(inspection.added).mean(1)
         means = [
             (w.text, f"{w.source} {w.number}", float(strength[slice(*w.span)].mean()))
-            for w in found.words
+            for w in inspection.words
             if w.text != "."
         ]
         assert story.words == [
             (*word, pytest.approx(mean)) for *word, mean in sorted(means, key=lambda one: -one[2])[:8]
         ]
         marked = [shade for pieces in story.reviews for _, shade in pieces if shade is not None]
-        assert len(marked) == sum(word.source == "review" for word in found.words)
+        assert len(marked) == sum(word.source == "review" for word in inspection.words)
         assert 0 <= min(marked) <= max(marked) <= 1
 
         wanted = {f"photo {i}": drop_photo(user, i) for i in range(len(user.photos))}
         wanted |= {f"review {i}": drop_review(user, i) for i in range(len(user.reviews))}
-        table = moved(inspector.counterfactuals([user], lambda user, _, wanted=wanted: wanted))  # type: ignore[misc]
-        for place, answer in enumerate(story.answers):
+        table = distances_by_change(inspector.counterfactuals([user], lambda user, _, wanted=wanted: wanted))  # type: ignore[misc]
+        for place, answer in enumerate(story.attributes):
             name = answer.attribute.name
-            each = {change: float(found[name][0]) for change, found in table.items()}
-            assert {change: some[place] for change, some in story.moved.items()} == pytest.approx(each, abs=1e-5)
-            assert answer.driver is not None
-            assert answer.driver.moved == pytest.approx(max(each.values()), abs=1e-5)
-            assert each[answer.driver.without] == pytest.approx(max(each.values()), abs=1e-5)
-            posterior = found.decoded.posteriors[name]
-            assert answer.predicted == ", ".join(found.decoded.profile[name])
-            assert answer.probability == pytest.approx(posterior[found.decoded.profile[name]], abs=1e-5)
-            assert answer.driver.before == pytest.approx(answer.probability, abs=1e-5)
+            each = {change: float(by_attribute[name][0]) for change, by_attribute in table.items()}
+            assert {change: distances[place] for change, distances in story.distances.items()} == pytest.approx(
+                each, abs=1e-5
+            )
+            assert answer.influence is not None
+            assert answer.influence.distance == pytest.approx(max(each.values()), abs=1e-5)
+            assert each[answer.influence.source] == pytest.approx(max(each.values()), abs=1e-5)
+            posterior = inspection.decoded.posteriors[name]
+            assert answer.predicted == ", ".join(inspection.decoded.profile[name])
+            assert answer.probability == pytest.approx(posterior[inspection.decoded.profile[name]], abs=1e-5)
+            assert answer.influence.before == pytest.approx(answer.probability, abs=1e-5)
             gold = (user.profile or {})[name]
-            assert answer.of_gold == pytest.approx(posterior.get(gold, 0.0), abs=1e-5)
+            assert answer.gold_probability == pytest.approx(posterior.get(gold, 0.0), abs=1e-5)
             assert answer.right == (answer.predicted == ", ".join(gold))
 
 
@@ -215,8 +217,8 @@ def test_users_without_photos_come_last_and_have_no_gate(make: Make, users: list
     evidence = evidence_of_model(model, data, rows)
     bare = evidence.stories[-1]
     assert bare.user_id == "user-1"
-    assert (bare.photos, bare.words, bare.moved) == ([], [], {})  # one review alone: nothing could be left out
-    assert all(answer.driver is None and answer.probability for answer in bare.answers)
+    assert (bare.photos, bare.words, bare.distances) == ([], [], {})  # one review alone: nothing could be left out
+    assert all(answer.influence is None and answer.probability for answer in bare.attributes)
     page, _ = render(tmp_path, model.schema, rows, evidence)
     assert "This user has no photos." in page.text
     assert "Means over the first 3 test users with photos" in page.text
@@ -240,7 +242,7 @@ def test_a_run_without_gates_says_so(fusion: str, modality: str, said: str, make
     assert "of attention" not in page.text
     assert ("The model is shown no photos" in page.text) == (modality != "multi")
     assert [len(story.photos) for story in evidence.stories] == ([0] * 4 if modality == "text" else [3, 1, 2, 0])
-    changes = {change.split()[0] for story in evidence.stories for change in story.moved}
+    changes = {change.split()[0] for story in evidence.stories for change in story.distances}
     assert changes == ({"review"} if modality == "text" else {"review", "photo"})
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprofile.evaluate.score_table import print_scores, rows
+from mmprofile.evaluate.score_table import print_scores, system_rows
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from mmprofile.report.summary import _curves, _learning_curve, score_figure, write_report
+from mmprofile.report.summary import draw_learning_curves, learning_curves, score_figure, write_report
 
 SCHEMA = Schema(
     "toy",
@@ -56,9 +56,9 @@ def metrics() -> dict[str, Any]:
 
 
 HISTORY = [
-    {"epoch": 0, "train/loss": 3.0, "validation/macro_f1": 20.0, "lr": 1e-4},
-    {"epoch": 1, "train/loss": 2.0, "validation/macro_f1": None},
-    {"epoch": 2, "train/loss": 1.5, "validation/macro_f1": 40.0},
+    {"epoch": 0, "loss": 3.0, "validation_macro_f1": 20.0, "lr": 1e-4},
+    {"epoch": 1, "loss": 2.0, "validation_macro_f1": None},
+    {"epoch": 2, "loss": 1.5, "validation_macro_f1": 40.0},
 ]
 
 
@@ -119,22 +119,30 @@ def test_a_learning_curve_has_an_axis_for_each_kind_of_number() -> None:
         "zeros/fusion": 0,
     }
     history = [
-        {"epoch": e, "loss": 1.0 / e, "dev_loss_paired": 0.5, "dev_macro_f1": 9.0 * e, "seconds": 3.0, **gates}
+        {"epoch": e, "loss": 1.0 / e, "validation_loss_paired": 0.5, "validation_macro_f1": 9.0 * e, "seconds": 3.0}
+        | gates
         for e in (1, 2)
     ]
-    axes = _learning_curve(_curves(history), "epoch").axes
+    axes = draw_learning_curves(learning_curves(history), "epoch").axes
     assert {one.get_ylabel(): [line.get_label() for line in one.lines] for one in axes} == {
-        "loss": ["loss", "dev_loss_paired"],
-        "macro-F1 (0-100)": ["dev_macro_f1"],
+        "loss": ["loss", "validation_loss_paired"],
+        "macro-F1 (0-100)": ["validation_macro_f1"],
         "mean |gate * H*|": ["fusion", "masked_image"],
         "visual tokens attended to": ["fusion"],
     }
     assert [list(line.get_ydata()) for line in axes[2].lines] == [[0.75, 0.75], [0.7, 0.7]]
-    assert len(_learning_curve(_curves([{"epoch": 1, "loss": 1.0}]), "epoch").axes) == 1
+    assert len(draw_learning_curves(learning_curves([{"epoch": 1, "loss": 1.0}]), "epoch").axes) == 1
+
+
+def test_histories_of_earlier_versions_are_drawn_under_todays_names() -> None:
+    old = [{"epoch": 1, "loss": 1.0, "dev_loss_paired": 0.5, "dev_macro_f1": 9.0, "seconds": 3.0}]
+    new = [{key.replace("dev_", "validation_"): value for key, value in row.items()} for row in old]
+    assert learning_curves(old) == learning_curves(new)
+    assert [curve.label for curve in learning_curves(old)] == ["loss", "validation_loss_paired", "validation_macro_f1"]
 
 
 def test_bars_stand_at_the_scores_and_intervals_at_their_bounds(metrics: dict[str, Any]) -> None:
-    systems = rows(metrics)
+    systems = system_rows(metrics)
     axes = score_figure(systems, ["Stars", "Favorite Category"]).axes[0]
     heights = {
         bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if bars.get_label()[0] != "_"
