@@ -137,9 +137,16 @@ class Town:
         return found
 
     def collator(self, encoding: str) -> Collator:
-        """Makes batches as in training, no text cut."""
-        parts = self.model.tokenizer, self.model.grammar, self.pixels, Masking()
-        return Collator(*parts, max_tokens=TOKENS, seed=0, encoding=encoding)
+        """Return what makes batches as in training, without cutting texts."""
+        return Collator(
+            tokenizer=self.model.tokenizer,
+            grammar=self.model.grammar,
+            load_photo=self.pixels,
+            masking=Masking(),
+            max_tokens=TOKENS,
+            seed=0,
+            encoding=encoding,
+        )
 
 
 def separate_losses(model: ProfileModel, batches: Sequence[Batch], length: int | None = None) -> Iterator[Tensor]:

@@ -217,7 +217,14 @@ def make_collator(photos: dict[str, np.ndarray]) -> Callable[..., Collator]:
     def make(
         model: ProfileModel, max_tokens: int = 64, seed: int = 0, encoding: str = "joint", **masking: float
     ) -> Collator:
-        parts = model.tokenizer, model.grammar, photos.__getitem__, Masking(**masking)
-        return Collator(*parts, max_tokens, seed, encoding)
+        return Collator(
+            tokenizer=model.tokenizer,
+            grammar=model.grammar,
+            load_photo=photos.__getitem__,
+            masking=Masking(**masking),
+            max_tokens=max_tokens,
+            seed=seed,
+            encoding=encoding,
+        )
 
     return make

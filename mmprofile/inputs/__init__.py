@@ -1,1 +1,1 @@
-"""A user's row -> views -> tensors."""
+"""A user's row -> views -> texts -> tensors."""

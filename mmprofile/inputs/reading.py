@@ -1,23 +1,27 @@
-"""What a model reads of a user, token by token, and the words that the tokens make."""
+"""What a model reads of a user, token by token, and the words that the tokens make.
+
+Dimension letters as in :mod:`mmprofile.model`.
+"""
 
 from itertools import groupby
 from typing import NamedTuple
 
-from mmprofile.inputs.batch import Collator, Pieces
+from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.syntax import Annotator, window
+from mmprofile.inputs.texts import Pieces
 from mmprofile.inputs.views import User, View, user_rng
 
 MARKERS = {"review": " review:", "caption": " photo:"}
-"""What stands before a text and is no word of it."""
+"""Tokens in front of a text that are no words of it."""
 
 
 class Token(NamedTuple):
-    """A token of what the model reads.
+    """A token that the model reads.
 
     Attributes:
         id: in the tokenizer's vocabulary.
-        source: ``review``, ``caption``, ``profile``, ``wanted`` (see :class:`mmprofile.inputs.batch.Pieces`) or ``end``.
-        number: of the review, or of the photo that the caption is of; 0 elsewhere.
+        source: ``review``, ``caption``, ``profile``, ``wanted`` (see :class:`mmprofile.inputs.texts.Pieces`) or ``end``.
+        number: of the review, or of the photo of the caption; 0 elsewhere.
     """
 
     id: int
@@ -30,8 +34,8 @@ class Word(NamedTuple):
 
     Attributes:
         text: as written.
-        source, number: as of its tokens.
-        span: its first token and one past its last, of the N.
+        source, number: those of its tokens.
+        span: its first token and one past its last, of the N tokens of a row.
         space: whether a blank follows.
     """
 
@@ -43,11 +47,11 @@ class Word(NamedTuple):
 
 
 class Reader:
-    """Users as a model reads them in a view.
+    """Reads users as a model does in a view.
 
     Args:
         collator: of the model.
-        view: without anything hidden.
+        view: one that hides nothing.
     """
 
     def __init__(self, collator: Collator, view: View) -> None:
@@ -55,19 +59,22 @@ class Reader:
         self.annotator = Annotator(collator.tokenizer, window)
 
     def __call__(self, user: User, attribute: int = -1) -> tuple[list[Token], list[Word]]:
-        """The tokens of a row of a batch, one text after another, and the words of reviews and captions.
+        """Return the N tokens of a row, one text after another, and the words of reviews and captions.
 
         Args:
             user: who is read.
-            attribute: what the row asks for, see :class:`mmprofile.inputs.batch.Batch`.
+            attribute: that the row asks for, see :class:`mmprofile.inputs.batch.Batch`.
         """
         pieces = self.collator.pieces(user, self.view, user_rng(self.collator.seed, user.user_id, 0, 0))
         captioned = [i for i, caption in enumerate(user.captions) if caption is not None]
         traced = Pieces(
-            [Token(i, "wanted", 0) for i in self.collator.wanted()[attribute]],
-            [[Token(i, "review", number) for i in ids] for number, ids in enumerate(pieces.reviews)],
-            [Token(i, "profile", 0) for i in pieces.profile],
-            [[Token(i, "caption", n) for i in ids] for n, ids in zip(captioned, pieces.captions, strict=False)],
+            wanted=[Token(i, "wanted", 0) for i in self.collator.wanted()[attribute]],
+            reviews=[[Token(i, "review", number) for i in ids] for number, ids in enumerate(pieces.reviews)],
+            profile=[Token(i, "profile", 0) for i in pieces.profile],
+            captions=[
+                [Token(i, "caption", photo) for i in ids]
+                for photo, ids in zip(captioned, pieces.captions, strict=False)
+            ],
         )
         tokens: list[Token] = []
         for text in self.collator.arranged(traced):
@@ -82,7 +89,11 @@ class Reader:
         return tokens, words
 
     def _words(self, ids: list[int], source: str, number: int, first: int) -> list[Word]:
+        """Return the words of a text whose tokens ``ids`` begin at token ``first`` of the row, without its marker."""
         skipped = len(self.annotator.words(self.collator.tokens(MARKERS[source])).texts)
-        found = zip(*self.annotator.words(ids), strict=True)
-        words = [Word(text, source, number, (first + i, first + j), space) for text, space, (i, j) in found]
+        parts = zip(*self.annotator.words(ids), strict=True)
+        words = [
+            Word(text=text, source=source, number=number, span=(first + start, first + end), space=space)
+            for text, space, (start, end) in parts
+        ]
         return words[skipped:]

@@ -1,9 +1,9 @@
-"""Nouns and edges between words, for AoM: of a spaCy pipeline, or of a window where there is none.
+"""Nouns and edges between words, for AoM: from a spaCy pipeline, or from a window of words where there is none.
 
-Parsers read words, models read tokens. Words are put together from tokens, so that nothing needs to be aligned: a word
-begins at a tokenizer's blank, punctuation is a word of its own, and a special token (``</s>``, a mask) is of no word.
+Parsers read words and models read tokens. Words are put together from tokens, so nothing has to be aligned: a word
+begins at a tokenizer's blank, punctuation is a word of its own, and a special token (``</s>``, a mask) is in no word.
 
-Dimension letters: R rows (a user in a view), N tokens of the longest row, E edges of all rows.
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import unicodedata
@@ -19,14 +19,14 @@ from torch import Tensor
 from mmprofile.errors import UserError
 
 BLANKS = ("▁", "Ġ")
-"""With one of these a token begins that follows a blank."""
+"""A token that follows a blank begins with one of these."""
 UNDECODED = "\ufffd"  # a part of a character
 APOSTROPHES = ("'", "\N{RIGHT SINGLE QUOTATION MARK}")
 NOUNS = ("NOUN", "PROPN")
 REACH = 2
-"""Words that the window joins are at most so far apart."""
+"""The window joins words that are at most so far apart."""
 REMEMBERED = 10_000
-"""Texts whose graphs are kept: less than 100 MB, but for the longest."""
+"""Texts whose graphs are kept: less than 100 MB unless they are very long."""
 PROBE = ["the", "soup", "was", "good"]
 
 
@@ -36,7 +36,7 @@ class Words(NamedTuple):
     Attributes:
         texts: the words.
         spaces: whether a blank follows.
-        spans: of each word its first token and one past its last.
+        spans: first token of each word, and one past its last.
     """
 
     texts: list[str]
@@ -45,7 +45,12 @@ class Words(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What a parser says of a text: numbers of the words that are nouns, and pairs of words, lower number first."""
+    """A parsed text.
+
+    Attributes:
+        nouns: numbers of the words that are nouns.
+        pairs: pairs of words that are joined, the lower number first.
+    """
 
     nouns: list[int]
     pairs: set[tuple[int, int]]
@@ -55,18 +60,23 @@ Parser = Callable[[Sequence[Words]], Iterable[Parsed]]
 
 
 class Graph(NamedTuple):
-    """A text's tokens: places of those of nouns (n,), and pairs of places (2, E), lower first."""
+    """The graph of a text's tokens.
+
+    Attributes:
+        nouns: (n,) places of the tokens of nouns.
+        edges: (2, n) pairs of places, the lower one first.
+    """
 
     nouns: np.ndarray
     edges: np.ndarray
 
 
 class Syntax(NamedTuple):
-    """The graphs of a batch's rows; places are those of a row's tokens, texts one after another.
+    """The graphs of a batch's rows; places count a row's tokens, its texts one after another.
 
     Attributes:
         nouns: (R, N) bool.
-        edges: (3, E) long, row and two places; each pair once.
+        edges: (3, E) long, row and two places; each pair is there once.
         lengths: (R,) long, tokens of each row.
     """
 
@@ -74,31 +84,36 @@ class Syntax(NamedTuple):
     edges: Tensor
     lengths: Tensor
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Syntax":
+        """Return the same with ``function`` applied to each tensor."""
+        return Syntax(nouns=function(self.nouns), edges=function(self.edges), lengths=function(self.lengths))
+
     def of(self, rows: Tensor) -> "Syntax":
-        """The same of some rows (r,), which are numbered anew."""
+        """Return the graphs of some rows (r,), numbered anew from 0."""
         number = torch.full_like(self.lengths, -1)
         number[rows] = torch.arange(len(rows), device=rows.device)
         row = number[self.edges[0]]
         edges = torch.cat([row[None], self.edges[1:]])
-        return Syntax(self.nouns[rows], edges[:, row >= 0], self.lengths[rows])
+        return Syntax(nouns=self.nouns[rows], edges=edges[:, row >= 0], lengths=self.lengths[rows])
 
 
 def window(texts: Sequence[Words]) -> list[Parsed]:
-    """A stand-in for a parser that needs nothing: content words for nouns, edges between neighbours (:data:`REACH`)."""
+    """Stand in for a parser without any model: content words are nouns, neighbours (:data:`REACH`) are joined."""
     function_words = import_module("sklearn.feature_extraction.text").ENGLISH_STOP_WORDS
-    found = []
+    parsed = []
     for words in texts:
         nouns = [i for i, word in enumerate(words.texts) if word[0].isalpha() and word.lower() not in function_words]
         count = len(words.texts)
-        found.append(Parsed(nouns, {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + REACH, count))}))
-    return found
+        pairs = {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + REACH, count))}
+        parsed.append(Parsed(nouns=nouns, pairs=pairs))
+    return parsed
 
 
 def spacy_parser(name: str) -> Parser:
-    """The pipeline ``name``, a package or a folder.
+    """Return a parser that uses the spaCy pipeline ``name``, a package or a folder.
 
     Raises:
-        UserError: no spaCy, no such pipeline, or one that does not tag and parse.
+        UserError: spaCy or the pipeline is not installed, or the pipeline does not tag and parse.
     """
     key = f"model.fusion.parser=spacy:{name}"
     stand_in = "or take model.fusion.parser=window, a stand-in that needs nothing"
@@ -111,8 +126,8 @@ def spacy_parser(name: str) -> Parser:
         pipeline = spacy.load(name, exclude=["ner", "lemmatizer"])
         probe = pipeline(tokens.Doc(pipeline.vocab, words=PROBE))
     except (OSError, ValueError) as error:
-        what = f"it cannot be loaded ({str(error).splitlines()[0][:100]})"
-        raise UserError(f"{key}: {what}; python -m spacy download en_core_web_sm, {stand_in}") from error
+        reason = f"it cannot be loaded ({str(error).splitlines()[0][:100]})"
+        raise UserError(f"{key}: {reason}; python -m spacy download en_core_web_sm, {stand_in}") from error
     if not (probe.has_annotation("POS") and probe.has_annotation("DEP")):
         raise UserError(f"{key}: its components ({', '.join(pipeline.pipe_names)}) do not tag and parse; {stand_in}")
 
@@ -124,17 +139,17 @@ def spacy_parser(name: str) -> Parser:
 
 
 def dependencies(doc: Any) -> Parsed:
-    """Nouns of a spaCy ``Doc``; pairs of a word with its head and with its head's head, as AoM's released code has them."""
+    """Return the nouns of a spaCy ``Doc``, and pairs of a word with its head and with its head's head, as in AoM's code."""
     nouns = [word.i for word in doc if word.pos_ in NOUNS]
     links = ((word.i, other.i) for word in doc for other in (word.head, word.head.head) if other.i != word.i)
-    return Parsed(nouns, {(min(pair), max(pair)) for pair in links})
+    return Parsed(nouns=nouns, pairs={(min(pair), max(pair)) for pair in links})
 
 
 def build_parser(name: str) -> Parser:
-    """``window``, or ``spacy:`` and the name of a pipeline.
+    """Return the parser of a name: ``window``, or ``spacy:`` and the name of a pipeline.
 
     Raises:
-        UserError: neither, or as :func:`spacy_parser`.
+        UserError: an unknown name, or as :func:`spacy_parser`.
     """
     if name == "window":
         return window
@@ -145,7 +160,7 @@ def build_parser(name: str) -> Parser:
 
 
 class Annotator:
-    """Texts as token ids -> their graphs, each parsed once as long as it is remembered."""
+    """Makes graphs of texts that are given as token ids; each is parsed once as long as it is remembered."""
 
     def __init__(self, tokenizer: Any, parser: Parser) -> None:
         self.tokenizer, self.parser = tokenizer, parser
@@ -154,11 +169,11 @@ class Annotator:
         self._graphs: dict[tuple[int, ...], Graph] = {}
 
     def rows(self, texts: Sequence[tuple[int, ...]], row_texts: Sequence[Sequence[int]]) -> Syntax:
-        """The graphs of rows.
+        """Return the graphs of rows.
 
         Args:
             texts: the distinct texts, as token ids.
-            row_texts: per row the numbers of its texts, in order; one may be there twice.
+            row_texts: the numbers of each row's texts, in order; a text may occur twice.
         """
         graphs = self.graphs(texts)
         lengths = [sum(len(texts[t]) for t in row) for row in row_texts]
@@ -171,72 +186,78 @@ class Annotator:
                 pairs = first + graphs[t].edges.astype(np.int64)
                 edges.append(np.vstack([np.full_like(pairs[:1], number), pairs]))
                 first += len(texts[t])
-        return Syntax(torch.from_numpy(nouns), torch.from_numpy(np.hstack(edges)), torch.tensor(lengths))
+        return Syntax(
+            nouns=torch.from_numpy(nouns), edges=torch.from_numpy(np.hstack(edges)), lengths=torch.tensor(lengths)
+        )
 
     def graphs(self, texts: Sequence[tuple[int, ...]]) -> list[Graph]:
-        """The graphs of texts; those not remembered are parsed together, which is faster."""
+        """Return the graphs of texts; new texts are parsed together, which is faster."""
         remembered = self._graphs
         known = {text: remembered[text] for text in texts if text in remembered}
         new = [text for text in dict.fromkeys(texts) if text not in known]
         words = [self.words(text) for text in new]
-        learnt = {text: _graph(one, found) for text, one, found in zip(new, words, self.parser(words), strict=True)}
-        if len(remembered) + len(learnt) > REMEMBERED:
-            self._graphs = {}  # another, not emptied: a second thread may be looking up
-        self._graphs |= islice(learnt.items(), REMEMBERED)
-        known |= learnt
+        graphs = (_graph(text_words, parsed) for text_words, parsed in zip(words, self.parser(words), strict=True))
+        added = dict(zip(new, graphs, strict=True))
+        if len(remembered) + len(added) > REMEMBERED:
+            self._graphs = {}  # a new dict, since a second thread may be reading the old one
+        self._graphs |= islice(added.items(), REMEMBERED)
+        known |= added
         return [known[text] for text in texts]
 
     def words(self, ids: Sequence[int]) -> Words:
-        """The words of a text."""
+        """Return the words of a text."""
         spans: list[tuple[int, int]] = []
         texts: list[str] = []
         blanks: list[bool] = []  # in front of each
-        going = False
+        inside = False  # a word
         for place, piece in enumerate(map(self._piece, ids)):
             if piece is not None:
                 blank, text = piece
-                if going and not blank and _joined(texts[-1], text):
+                if inside and not blank and _joined(texts[-1], text):
                     spans[-1] = spans[-1][0], place + 1
                     texts[-1] += text
                 else:
                     spans.append((place, place + 1))
                     texts.append(text)
                     blanks.append(blank)
-            going = piece is not None
-        kept = [i for i, text in enumerate(texts) if text]
-        whole = [self._whole(texts[i], ids[slice(*spans[i])]) for i in kept]
-        spaces = [after == len(texts) or blanks[after] for after in (i + 1 for i in kept)]
-        return Words(whole, spaces, [spans[i] for i in kept])
+            inside = piece is not None
+        filled = [i for i, text in enumerate(texts) if text]
+        return Words(
+            texts=[self._whole(texts[i], ids[slice(*spans[i])]) for i in filled],
+            spaces=[after == len(texts) or blanks[after] for after in (i + 1 for i in filled)],
+            spans=[spans[i] for i in filled],
+        )
 
     def _whole(self, text: str, ids: Sequence[int]) -> str:
-        """A word; one whose characters are split among its tokens is decoded from all of them."""
+        """Return a word; one whose characters are split among its tokens is decoded from all of them."""
         return str(self.tokenizer.decode(ids)).strip() if UNDECODED in text else text
 
     def _piece(self, token: int) -> tuple[bool, str] | None:
-        """Whether a token follows a blank, and its characters; None for a special one."""
+        """Tell whether a token follows a blank, and return its characters; None for a special token."""
         if token not in self._pieces:
             raw = self.tokenizer.convert_ids_to_tokens(int(token))
             text = self.tokenizer.convert_tokens_to_string([raw])
-            known = raw.startswith(BLANKS) or text[:1].isspace(), text.strip()
-            self._pieces[token] = None if token in self._special else known
+            piece = raw.startswith(BLANKS) or text[:1].isspace(), text.strip()
+            self._pieces[token] = None if token in self._special else piece
         return self._pieces[token]
 
 
 def _joined(word: str, piece: str) -> bool:
-    """Whether a word goes on with a piece that no blank divides it from; ``'s`` is a word, as spaCy has it."""
+    """Tell whether a word goes on with a piece that no blank precedes; ``'s`` is a word, as in spaCy."""
     if not word or not piece:
         return True
     return _wordy(piece[0]) and (_wordy(word[-1]) or word in APOSTROPHES)
 
 
 def _wordy(character: str) -> bool:
+    """Tell whether a character is a letter, a mark or a digit."""
     return character == UNDECODED or unicodedata.category(character)[0] in "LMN"
 
 
 def _graph(words: Words, parsed: Parsed) -> Graph:
-    """All tokens of a noun are nouns; edges join the first tokens of words, and the others of a word to its first."""
+    """Return the graph of a text. Edges join the first tokens of words, and the first token of a word with its others."""
     nouns = [place for i in parsed.nouns for place in range(*words.spans[i])]
     edges = {(words.spans[i][0], words.spans[j][0]) for i, j in parsed.pairs}
     edges |= {(first, place) for first, end in words.spans for place in range(first + 1, end)}
     pairs = np.array(sorted(edges), dtype=np.int32).reshape(-1, 2).T
-    return Graph(np.array(nouns, dtype=np.int64), pairs)
+    return Graph(nouns=np.array(nouns, dtype=np.int64), edges=pairs)

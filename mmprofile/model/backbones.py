@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import Prompt
+from mmprofile.inputs.texts import Prompt
 from mmprofile.model.checkpoints import loading, local_name
 from mmprofile.model.kernels import ATTENTION
 

@@ -128,8 +128,19 @@ class ProfileModel(UserEncoder):
         Raises:
             UserError: the photos leave no room for texts.
         """
-        how = inputs["max_tokens"], seed, inputs["encoding"], self.settings["target"], self.prompt, self._room(inputs)
-        return Collator(self.tokenizer, self.grammar, load_photo, masking, *how, self.fusion.parser)
+        return Collator(
+            tokenizer=self.tokenizer,
+            grammar=self.grammar,
+            load_photo=load_photo,
+            masking=masking,
+            max_tokens=inputs["max_tokens"],
+            seed=seed,
+            encoding=inputs["encoding"],
+            target=self.settings["target"],
+            prompt=self.prompt,
+            room=self._room(inputs),
+            parser=self.fusion.parser,
+        )
 
     def _room(self, inputs: Mapping[str, Any]) -> int | None:
         """Tokens of texts that a model of limited length can read beside photos, prompt and answer; None: any number."""

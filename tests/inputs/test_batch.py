@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import IGNORE, Batch, Collator, fair_shares, pad, sentinels
+from mmprofile.inputs.batch import IGNORE, Batch, Collator, pad
+from mmprofile.inputs.texts import fair_shares, sentinels
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
@@ -303,7 +304,7 @@ def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object])
 def test_a_review_is_tokenised_once_while_there_is_room(
     model: ProfileModel, make_collator: Callable[..., Collator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmprofile.inputs.batch.REMEMBERED", 3)
+    monkeypatch.setattr("mmprofile.inputs.texts.REMEMBERED", 3)
     collator, calls = make_collator(model), []
     tokenizer = collator.tokenizer
 

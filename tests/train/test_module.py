@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 
 from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import ENCODINGS, IGNORE, Batch, Collator
+from mmprofile.inputs.batch import IGNORE, Batch, Collator
+from mmprofile.inputs.texts import ENCODINGS
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views, view_weights
 from mmprofile.model.build import build_model
 from mmprofile.model.model import ProfileModel
@@ -22,6 +23,7 @@ from mmprofile.train.module import ProfileModule, joint_loss, schedule_factor
 
 SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])
 WEIGHTS = [1.0, 0.5, 2.0, 0.25]
+PLAIN = OptimConfig(lr_pretrained=5e-5, lr_new=5e-5, weight_decay=0.0, warmup=0.1, schedule="linear")
 Gradients = dict[str, Tensor]
 
 
@@ -239,7 +241,7 @@ def test_two_groups_with_their_own_rates(tiny_model: Callable[..., ProfileModel]
 
 def test_unknown_schedule(model: ProfileModel) -> None:
     with pytest.raises(UserError, match=r"optim\.schedule='steps' is not one of constant, linear, cosine"):
-        ProfileModule(model, paradigm_views("multi", VIEWS), None, OptimConfig(schedule="steps"), 1)
+        ProfileModule(model, paradigm_views("multi", VIEWS), None, replace(PLAIN, schedule="steps"), 1)
 
 
 def trainer(epochs: int, **options: Any) -> pl.Trainer:
@@ -262,7 +264,7 @@ def test_training_lowers_the_loss_and_keeps_a_curve(
     collator, known = make_collator(model), people[:2]
     drawn = None if weights else [0, 2]
     batches = [collator(known, views, epoch=i, drawn=drawn) for i in range(6)]
-    optim = OptimConfig(lr_pretrained=0.02, lr_new=0.02, warmup=0.0, schedule="constant")
+    optim = replace(PLAIN, lr_pretrained=0.02, lr_new=0.02, warmup=0.0, schedule="constant")
     assert not model.text.training
     module = ProfileModule(model, views, weights, optim, steps=12)
     fit = trainer(2)
@@ -290,7 +292,7 @@ def test_gradients_are_clipped(
     clip: float | None,
 ) -> None:
     model, views = tiny_model("xattn", schema=SMALL), paradigm_views("multi", VIEWS)
-    module = ProfileModule(model, views, WEIGHTS, OptimConfig(), steps=1)
+    module = ProfileModule(model, views, WEIGHTS, PLAIN, steps=1)
     fit = trainer(1, precision=precision, gradient_clip_val=clip, limit_val_batches=0)
     fit.fit(module, loader([make_collator(model)(people[:2], views)]))
     norm = torch.stack([p.grad.square().sum() for p in module.parameters() if p.grad is not None]).sum().sqrt()
@@ -298,7 +300,7 @@ def test_gradients_are_clipped(
 
 
 def test_the_curve_is_in_the_checkpoint(model: ProfileModel) -> None:
-    first, second = (ProfileModule(model, paradigm_views("multi", VIEWS), WEIGHTS, OptimConfig(), 1) for _ in range(2))
+    first, second = (ProfileModule(model, paradigm_views("multi", VIEWS), WEIGHTS, PLAIN, 1) for _ in range(2))
     first.history, first.seconds = [{"epoch": 1, "loss": 2.0, "dev_macro_f1": 3.0, "seconds": 4.0}], 4.0
     checkpoint: dict[str, object] = {}
     first.on_save_checkpoint(checkpoint)
