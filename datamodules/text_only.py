@@ -76,7 +76,7 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
         "labels_sha256": sha256_of(path),
         "sha256": sha256_of(folder / FILE),
         "users": len(users),
-        "labels_of_others": joined.others + joined.foreign,
+        "labels_of_others": joined.of_others + joined.of_other_attributes,
         "balance": _balance(kept, users, schema),
         "calibration": calibration,
     }

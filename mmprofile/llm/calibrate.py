@@ -1,4 +1,4 @@
-"""Raw confidences -> calibrated ones, fitted without gold values or on a few of them; monotone, so that no order changes."""
+"""Raw confidences -> calibrated ones, by maps fitted without gold values or on a few; monotone, so that no order changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ EDGE = 1e-6  # a probability's distance from 0 and 1 where its logit is taken
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A map of confidences, linear between ``raw`` and ``calibrated`` and constant beyond them.
+class ConfidenceMap:
+    """A map of confidences: linear between the points (``raw``, ``calibrated``) and constant beyond them.
 
-    ``temperature`` maps c to sigmoid(logit(c) / T) instead, where it is given.
+    Where there is a ``temperature`` T, it maps c to sigmoid(logit(c) / T) instead.
     """
 
     kind: str = "none"
@@ -30,7 +30,7 @@ class Calibration:
     temperature: float | None = None
 
     def __call__(self, confidences: Sequence[float] | Array) -> Array:
-        """Calibrated confidences of the same shape, 0 to 1."""
+        """Return calibrated confidences of the same shape, 0 to 1."""
         values = np.asarray(confidences, dtype=float)
         if self.temperature is not None:
             return _sigmoid(_logit(values) / self.temperature)
@@ -42,8 +42,8 @@ def fit(
     confidences: Sequence[float] | Array,
     correct: Sequence[bool] | None = None,
     target: tuple[float, float] = (2.0, 0.5),
-) -> Calibration:
-    """Fits a map.
+) -> ConfidenceMap:
+    """Fit a map.
 
     Args:
         kind: ``none``; ``quantile``: without gold, so that the confidences are distributed as ``target``; ``isotonic`` or
@@ -53,7 +53,7 @@ def fit(
         target: a and b of the beta distribution that ``quantile`` maps to.
 
     Raises:
-        UserError: an unknown kind, one that needs gold without any, or a target that is no distribution.
+        UserError: the kind is unknown or needs gold and there is none, or the target is no distribution.
     """
     if kind not in KINDS:
         raise UserError(f"vote.calibration={kind!r} is not one of {', '.join(KINDS)}")
@@ -63,31 +63,31 @@ def fit(
     if kind in ON_GOLD and (correct is None or not len(raw)):
         raise UserError(f"vote.calibration={kind} needs gold values of the split vote.gold_split; take quantile")
     if kind == "none" or not len(raw):
-        return Calibration()
+        return ConfidenceMap()
     if kind == "quantile":
         places = (rankdata(raw) - 0.5) / len(raw)  # equal confidences share the mean of their places
         values, first = np.unique(raw, return_index=True)
-        return Calibration(kind, tuple(values.tolist()), tuple(beta.ppf(places[first], *target).tolist()))
+        return ConfidenceMap(kind, tuple(values.tolist()), tuple(beta.ppf(places[first], *target).tolist()))
     right = np.asarray(correct, dtype=float)
     if kind == "isotonic":
         fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(raw, right)
-        return Calibration(kind, tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
+        return ConfidenceMap(kind, tuple(fitted.X_thresholds_.tolist()), tuple(fitted.y_thresholds_.tolist()))
 
     def loss(log_temperature: float) -> float:
         probability = np.clip(_sigmoid(_logit(raw) / np.exp(log_temperature)), EDGE, 1 - EDGE)
         return float(-np.mean(right * np.log(probability) + (1 - right) * np.log(1 - probability)))
 
-    found = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
-    return Calibration(kind, temperature=float(np.exp(found.x)))
+    minimum = minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded")
+    return ConfidenceMap(kind, temperature=float(np.exp(minimum.x)))
 
 
 def unknown_threshold(confidences: Sequence[float], unknown: int, rate: float) -> float:
-    """The confidence below which labels of an attribute must become Unknown to be so in a share ``rate`` of all people.
+    """Return the confidence below which labels of an attribute must become Unknown, so that a share ``rate`` of all are.
 
     Args:
         confidences: calibrated, of the labels that are not Unknown.
-        unknown: how many are Unknown as it is.
-        rate: 0 to 1; the share is reached or, where confidences are equal, exceeded least.
+        unknown: the number that are Unknown already.
+        rate: 0 to 1; the share is reached or, where confidences are equal, exceeded by as little as possible.
 
     Returns:
         0 where enough are Unknown already.
@@ -101,13 +101,13 @@ def unknown_threshold(confidences: Sequence[float], unknown: int, rate: float) -
 
 
 def priors(shares: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """How common each value is: the mean over people of its share of their votes' weights."""
-    found: dict[str, float] = {}
+    """Return how common each value is: the mean over people of its share of their votes' weights."""
+    prior: dict[str, float] = {}
     for share in shares:
         total = sum(share.values())
         for value, weight in share.items():
-            found[value] = found.get(value, 0.0) + weight / total / len(shares)
-    return found
+            prior[value] = prior.get(value, 0.0) + weight / total / len(shares)
+    return prior
 
 
 def _logit(values: Array) -> Array:

@@ -1,38 +1,47 @@
-"""Settings of ``conf/llm.yaml`` that make no sense, found before anything is asked or trained."""
+"""The checks of ``conf/llm.yaml``: settings that make no sense are refused before anything is asked or trained."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import Container, OmegaConf
 
+from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.calibrate import KINDS
 
-SPLITS = ("train", "validation", "test")
+METHODS = ("confidence", "majority", "cisc")
+"""The ways of voting."""
+REWARDS = ("confidence", "majority")
+"""The kinds of reward; each goes with the way of voting of the same name."""
+READS = ("first_person", "all")
+"""What a student reads; see :func:`mmprofile.llm.student.condense`."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value makes sense, and the end of the error message where it does not."""
 
 
-def _least(low: float) -> tuple[Callable[[Any], bool], str]:
+def _least(low: float) -> Rule:
     return lambda value: value >= low, f"give {low} or more"
 
 
-def _one_of(*known: Any) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in known, f"is not one of {', '.join(map(str, known))}"
+def _one_of(*choices: str) -> Rule:
+    return lambda value: value in choices, f"is not one of {', '.join(choices)}"
 
 
-POSITIVE: tuple[Callable[[Any], bool], str] = (lambda value: value > 0, "give more than 0")
-SHARE: tuple[Callable[[Any], bool], str] = (lambda value: 0 <= value <= 1, "is not a share (0 to 1)")
-RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+POSITIVE: Rule = (lambda value: value > 0, "give more than 0")
+SHARE: Rule = (lambda value: 0 <= value <= 1, "is not a share (0 to 1)")
+RULES: dict[str, Rule] = {
     "samples": (lambda value: 1 <= value <= 1000, "give 1 to 1000"),
     "splits": (lambda value: value and set(value) <= {*SPLITS}, f"give some of {', '.join(SPLITS)}"),
-    "vote.method": _one_of("confidence", "majority", "cisc"),
+    "vote.method": _one_of(*METHODS),
     "vote.temperature": POSITIVE,
     "vote.calibration": _one_of(*KINDS),
     "vote.target": (lambda value: min(value) > 0, "give two numbers above 0, a and b of a beta distribution"),
     "vote.gold_split": (lambda value: value in SPLITS[:2], "give train or validation; what is scored stays apart"),
     "vote.unknown_rate": (lambda value: value is None or 0 <= value <= 1, "is not a share (0 to 1)"),
     "distill.thin": SHARE,
-    "reinforce.reward": _one_of("confidence", "majority"),
+    "reinforce.reward": _one_of(*REWARDS),
     "reinforce.rollouts": _least(1),
     "reinforce.low": SHARE,
     "reinforce.high": SHARE,
@@ -46,8 +55,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "table.temperature": POSITIVE,
     "table.top_p": (lambda value: 0 < value <= 1, "give more than 0, at most 1"),
 }
-STUDENT_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "reads": _one_of("first_person", "all"),
+STUDENT_RULES: dict[str, Rule] = {
+    "reads": _one_of(*READS),
     "dtype": _one_of(*DTYPES),
     "lora": _least(0),
     "lr": POSITIVE,
@@ -59,16 +68,16 @@ STUDENT_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check_settings(cfg: Any) -> None:
-    """Refuses settings without meaning.
+def check_settings(cfg: LlmConfig) -> None:
+    """Refuse settings that make no sense.
 
     Raises:
         UserError: names the first.
     """
     rules = RULES | {f"students.{kind}.{key}": rule for kind in cfg.students for key, rule in STUDENT_RULES.items()}
-    for key, (holds, says) in rules.items():
-        value = OmegaConf.select(cfg, key)
-        if not holds(value):
-            raise UserError(f"{key}={value}: {says}" if not says.startswith("is") else f"{key}={value} {says}")
+    for key, (makes_sense, message) in rules.items():
+        value = OmegaConf.select(cast(Container, cfg), key)
+        if not makes_sense(value):
+            raise UserError(f"{key}={value} {message}" if message.startswith("is") else f"{key}={value}: {message}")
     if cfg.reinforce.low > cfg.reinforce.high:
         raise UserError(f"reinforce.low={cfg.reinforce.low} is above reinforce.high={cfg.reinforce.high}")

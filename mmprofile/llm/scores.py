@@ -1,7 +1,7 @@
-"""How good labels are: precision, recall and F1 that leave Unknown out, and how far their confidences can be trusted.
+"""Scores of labels: precision, recall and F1 that leave Unknown out, and how far the confidences can be trusted.
 
-A label says something where it is not Unknown. Precision is the share of what it says that is right, recall the share of the
-known gold values that it gets right, so abstaining costs recall only (ProfileBench, arXiv 2509.18864). A person with a gold
+A label that is not Unknown predicts a value. Precision is the share of these predictions that is right, recall the share of the
+known gold values that is predicted, so abstaining costs recall only (ProfileBench, arXiv 2509.18864). A person with a gold
 value and no label counts as Unknown; a person without a gold value is not scored for that attribute. Both are counted.
 
 Shapes: U users, A attributes, R resamples. Precision, recall, F1, accuracy and coverage are in 0..100, the rest in 0..1.
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmprofile.errors import UserError
+from mmprofile.files import without_nan
 from mmprofile.llm.answers import Claim
 from mmprofile.profile.calibration import calibration
 from mmprofile.profile.metrics import RESAMPLES, Array, Interval, resample_weights
@@ -34,7 +35,7 @@ class Table(NamedTuple):
         scored: there is a gold value, maybe Unknown.
         known: the gold value is not Unknown.
         labelled: there is a label, maybe Unknown.
-        said: it is scored, and the label is not Unknown.
+        said: it is scored, and the label is not Unknown: a prediction.
         correct: the label is the known gold value.
         confidence: of the label; 0 where there is none.
     """
@@ -47,7 +48,7 @@ class Table(NamedTuple):
     confidence: Array
 
     def claims(self, attribute: int | slice = slice(None)) -> tuple[Array, Bools]:
-        """Confidence, and whether it is right, of everything that is said of an attribute (or of all)."""
+        """Return confidence and correctness of the P predictions of an attribute (or of all), (P,) each."""
         said = self.said[:, attribute]
         return self.confidence[:, attribute][said], self.correct[:, attribute][said]
 
@@ -57,20 +58,20 @@ class LabelScores:
     """Scores of the labels of one attribute, or of all.
 
     Attributes:
-        precision: correct / said; 0 where nothing is said.
+        precision: correct / said; 0 where nothing is predicted.
         recall: correct / known; 0 where gold knows nothing.
         f1: 2 correct / (said + known), their harmonic mean; 0 where both are 0.
         accuracy: share of the scored labels that are the gold value, Unknown for Unknown included.
         coverage: said / scored.
-        ece: expected calibration error over what is said, 10 equal-width bins (Guo et al. 2017).
-        brier: mean squared difference of confidence and correctness, over what is said.
-        aurc: area under the risk-coverage curve: the mean, over what is said from the surest claim on, of the share of errors
-            so far; equal confidences share their errors (Geifman et al. 2019).
+        ece: expected calibration error of the predictions, 10 equal-width bins (Guo et al. 2017).
+        brier: mean squared difference of confidence and correctness of the predictions.
+        aurc: area under the risk-coverage curve: the mean, over the predictions from the most confident on, of the share of
+            errors so far; equal confidences share their errors (Geifman et al. 2019).
         scored: labels beside a gold value; ``said``, ``known``, ``correct``: as in :class:`Table`, of those.
         without_gold: users without a gold value.
         without_label: scored users without a label, which counts as Unknown.
 
-    What cannot be said is NaN: all rates where nobody is scored; the three of confidence where nothing is said.
+    What is not defined is NaN: all rates where nobody is scored; the three of confidence where nothing is predicted.
     """
 
     precision: float
@@ -100,15 +101,15 @@ class AtThreshold(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores of labels.
+class LabelSetScores:
+    """Scores of a set of labels.
 
     Attributes:
-        overall: rates are means over the attributes with anybody scored; ``ece``, ``brier`` and ``aurc`` are of all claims
-            together; counts are sums.
+        overall: rates are means over the attributes with anybody scored; ``ece``, ``brier`` and ``aurc`` are of all
+            predictions together; counts are sums.
         interval: 95 % bootstrap interval, over users, of the mean F1; None without resampling.
         per_attribute: each attribute's own.
-        thresholds: what a threshold on the confidence does.
+        thresholds: the means with a threshold on the confidence.
         users: all; ``without_gold``, ``without_labels``: those without any gold value, without any label.
     """
 
@@ -121,8 +122,11 @@ class Scores:
     without_labels: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for ``scores.json``; NaN becomes None, which JSON can hold."""
-        return _plain(asdict(self) | {"thresholds": [one._asdict() for one in self.thresholds]})
+        """Return plain data for ``scores.json``; NaN becomes None, which JSON can hold."""
+        plain: dict[str, Any] = without_nan(
+            asdict(self) | {"thresholds": [at_threshold._asdict() for at_threshold in self.thresholds]}
+        )
+        return plain
 
 
 def score_labels(
@@ -132,8 +136,8 @@ def score_labels(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Scores:
-    """Scores ``labels`` against ``gold``, user by user.
+) -> LabelSetScores:
+    """Score ``labels`` against ``gold``, user by user.
 
     Args:
         names: the attributes that are scored.
@@ -153,11 +157,11 @@ def score_labels(
     everybody = np.ones((1, len(gold)))
     interval = percentiles(resampled_f1(table, resamples, seed)) if resamples else None
     rates = _rates(table, everybody)
-    return Scores(
-        overall=_scores(_mean(rates)[:, 0], table, slice(None)),
+    return LabelSetScores(
+        overall=_label_scores(_mean(rates)[:, 0], table, slice(None)),
         interval=interval,
-        per_attribute={name: _scores(rates[:, 0, i], table, i) for i, name in enumerate(names)},
-        thresholds=tuple(_at(table, everybody, threshold) for threshold in THRESHOLDS),
+        per_attribute={name: _label_scores(rates[:, 0, i], table, i) for i, name in enumerate(names)},
+        thresholds=tuple(_at_threshold(table, everybody, threshold) for threshold in THRESHOLDS),
         users=len(gold),
         without_gold=int((~with_gold).sum()),
         without_labels=int((~table.labelled.any(axis=1)).sum()),
@@ -165,23 +169,22 @@ def score_labels(
 
 
 def resampled_f1(table: Table, resamples: int, seed: int) -> Array:
-    """Mean F1 of resamples of the users, (R,); the same users are drawn for every table of the same people and seed."""
-    with_gold = table.scored.any(
-        axis=1
-    )  # users without gold would change nothing; every resample has somebody to score
-    some = Table._make(part[with_gold] for part in table)
-    draws = [_mean(_rates(some, weights))[2] for weights in resample_weights(len(some.said), resamples, seed)]
+    """Return the mean F1 of resamples of the users, (R,); every table of the same people and seed has the same resamples."""
+    # Users without gold would change nothing; without them every resample has somebody to score.
+    with_gold = table.scored.any(axis=1)
+    scored = Table._make(column[with_gold] for column in table)
+    draws = [_mean(_rates(scored, weights))[2] for weights in resample_weights(len(scored.said), resamples, seed)]
     return np.concatenate(draws)
 
 
 def percentiles(draws: Array) -> Interval:
-    """The middle 95 %."""
+    """Return the ends of the middle 95 % of the draws (R,)."""
     low, high = np.percentile(draws, [2.5, 97.5]).tolist()
     return low, high
 
 
 def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> Table:
-    """Labels beside gold; arguments and errors as for :func:`score_labels`."""
+    """Put labels beside gold; arguments and errors as for :func:`score_labels`."""
     if len(gold) != len(labels):
         raise ValueError(f"labels of {len(labels)} users for {len(gold)} gold profiles")
     shape = (len(gold), len(names))
@@ -202,12 +205,12 @@ def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Map
 
 
 def _rates(table: Table, weights: Array, threshold: float = 0.0) -> Array:
-    """Precision, recall, F1, accuracy and coverage of weighted users, (5, R, A) for weights (R, U)."""
+    """Return precision, recall, F1, accuracy and coverage of weighted users, (5, R, A) for weights (R, U)."""
     said = table.said & (table.confidence >= threshold)
     hit = table.correct & said
     right = hit | (table.scored & ~table.known & ~said)
     n_scored, n_known, n_said, n_hit, n_right = (
-        weights @ part.astype(np.float64) for part in (table.scored, table.known, said, hit, right)
+        weights @ cells.astype(np.float64) for cells in (table.scored, table.known, said, hit, right)
     )
     shares = ((n_hit, n_said), (n_hit, n_known), (2 * n_hit, n_said + n_known), (n_right, n_scored), (n_said, n_scored))
     # Counts are whole: the maximum only replaces 0 / 0 by 0 / 1.
@@ -216,15 +219,15 @@ def _rates(table: Table, weights: Array, threshold: float = 0.0) -> Array:
 
 
 def _mean(rates: Array) -> Array:
-    """Over the attributes that have anybody scored, (5, R); there is one in every row."""
+    """Average rates (5, R, A) over the attributes that have anybody scored, (5, R); there is one in every row."""
     known = ~np.isnan(rates)
     return np.asarray(np.where(known, rates, 0.0).sum(axis=2) / known.sum(axis=2))
 
 
-def _scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
+def _label_scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
     scored, known, labelled = table.scored[:, attribute], table.known[:, attribute], table.labelled[:, attribute]
     confidence, correct = table.claims(attribute)
-    found = calibration(confidence, correct, BINS) if len(confidence) else None
+    of_confidence = calibration(confidence, correct, BINS) if len(confidence) else None
     precision, recall, f1, accuracy, coverage = rates.tolist()
     return LabelScores(
         precision=precision,
@@ -232,9 +235,9 @@ def _scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
         f1=f1,
         accuracy=accuracy,
         coverage=coverage,
-        ece=found.ece if found else math.nan,
-        brier=found.brier if found else math.nan,
-        aurc=found.aurc if found else math.nan,
+        ece=of_confidence.ece if of_confidence else math.nan,
+        brier=of_confidence.brier if of_confidence else math.nan,
+        aurc=of_confidence.aurc if of_confidence else math.nan,
         scored=int(scored.sum()),
         said=len(confidence),
         known=int(known.sum()),
@@ -244,14 +247,6 @@ def _scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
     )
 
 
-def _at(table: Table, everybody: Array, threshold: float) -> AtThreshold:
+def _at_threshold(table: Table, everybody: Array, threshold: float) -> AtThreshold:
     precision, recall, f1, _, coverage = _mean(_rates(table, everybody, threshold))[:, 0].tolist()
-    return AtThreshold(threshold, precision, recall, f1, coverage)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return AtThreshold(threshold=threshold, precision=precision, recall=recall, f1=f1, coverage=coverage)

@@ -8,10 +8,11 @@ from typing import Any
 
 from hydra.utils import instantiate
 
+from mmprofile.config.llm_settings import LlmConfig, PromptsConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import prepare_data
 from mmprofile.llm.checks import check_settings
-from mmprofile.llm.journal import Journal, Record
+from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.labels import LABELS
 from mmprofile.llm.people import Person
 from mmprofile.profile.schema import UNKNOWN, Schema, check_purpose
@@ -20,11 +21,11 @@ JOURNAL, ASKED = "answers.jsonl", "asked.json"
 DEMO_PURPOSE = "a demonstration on generated people"
 
 
-def open_schema(cfg: Any) -> Schema:
-    """What is asked.
+def open_schema(cfg: LlmConfig) -> Schema:
+    """Check the settings, and return the attributes that are asked for.
 
     Raises:
-        UserError: settings without meaning, or sensitive attributes without a purpose.
+        UserError: a setting makes no sense, or sensitive attributes are asked for without a purpose.
     """
     check_settings(cfg)
     schema = Schema.from_config(cfg.profile)
@@ -32,26 +33,36 @@ def open_schema(cfg: Any) -> Schema:
     return schema
 
 
-def purpose(cfg: Any) -> str | None:
-    """What sensitive attributes are asked for."""
+def purpose(cfg: LlmConfig) -> str | None:
+    """Return the purpose that sensitive attributes are asked for; generated people need none to be stated."""
     generated = cfg.input is None and cfg.data.name == "demo"
     return cfg.purpose or (DEMO_PURPOSE if generated else None)
 
 
-def stage_folder(cfg: Any) -> Path:
-    """Where the stage's files lie."""
+def stage_folder(cfg: LlmConfig) -> Path:
+    """Return the folder of the stage's files."""
     return Path(cfg.out).expanduser() / (cfg.name or (Path(cfg.input).stem if cfg.input else cfg.data.name))
 
 
-def prepared_folder(cfg: Any) -> Path:
-    """The prepared data set whose users are the people, prepared where it is not yet."""
-    observed = Schema.from_config(cfg.observed)
-    folder: Path = prepare_data(cfg.data, observed)
-    return folder
+def labels_path(cfg: LlmConfig) -> Path:
+    """Return the file of labels.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(cfg.labels).expanduser() if cfg.labels else stage_folder(cfg) / LABELS
+    if not path.is_file():
+        raise UserError(f"labels={path}: there is no such file; python -m mmprofile.llm.vote writes it")
+    return path
 
 
-def read_people(cfg: Any, schema: Schema) -> list[Person]:
-    """The people of the chosen splits.
+def prepared_folder(cfg: LlmConfig) -> Path:
+    """Return the prepared data set whose users are the people, prepared now if it is not there yet."""
+    return prepare_data(cfg.data, Schema.from_config(cfg.observed))
+
+
+def read_people(cfg: LlmConfig, schema: Schema) -> list[Person]:
+    """Return the people of the chosen splits.
 
     Raises:
         UserError: there are none.
@@ -63,18 +74,23 @@ def read_people(cfg: Any, schema: Schema) -> list[Person]:
     return people
 
 
-def messages(person: str, schema: Schema, prompt: Any) -> list[dict[str, str]]:
-    """The prompt as chat models take it, about what is known of a person.
+def messages(text: str, schema: Schema, prompt: PromptsConfig) -> list[dict[str, str]]:
+    """Return the prompt about a person in the form that chat models take.
+
+    Args:
+        text: what is known of the person.
+        schema: the attributes that are asked for.
+        prompt: the templates.
 
     Raises:
-        UserError: a template has a placeholder that means nothing.
+        UserError: a template has an unknown placeholder.
     """
     attributes = "\n".join(f"- {a.name}: {', '.join([*a.values, UNKNOWN])}" for a in schema.attributes)
     claim = {"rationale": "...", "value": "...", "confidence": 0}
     form = json.dumps(dict.fromkeys(schema.names, claim), ensure_ascii=False)
     try:
         system = prompt.system.format(format=form)
-        user = prompt.user.format(attributes=attributes, person=person)
+        user = prompt.user.format(attributes=attributes, person=text)
     except (KeyError, IndexError, ValueError) as error:
         raise UserError(
             f"prompt: {error} is no placeholder; there are {{format}}, and {{attributes}} and {{person}}"
@@ -83,44 +99,35 @@ def messages(person: str, schema: Schema, prompt: Any) -> list[dict[str, str]]:
 
 
 def digest(*parts: Any) -> str:
-    """A short hash of JSON."""
+    """Return a short hash of the parts as JSON."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
-def answers(people: Sequence[Person], schema: Schema, cfg: Any) -> tuple[list[Record], int]:
-    """The answers to what was asked last, at most ``cfg.samples`` of each person, and the number of those that are out of date:
-    the person's texts, the schema or the templates have changed since.
+def current_answers(people: Sequence[Person], schema: Schema, cfg: LlmConfig) -> tuple[list[Record], int]:
+    """Return the answers to the questions that were asked last, at most ``cfg.samples`` of each person.
+
+    Returns:
+        The answers, and the number of those left out as out of date: the person's texts, the schema or the templates have
+        changed since.
 
     Raises:
         UserError: nothing was asked, or no answer is there.
     """
     folder = stage_folder(cfg)
     try:
-        wanted = json.loads((folder / ASKED).read_text(encoding="utf-8"))
+        requests = json.loads((folder / ASKED).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder / ASKED}: nothing was asked ({error}); run python -m mmprofile.llm.teacher"
         ) from error
-    journal = Journal(folder / JOURNAL)
+    journal = open_journal(folder / JOURNAL)
     prompts = {person.user_id: digest(messages(person.text(), schema, cfg.prompt)) for person in people}
-    there = [journal.records[request] for request in wanted if journal.answered(request)]
-    own = [record for record in there if record.user_id in prompts and record.sample < cfg.samples]
-    found = [record for record in own if record.prompt == prompts[record.user_id]]
-    if not found:
+    answered = [journal.records[request] for request in requests if journal.answered(request)]
+    of_people = [record for record in answered if record.user_id in prompts and record.sample < cfg.samples]
+    current = [record for record in of_people if record.prompt == prompts[record.user_id]]
+    if not current:
         raise UserError(
-            f"{folder / JOURNAL}: no answer about any of the {len(people):,} people, {len(own):,} out of date; run "
+            f"{folder / JOURNAL}: no answer about any of the {len(people):,} people, {len(of_people):,} out of date; run "
             "python -m mmprofile.llm.teacher with the same data, profile and seed"
         )
-    return found, len(own) - len(found)
-
-
-def labels_path(cfg: Any) -> Path:
-    """The file of labels.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(cfg.labels).expanduser() if cfg.labels else stage_folder(cfg) / LABELS
-    if not path.is_file():
-        raise UserError(f"labels={path}: there is no such file; python -m mmprofile.llm.vote writes it")
-    return path
+    return current, len(of_people) - len(current)

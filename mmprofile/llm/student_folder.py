@@ -1,4 +1,4 @@
-"""A student's folder: what it was made of, its checkpoints on the way, its card."""
+"""A student's folder: the settings it was made of, the checkpoints on the way to it, its card."""
 
 import json
 import shutil
@@ -7,8 +7,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import OmegaConf
-from transformers import TrainerCallback
+from transformers import (
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
+from mmprofile.files import write_json, write_text
 from mmprofile.llm.student import Student
 
 STUDENT, MADE_OF = "student", "made_of.json"
@@ -23,49 +32,37 @@ guess alone decide anything about anyone, and do not use the model for another p
 """
 
 
-def student_settings(cfg: Any) -> Any:
-    """What ``students`` says of the chosen one."""
-    return cfg.students[cfg.student if cfg.student in cfg.students else "other"]
+def plain(settings: Any) -> dict[str, Any]:
+    """Return a part of the configuration as plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(settings))
 
 
-def plain(cfg: Any) -> dict[str, Any]:
-    """A part of the configuration as plain data."""
-    return cast(dict[str, Any], OmegaConf.to_container(cfg))
-
-
-def finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
-    """Whether a student was made of just that."""
-    return made_before(folder) == made_of and any(folder.glob("*.safetensors"))
-
-
-def made_before(folder: Path) -> Any:
-    """What a folder's contents were made of; None where that cannot be told."""
+def read_made_of(folder: Path) -> Any:
+    """Return what the contents of a folder were made of; None where it does not say."""
     try:
         return json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def begin(target: Path, made_of: Mapping[str, Any]) -> Path:
-    """The folder of the checkpoints on the way to a student; those on the way to one made of anything else are removed."""
-    folder = target.with_name(f"{target.name}.partial")
-    if made_before(folder) != made_of:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_made_of(folder, made_of)
-    return folder
+def is_finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
+    """Return whether the folder holds a student that was made of exactly this."""
+    return read_made_of(folder) == made_of and any(folder.glob("*.safetensors"))
 
 
-def write_made_of(folder: Path, made_of: Mapping[str, Any]) -> None:
-    """What :func:`finished` compares, whole or not at all."""
-    partial = folder / f"{MADE_OF}.tmp"
-    partial.write_text(json.dumps(made_of, indent=2) + "\n", encoding="utf-8")
-    partial.replace(folder / MADE_OF)
+def open_checkpoints(folder: Path, made_of: Mapping[str, Any]) -> Path:
+    """Return the folder of the checkpoints on the way to a student; those of a student made of anything else are removed."""
+    checkpoints = _checkpoints(folder)
+    if read_made_of(checkpoints) != made_of:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        checkpoints.mkdir(parents=True)
+        write_json(checkpoints / MADE_OF, made_of)
+    return checkpoints
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The last checkpoint that is whole: the trainer's state is written last."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
+def last_checkpoint(checkpoints: Path) -> str | None:
+    """Return the last checkpoint that is whole: the trainer's state is written last."""
+    for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -74,21 +71,33 @@ def last_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def finish(student: Student, folder: Path, made_of: Mapping[str, Any]) -> None:
-    """Saves a student with a card, and removes the checkpoints on the way."""
+def train_student(student: Student, trainer: Trainer, checkpoints: Path) -> None:
+    """Train the student in place, from its last checkpoint where there is one."""
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    student.adopt(trainer.model)
+
+
+def save_student(student: Student, folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Save a student with a card, and remove the checkpoints on the way to it."""
     (folder / MADE_OF).unlink(missing_ok=True)  # it was of the student that is overwritten
     student.save(folder)
     attributes = "\n".join(
         f"- {a.name}{' (sensitive)' if a.sensitive else ''}: {', '.join(a.values)}" for a in student.schema.attributes
     )
-    (folder / "README.md").write_text(CARD.format(attributes=attributes, purpose=made_of["purpose"]), encoding="utf-8")
-    write_made_of(folder, made_of)
-    shutil.rmtree(folder.with_name(f"{folder.name}.partial"))
+    write_text(folder / "README.md", CARD.format(attributes=attributes, purpose=made_of["purpose"]))
+    write_json(folder / MADE_OF, made_of)
+    shutil.rmtree(_checkpoints(folder))
+
+
+def _checkpoints(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
 
 
 class NoLastCheckpoint(TrainerCallback):
-    """The student itself is saved at the end; training that is resumed from the last step would take one step more."""
+    """Writes no checkpoint after the last step: the student itself is saved, and training resumed there would take a step more."""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             control.should_save = False

@@ -12,7 +12,7 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim
-from mmprofile.llm.scores import BINS, THRESHOLDS, Scores, score_labels, tabulate
+from mmprofile.llm.scores import BINS, THRESHOLDS, LabelSetScores, score_labels, tabulate
 from mmprofile.profile.calibration import bin_confidences
 from mmprofile.profile.schema import UNKNOWN, Profile
 
@@ -175,7 +175,7 @@ def brute_ece(pairs: Sequence[tuple[float, bool]]) -> float:
 claims = st.lists(st.tuples(st.integers(0, 20).map(lambda k: k / 20), st.booleans()), min_size=1, max_size=30)
 
 
-def pet(pairs: Sequence[tuple[float, bool]]) -> Scores:
+def pet(pairs: Sequence[tuple[float, bool]]) -> LabelSetScores:
     gold: list[Profile] = [{"Pet": ("cat",)}] * len(pairs)
     return score_labels(("Pet",), gold, [{"Pet": Claim("cat" if r else "dog", s)} for s, r in pairs], resamples=0)
 

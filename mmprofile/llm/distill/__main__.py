@@ -1,11 +1,10 @@
 """``python -m mmprofile.llm.distill data=demo student=tiny``"""
 
-from typing import Any
-
 from mmprofile.config.command import run_command
+from mmprofile.config.llm_settings import LlmConfig
 
 
-def run(cfg: Any) -> None:
+def run(cfg: LlmConfig) -> None:
     """Train a student on the labels. Its imports take seconds, so the command line is checked before them."""
     from mmprofile.llm.distill.run import main
 

@@ -1,119 +1,141 @@
-"""The command ``llm.reinforce``: the student votes its own answers once, then learns to agree with them."""
+"""A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reinforce.reward=confidence|majority``.
+
+Its own answers are voted once, for as many people as the training visits; the winners and their weights are frozen. GRPO then
+rewards agreeing with them.
+"""
 
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
-
-from mmprofile.config.settings import VoteConfig
+from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
-from mmprofile.llm.journal import Journal, Record
+from mmprofile.files import write_text
+from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
-from mmprofile.llm.reinforce.rewards import Frozen, freeze, moderate
+from mmprofile.llm.reinforce.rewards import FrozenLabels, freeze_labels, moderate_users
 from mmprofile.llm.reinforce.training import train
 from mmprofile.llm.rollouts import rollouts
 from mmprofile.llm.stage import digest, open_schema, purpose, read_people, stage_folder
-from mmprofile.llm.student import Student
+from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.student_folder import (
     STUDENT,
-    begin,
-    finish,
-    finished,
-    made_before,
+    is_finished,
+    open_checkpoints,
     plain,
-    student_settings,
+    read_made_of,
+    save_student,
 )
-from mmprofile.llm.vote.voting import ballots, vote
+from mmprofile.llm.vote.voting import collect_ballots, vote, vote_settings
 
-REWARDS = ("confidence", "majority")
-"""Kinds of ``reward``, which are the ways of voting that they go with."""
 ROLLOUTS = "rollouts.jsonl"
 
 
-def main(cfg: Any) -> None:
-    """Entry point: rollouts, frozen labels, GRPO; the same command again goes on where it stopped."""
+def main(cfg: LlmConfig) -> None:
+    """Reinforce the student with the reward of the configuration; a killed run goes on where it stopped."""
+    reinforce(cfg, cfg.reinforce.reward)
+
+
+def reinforce(cfg: LlmConfig, reward: str) -> None:
+    """Draw rollouts, vote and freeze labels, train by GRPO, and write the new student's folder.
+
+    Args:
+        cfg: all settings but the reward.
+        reward: one of :data:`mmprofile.llm.checks.REWARDS`.
+
+    Raises:
+        UserError: there is no student to start from, or too few people of moderate difficulty.
+    """
     schema, folder = open_schema(cfg), stage_folder(cfg)
-    settings, name = cfg.reinforce, cfg.reinforce.reward
-    start = made_before(folder / STUDENT)
+    start = read_made_of(folder / STUDENT)
     if start is None:
         raise UserError(f"{folder / STUDENT}: no student to start from; run python -m mmprofile.llm.distill first")
-    target = folder / f"{STUDENT}_{name}"
+    target = folder / f"{STUDENT}_{reward}"
+    settings = plain(cfg.reinforce) | {"reward": reward, "vote": plain(cfg.vote)}
     made_of = {
-        "start": start, "seed": cfg.seed,
-        "settings": plain(student_settings(cfg)) | plain(settings) | {"vote": plain(cfg.vote)}, "purpose": purpose(cfg),
+        "start": start, "seed": cfg.seed, "settings": plain(student_settings(cfg)) | settings, "purpose": purpose(cfg),
     }  # fmt: skip
-    if finished(target, made_of):
+    if is_finished(target, made_of):
         print(f"{target}: found")
         return
     people = [person for person in read_people(cfg, schema) if person.split == "train"]
     student = Student(str(folder / STUDENT), student_settings(cfg), schema)
-    checkpoints = begin(target, made_of)
-    labels = vote_rollouts(student, people, cfg, folder)
-    path, voted_by = folder / f"frozen_{name}.json", digest(made_of)
-    if not path.exists() or Frozen.load(path).origin != voted_by:
-        freeze(labels, name == "confidence", voted_by).save(path)
-    frozen = Frozen.load(path)
-    kept = set(moderate(labels, settings.low, settings.high))
-    taught = [person for person in people if person.user_id in kept]
+    checkpoints = open_checkpoints(target, made_of)
+    labels = vote_rollouts(student, people, cfg, reward, folder)
+    frozen = frozen_labels(folder / f"frozen_{reward}.json", labels, reward, digest(made_of))
+    moderate = moderate_people(people, labels, cfg)
     print(
-        f"{len(taught):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of {settings.rollouts} "
-        f"answers from {settings.low} to {settings.high}); {len(people) - len(frozen.targets):,} more are not needed, or too "
-        f"long for the student's context of {student.room:,} tokens",
+        f"{len(moderate):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of "
+        f"{cfg.reinforce.rollouts} answers from {cfg.reinforce.low} to {cfg.reinforce.high}); "
+        f"{len(people) - len(frozen.targets):,} more are not needed, or too long for the student's context of "
+        f"{student.room:,} tokens",
         flush=True,
     )
-    if len(taught) < settings.people:
+    if len(moderate) < cfg.reinforce.people:
         raise UserError(
-            f"a step is to learn from reinforce.people={settings.people} people, and there are {len(taught)}: give less, or "
-            "widen reinforce.low and reinforce.high"
+            f"a step is to learn from reinforce.people={cfg.reinforce.people} people, and there are {len(moderate)}: give "
+            "less, or widen reinforce.low and reinforce.high"
         )
     clock, before = time.perf_counter(), frozen.digest()
-    history = train(student, taught, frozen, cfg, checkpoints)
+    history = train(student, moderate, frozen, cfg, checkpoints)
     if frozen.digest() != before:
         raise RuntimeError("the frozen labels changed during training")
-    text = "".join(json.dumps(row) + "\n" for row in history)
-    (folder / f"reinforce_{name}.jsonl").write_text(text, encoding="utf-8")
-    finish(student, target, made_of)
+    write_text(folder / f"reinforce_{reward}.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+    save_student(student, target, made_of)
     print(f"{target}: {describe(history)}; {time.perf_counter() - clock:.0f} s")
 
 
-def vote_rollouts(student: Student, people: Sequence[Person], cfg: Any, folder: Path) -> list[Label]:
-    """The student's own votes, of people in random order until there are as many of moderate difficulty as the training visits;
-    of those whom it cannot read, none.
+def vote_rollouts(student: Student, people: Sequence[Person], cfg: LlmConfig, reward: str, folder: Path) -> list[Label]:
+    """Return labels voted from the student's own answers, which are kept in a journal, so that none is drawn twice.
 
-    Its answers are kept in a journal, so that none is drawn twice.
+    People are visited in random order, until there are as many of moderate difficulty as the training visits; people whom the
+    student cannot read have no labels.
     """
     settings, schema = cfg.reinforce, student.schema
-    how = replace(
-        cast(VoteConfig, OmegaConf.to_object(cfg.vote)),
-        method=settings.reward,
-        calibration="none",
-        unknown_rate=None,
-    )
+    voting = replace(vote_settings(cfg), method=reward, calibration="none", unknown_rate=None)
     order = random.Random(cfg.seed).sample(list(people), len(people))
-    label = "rollouts" if cfg.progress else None
-    drawn = rollouts(
-        student, order, settings.rollouts, settings.temperature, 1.0, cfg.seed, Journal(folder / ROLLOUTS), label
+    parts = rollouts(
+        student,
+        order,
+        samples=settings.rollouts,
+        temperature=settings.temperature,
+        top_p=1.0,
+        seed=cfg.seed,
+        journal=open_journal(folder / ROLLOUTS),
+        label="rollouts" if cfg.progress else None,
     )
-    answers: list[list[Record]] = []  # of each person
+    records: list[list[Record]] = []  # of each person
     labels: list[Label] = []
-    for part in drawn:
-        answers += part
-        polled = [person for person, own in zip(order, answers, strict=False) if own]
-        labels, _ = vote(polled, ballots(polled, schema, chain(*answers)), schema, how)
-        if len(moderate(labels, settings.low, settings.high)) >= settings.steps * settings.people:
+    for part in parts:
+        records += part
+        voters = [person for person, of_person in zip(order, records, strict=False) if of_person]
+        labels, _ = vote(voters, collect_ballots(voters, schema, chain(*records)), schema, voting)
+        if len(moderate_users(labels, settings.low, settings.high)) >= settings.steps * settings.people:
             break
     return labels
 
 
-def describe(history: Sequence[dict[str, float]]) -> str:
-    """The first and the last tenth of the steps."""
+def frozen_labels(path: Path, labels: Sequence[Label], reward: str, origin: str) -> FrozenLabels:
+    """Return the frozen labels of a file; if it has none of this origin, freeze ``labels`` there first."""
+    if not path.exists() or FrozenLabels.load(path).origin != origin:
+        freeze_labels(labels, weighted=reward == "confidence", origin=origin).save(path)
+    return FrozenLabels.load(path)
+
+
+def moderate_people(people: Sequence[Person], labels: Sequence[Label], cfg: LlmConfig) -> list[Person]:
+    """Return the people of moderate difficulty, in their order."""
+    moderate = set(moderate_users(labels, cfg.reinforce.low, cfg.reinforce.high))
+    return [person for person in people if person.user_id in moderate]
+
+
+def describe(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return the means of the first and the last tenth of the steps."""
     tenth = max(1, len(history) // 10)
     parts = []
     for name in ("reward", "frac_reward_zero_std", "parse_faults", "entropy"):

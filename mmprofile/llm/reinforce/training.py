@@ -1,8 +1,7 @@
-"""A student that teaches itself: ``python -m mmprofile.llm.reinforce data=demo reinforce.reward=confidence|majority``.
+"""GRPO by TRL: a student learns to agree with labels that were voted from its own answers and frozen.
 
-Its own answers are voted once, of as many people as the training visits; the winners and their weights are frozen. GRPO by TRL then
-rewards agreeing with them. ``majority`` is after TTRL (Zuo et al., 2025): the plain majority's value, every attribute and person
-weighing alike. TTRL itself rewards 1 or 0 and filters nobody; here nothing but vote and weights is told apart.
+The reward ``majority`` is after TTRL (Zuo et al., 2025): the plain majority's value, every attribute and person weighing alike.
+TTRL itself rewards 1 or 0 and filters nobody; here the two rewards differ in votes and weights only.
 """
 
 from collections.abc import Sequence
@@ -11,34 +10,36 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import GRPOConfig, GRPOTrainer
 
+from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.people import Person
-from mmprofile.llm.reinforce.rewards import Frozen, reward
+from mmprofile.llm.reinforce.rewards import FrozenLabels, reward
 from mmprofile.llm.stage import messages
 from mmprofile.llm.student import Student, condense
-from mmprofile.llm.student_folder import NoLastCheckpoint, last_checkpoint
+from mmprofile.llm.student_folder import NoLastCheckpoint, train_student
 from mmprofile.profile.schema import Schema
 
-EVERY, ASKED_ABOUT = 10, 16  # steps, and people, for the divergence
+DIVERGENCE_STEPS, DIVERGENCE_PEOPLE = 10, 16
+"""The divergence from the start is measured after each so many steps, on so many people."""
 
 
-class Reward:
-    """TRL's reward function: what answers earn against the frozen labels; counts those that are not understood.
+class AgreementReward:
+    """TRL's reward function: what answers earn against the frozen labels. It logs the share of answers with faults.
 
     Attributes:
-        sample: of the last step a person, an answer and what it earned.
+        sample: a person of the last step, an answer about them and what it earned.
     """
 
-    def __init__(self, frozen: Frozen, schema: Schema) -> None:
+    def __init__(self, frozen: FrozenLabels, schema: Schema) -> None:
         self.frozen, self.schema = frozen, schema
         self.__name__ = "agreement"
         self.sample: dict[str, Any] = {}
 
     def __call__(
-        self, completions: Sequence[Any], user_id: Sequence[str], log_metric: Any = None, **_: Any
+        self, completions: Sequence[Any], user_id: Sequence[str], log_metric: Any = None, **kwargs: Any
     ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
         if log_metric is not None:
@@ -51,9 +52,8 @@ class Reward:
         return [*earned]
 
 
-class Health(TrainerCallback):
-    """Adds a sampled answer to the metrics of each step, and to every tenth and the last how far the student has gone from
-    where it started.
+class HealthMetrics(TrainerCallback):
+    """Adds a sampled answer to the metrics of each step, and to those of every tenth and the last the divergence from the start.
 
     Args:
         student: that is trained.
@@ -62,31 +62,49 @@ class Health(TrainerCallback):
         agreement: the reward, which knows the answers of the step.
     """
 
-    def __init__(self, student: Student, start: Student, people: Sequence[Person], agreement: Reward) -> None:
+    def __init__(self, student: Student, start: Student, people: Sequence[Person], agreement: AgreementReward) -> None:
         self.student, self.start, self.people, self.agreement = student, start, people, agreement
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if "reward" not in state.log_history[-1]:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        row: dict[str, Any] = state.log_history[-1]
+        if "reward" not in row:
             return
-        state.log_history[-1]["sample"] = self.agreement.sample
-        if state.global_step % EVERY == 0 or state.global_step == state.max_steps:
+        row["sample"] = self.agreement.sample
+        if state.global_step % DIVERGENCE_STEPS == 0 or state.global_step == state.max_steps:
             with torch.random.fork_rng():
-                state.log_history[-1]["kl"] = divergence(self.student, self.start, self.people, seed=args.seed)
+                row["kl"] = divergence(self.student, self.start, self.people, seed=args.seed)
 
 
 def divergence(student: Student, start: Student, people: Sequence[Person], seed: int) -> float:
-    """KL(student || start) for each token, in nats, estimated from one answer of the student's about each person: the mean of
-    log(student / start), which is 0 for the same student and can come out a little below for a similar one."""
+    """Estimate KL(student || start) for each token, in nats, from one answer of the student's about each person.
+
+    It is the mean of log(student / start), which is 0 for the same student and can be a little below 0 for a similar one.
+    """
     training = student.model.training
-    answers = [(p, text) for p, some in zip(people, student.write(people, 1, 1.0, seed), strict=True) for text in some]
-    sums = [one.log_probabilities(answers) for one in (student, start)]
+    texts = student.write(people, 1, 1.0, seed)
+    answers = [(person, text) for person, of_person in zip(people, texts, strict=True) for text in of_person]
+    new, old = student.log_probabilities(answers), start.log_probabilities(answers)
     student.model.train(training)
-    return float(torch.cat([new - old for new, old in zip(*sums, strict=True)]).mean())
+    return float(torch.cat([after - before for after, before in zip(new, old, strict=True)]).mean())
 
 
-def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, folder: Path) -> list[dict[str, float]]:
-    """GRPO in place. ``scale_rewards="none"``: scaling by a group's deviation would cancel the weights, which are the same for
-    all answers of a group. Returns a row of health metrics for each step."""
+def train(
+    student: Student, people: Sequence[Person], frozen: FrozenLabels, cfg: LlmConfig, checkpoints: Path
+) -> list[dict[str, Any]]:
+    """Train the student in place, from its last checkpoint where there is one.
+
+    ``scale_rewards="none"``: scaling by a group's deviation would cancel the weights, which all answers of a group share.
+
+    Args:
+        student: to train.
+        people: whom it writes about.
+        frozen: the labels that it is rewarded for.
+        cfg: its ``reinforce``, whether to show progress, and the seed.
+        checkpoints: the folder for them.
+
+    Returns:
+        A row of health metrics for each step.
+    """
     settings, gpu = cfg.reinforce, torch.cuda.is_available()
     prompts = [
         {
@@ -95,23 +113,20 @@ def train(student: Student, people: Sequence[Person], frozen: Frozen, cfg: Any, 
         }
         for person in people
     ]
-    made = GRPOConfig(
-        output_dir=str(folder), max_steps=settings.steps, per_device_train_batch_size=settings.people * settings.group,
+    arguments = GRPOConfig(
+        output_dir=str(checkpoints), max_steps=settings.steps, per_device_train_batch_size=settings.people * settings.group,
         num_generations=settings.group, max_completion_length=student.settings.max_new_tokens, learning_rate=student.settings.rl_lr,
         lr_scheduler_type="constant", temperature=settings.temperature, epsilon=settings.clip[0],
         epsilon_high=settings.clip[1], beta=settings.beta, scale_rewards="none", use_cpu=not gpu, bf16=gpu,
         use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,
         logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
     )  # fmt: skip
-    agreement = Reward(frozen, student.schema)
+    agreement = AgreementReward(frozen, student.schema)
     start = Student(student.name, student.settings, student.schema)
+    health = HealthMetrics(student, start, people[:DIVERGENCE_PEOPLE], agreement)
     trainer = GRPOTrainer(
-        student.model, agreement, args=made, train_dataset=Dataset.from_list(prompts),
-        processing_class=student.tokenizer, peft_config=student.adapter(),
-        callbacks=[NoLastCheckpoint(), Health(student, start, people[:ASKED_ABOUT], agreement)],
+        student.model, agreement, args=arguments, train_dataset=Dataset.from_list(prompts),
+        processing_class=student.tokenizer, peft_config=student.adapter(), callbacks=[NoLastCheckpoint(), health],
     )  # fmt: skip
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-    student.keep(trainer.model)
+    train_student(student, trainer, checkpoints)
     return [row for row in trainer.state.log_history if "reward" in row]

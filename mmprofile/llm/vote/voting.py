@@ -1,14 +1,17 @@
-"""Answers -> labels with calibrated confidence: ``python -m mmprofile.llm.vote data=demo``."""
+"""Votes of a person's answers, their winners, and labels of them with calibrated confidence."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from mmprofile.config.settings import VoteConfig
+from omegaconf import OmegaConf
+
+from mmprofile.config.llm_settings import LlmConfig, VoteConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.calibrate import ON_GOLD, Calibration, fit, priors, unknown_threshold
+from mmprofile.llm.calibrate import ON_GOLD, ConfidenceMap, fit, priors, unknown_threshold
+from mmprofile.llm.checks import METHODS
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Label, Vote
 from mmprofile.llm.people import Person
@@ -16,7 +19,6 @@ from mmprofile.llm.stage import digest
 from mmprofile.profile.schema import UNKNOWN, Schema
 
 NO_EVIDENCE = "not enough evidence"
-METHODS = ("confidence", "majority", "cisc")
 
 
 class Winner(NamedTuple):
@@ -33,72 +35,6 @@ class Winner(NamedTuple):
     m: float
 
 
-def weights(votes: Sequence[Vote], method: str = "confidence", temperature: float = 1.0) -> list[float]:
-    """What each vote weighs.
-
-    Args:
-        votes: of one attribute of one person.
-        method: ``confidence``: as confident as it is (all zero: all alike); ``majority``: all alike; ``cisc``: softmax of the
-            confidences by ``temperature`` (Taubenfeld et al., 2025).
-
-    Raises:
-        UserError: an unknown method, or a temperature that is not above 0.
-    """
-    if method not in METHODS:
-        raise UserError(f"vote.method={method!r} is not one of {', '.join(METHODS)}")
-    if not temperature > 0:
-        raise UserError(f"vote.temperature={temperature}: give more than 0")
-    if method == "cisc" and votes:
-        highest = max(vote.confidence for vote in votes)
-        raised = [math.exp((vote.confidence - highest) / temperature) for vote in votes]
-        return [one / sum(raised) for one in raised]
-    if method == "confidence" and any(vote.confidence for vote in votes):
-        return [vote.confidence for vote in votes]
-    return [1.0] * len(votes)
-
-
-def scores(
-    votes: Sequence[Vote], weighed: Sequence[float], prior: Mapping[str, float], alpha: float
-) -> dict[str, float]:
-    """S(v) = sum of the weights of v's votes, divided by v's prior to the power of ``alpha``."""
-    found: dict[str, float] = {}
-    for vote, weight in zip(votes, weighed, strict=True):
-        found[vote.value] = found.get(vote.value, 0.0) + weight
-    return {value: score / prior.get(value, 1.0) ** alpha for value, score in found.items()}
-
-
-def elect(
-    votes: Sequence[Vote],
-    values: Sequence[str],
-    method: str = "confidence",
-    temperature: float = 1.0,
-    prior: Mapping[str, float] | None = None,
-    alpha: float = 0.0,
-) -> Winner:
-    """The value with the highest score; a tie goes to more votes, then the higher single confidence, then the schema's order.
-
-    Args:
-        votes: of one attribute of one person; none: Unknown.
-        values: the schema's; Unknown comes last.
-        method: see :func:`weights`.
-        temperature: of ``cisc``.
-        prior: how common each value is; see :func:`scores`.
-        alpha: how far the prior is corrected for, 0 not at all.
-    """
-    if not votes:
-        return Winner(UNKNOWN, 0.0, 0.0)
-    found = scores(votes, weights(votes, method, temperature), prior or {}, alpha)
-    order = {value: -place for place, value in enumerate((*values, UNKNOWN))}
-
-    def rank(value: str) -> tuple[float, int, float, int]:
-        own = [vote.confidence for vote in votes if vote.value == value]
-        return round(found[value], 12), len(own), max(own), order[value]  # rounded: sums of equal terms may differ
-
-    best = max(found, key=rank)
-    own = [vote.confidence for vote in votes if vote.value == best]
-    return Winner(best, found[best] / sum(found.values()), sum(own) / len(own))
-
-
 class Ballot(NamedTuple):
     """The votes on one attribute of one person, and the rationale of each."""
 
@@ -106,114 +42,227 @@ class Ballot(NamedTuple):
     rationales: tuple[str, ...]
 
 
-def ballots(people: Sequence[Person], schema: Schema, records: Iterable[Record]) -> dict[tuple[str, str], Ballot]:
-    """The votes in the answers of these people; what was not understood votes for nothing."""
-    wanted = {person.user_id for person in people}
-    votes: dict[tuple[str, str], list[tuple[Vote, str]]] = {}
+NO_VOTES = Ballot((), ())
+
+
+def vote_settings(cfg: LlmConfig) -> VoteConfig:
+    """Return the ``vote`` of ``conf/llm.yaml`` as a dataclass."""
+    return cast(VoteConfig, OmegaConf.to_object(cfg.vote))
+
+
+def vote_weights(votes: Sequence[Vote], method: str = "confidence", temperature: float = 1.0) -> list[float]:
+    """Return the weight of each vote.
+
+    Args:
+        votes: of one attribute of one person.
+        method: ``confidence``: the vote's confidence (all zero: all alike); ``majority``: all alike; ``cisc``: softmax of the
+            confidences by ``temperature`` (Taubenfeld et al., 2025).
+        temperature: of ``cisc``.
+
+    Raises:
+        UserError: the method is unknown, or the temperature not above 0.
+    """
+    if method not in METHODS:
+        raise UserError(f"vote.method={method!r} is not one of {', '.join(METHODS)}")
+    if not temperature > 0:
+        raise UserError(f"vote.temperature={temperature}: give more than 0")
+    if method == "cisc" and votes:
+        highest = max(vote.confidence for vote in votes)
+        exponentials = [math.exp((vote.confidence - highest) / temperature) for vote in votes]
+        return [exponential / sum(exponentials) for exponential in exponentials]
+    if method == "confidence" and any(vote.confidence for vote in votes):
+        return [vote.confidence for vote in votes]
+    return [1.0] * len(votes)
+
+
+def value_scores(
+    votes: Sequence[Vote], weights: Sequence[float], prior: Mapping[str, float], alpha: float
+) -> dict[str, float]:
+    """Return S(v), the sum of the weights of v's votes, divided by v's prior to the power of ``alpha``."""
+    sums: dict[str, float] = {}
+    for vote, weight in zip(votes, weights, strict=True):
+        sums[vote.value] = sums.get(vote.value, 0.0) + weight
+    return {value: total / prior.get(value, 1.0) ** alpha for value, total in sums.items()}
+
+
+def find_winner(
+    votes: Sequence[Vote],
+    values: Sequence[str],
+    method: str = "confidence",
+    temperature: float = 1.0,
+    prior: Mapping[str, float] | None = None,
+    alpha: float = 0.0,
+) -> Winner:
+    """Return the value with the highest score.
+
+    A tie goes to the value with more votes, then with the higher single confidence, then to the first in the schema's order.
+
+    Args:
+        votes: of one attribute of one person; none: Unknown.
+        values: the schema's; Unknown comes last.
+        method: see :func:`vote_weights`.
+        temperature: of ``cisc``.
+        prior: how common each value is; see :func:`value_scores`.
+        alpha: how far the prior is corrected for, 0 not at all.
+    """
+    if not votes:
+        return Winner(UNKNOWN, 0.0, 0.0)
+    scores = value_scores(votes, vote_weights(votes, method, temperature), prior or {}, alpha)
+    order = {value: -place for place, value in enumerate((*values, UNKNOWN))}
+    confidences: dict[str, list[float]] = {}
+    for vote in votes:
+        confidences.setdefault(vote.value, []).append(vote.confidence)
+
+    def rank(value: str) -> tuple[float, int, float, int]:
+        # rounded: sums of equal terms may differ
+        return round(scores[value], 12), len(confidences[value]), max(confidences[value]), order[value]
+
+    best = max(scores, key=rank)
+    return Winner(
+        value=best,
+        q=scores[best] / sum(scores.values()),
+        m=sum(confidences[best]) / len(confidences[best]),
+    )
+
+
+def collect_ballots(
+    people: Sequence[Person], schema: Schema, records: Iterable[Record]
+) -> dict[tuple[str, str], Ballot]:
+    """Return the votes in the answers about these people, by user id and attribute; claims not understood cast no vote."""
+    user_ids = {person.user_id for person in people}
+    cast_votes: dict[tuple[str, str], list[tuple[Vote, str]]] = {}
     for record in sorted(records, key=lambda record: (record.user_id, record.sample, record.request)):
-        if record.user_id not in wanted or record.error is not None:
+        if record.user_id not in user_ids or record.error is not None:
             continue
         for name, claim in parse_answer(record.answer, schema).claims.items():
-            one = Vote(record.sample, claim.value, claim.confidence, record.request)
-            votes.setdefault((record.user_id, name), []).append((one, claim.rationale))
+            vote = Vote(record.sample, claim.value, claim.confidence, record.request)
+            cast_votes.setdefault((record.user_id, name), []).append((vote, claim.rationale))
     return {
-        key: Ballot(tuple(one for one, _ in own), tuple(rationale for _, rationale in own))
-        for key, own in votes.items()
+        key: Ballot(votes=tuple(vote for vote, _ in pairs), rationales=tuple(rationale for _, rationale in pairs))
+        for key, pairs in cast_votes.items()
     }
 
 
 def vote(
-    people: Sequence[Person], polled: Mapping[tuple[str, str], Ballot], schema: Schema, settings: VoteConfig
+    people: Sequence[Person], ballots: Mapping[tuple[str, str], Ballot], schema: Schema, settings: VoteConfig
 ) -> tuple[list[Label], dict[str, Any]]:
-    """Labels of all people and attributes, and the calibration as plain data.
+    """Return labels of all people and attributes, and the calibration as plain data.
 
     Args:
-        people: whose labels; gold values of ``settings.gold_split`` are looked at by isotonic and temperature only.
-        polled: as :func:`ballots` gives.
+        people: whose labels; only isotonic and temperature look at gold values, those of ``settings.gold_split``.
+        ballots: as :func:`collect_ballots` returns.
+        schema: the attributes.
         settings: the ``vote`` of ``conf/llm.yaml``.
 
     Raises:
-        UserError: a setting without meaning.
+        UserError: a setting makes no sense.
     """
-    prior = {name: _prior(name, polled, settings) if settings.alpha else {} for name in schema.names}
+    prior = {name: _prior(name, ballots, settings) if settings.alpha else {} for name in schema.names}
     origin = digest(asdict(settings), schema.to_dict(), prior)
     labels = [
-        elected(
-            person.user_id,
-            name,
-            polled.get((person.user_id, name), Ballot((), ())),
-            schema,
-            settings,
-            prior[name],
-            origin,
+        voted_label(
+            user_id=person.user_id,
+            attribute=name,
+            ballot=ballots.get((person.user_id, name), NO_VOTES),
+            schema=schema,
+            settings=settings,
+            prior=prior[name],
+            origin=origin,
         )
         for person in people
         for name in schema.names
     ]
-    known = [label for label in labels if label.label != UNKNOWN]
-    correct = None
-    fitted_on = known
-    if settings.calibration in ON_GOLD:
-        gold = {person.user_id: person.gold for person in people if person.split == settings.gold_split}
-        fitted_on = [label for label in known if label.attribute in gold.get(label.user_id, {})]
-        correct = [gold[label.user_id][label.attribute] == (label.label,) for label in fitted_on] or None
-    calibration = fit(
-        settings.calibration, [raw(label) for label in fitted_on], correct, (settings.target[0], settings.target[1])
-    )
-    labels = [replace(label, confidence=calibrated(label, calibration)) for label in labels]
+    calibration = _fit_calibration(people, labels, settings)
+    labels = [replace(label, confidence=calibrated_confidence(label, calibration)) for label in labels]
     thresholds = _thresholds(labels, schema, settings.unknown_rate)
-    labels = [doubted(label, thresholds[label.attribute]) for label in labels]
+    labels = [apply_threshold(label, thresholds[label.attribute]) for label in labels]
     origins = {"settings": origin, "vote": asdict(settings)}
-    plain = asdict(calibration) | {"thresholds": thresholds, "priors": prior} | origins
-    return labels, plain
+    return labels, asdict(calibration) | {"thresholds": thresholds, "priors": prior} | origins
 
 
-def raw(label: Label) -> float:
-    """The confidence before calibration: agreement times the winner's mean confidence."""
-    return label.q * label.m
-
-
-def calibrated(label: Label, calibration: Calibration) -> float:
-    """The calibrated confidence of what is said; Unknown keeps its raw one, since nothing was fitted to it."""
-    return round(raw(label) if label.label == UNKNOWN else float(calibration([raw(label)])[0]), 6)
-
-
-def elected(
+def voted_label(
+    *,
     user_id: str,
-    name: str,
+    attribute: str,
     ballot: Ballot,
     schema: Schema,
     settings: VoteConfig,
     prior: Mapping[str, float],
     origin: str,
 ) -> Label:
-    """The label that the votes give, not calibrated; its rationale is that of the winner's most confident vote."""
-    found = elect(ballot.votes, schema[name].values, settings.method, settings.temperature, prior, settings.alpha)
-    own = [(one.confidence, -one.sample, why) for one, why in zip(*ballot, strict=True) if one.value == found.value]
-    why = max(own)[2] if own else NO_EVIDENCE
-    return Label(user_id, name, found.value, 0.0, found.value, found.q, found.m, why, ballot.votes, origin)
+    """Return the label that the votes give, not calibrated; its rationale is that of the winner's most confident vote."""
+    winner = find_winner(
+        ballot.votes, schema[attribute].values, settings.method, settings.temperature, prior, settings.alpha
+    )
+    rationales = [
+        (vote.confidence, -vote.sample, rationale)
+        for vote, rationale in zip(ballot.votes, ballot.rationales, strict=True)
+        if vote.value == winner.value
+    ]
+    return Label(
+        user_id=user_id,
+        attribute=attribute,
+        label=winner.value,
+        confidence=0.0,
+        voted=winner.value,
+        q=winner.q,
+        m=winner.m,
+        rationale=max(rationales)[2] if rationales else NO_EVIDENCE,
+        votes=ballot.votes,
+        provenance=origin,
+    )
 
 
-def doubted(label: Label, threshold: float) -> Label:
-    """The label, or Unknown where its confidence is below the threshold: as sure as the value that is given up was doubtful."""
+def raw_confidence(label: Label) -> float:
+    """Return the confidence before calibration: agreement times the winner's mean confidence."""
+    return label.q * label.m
+
+
+def calibrated_confidence(label: Label, calibration: ConfidenceMap) -> float:
+    """Return the calibrated confidence of a label; Unknown keeps its raw one, since nothing was fitted to it."""
+    raw = raw_confidence(label)
+    return round(raw if label.label == UNKNOWN else float(calibration([raw])[0]), 6)
+
+
+def apply_threshold(label: Label, threshold: float) -> Label:
+    """Return the label, or Unknown where its confidence c is below the threshold; this Unknown has the confidence 1 - c."""
     if label.label == UNKNOWN or label.confidence >= threshold:
         return label
     return replace(label, label=UNKNOWN, confidence=round(1 - label.confidence, 6), rationale=NO_EVIDENCE)
 
 
-def _prior(name: str, polled: Mapping[tuple[str, str], Ballot], settings: VoteConfig) -> dict[str, float]:
-    ballots_ = [ballot.votes for (_, attribute), ballot in polled.items() if attribute == name]
-    return priors([scores(votes, weights(votes, settings.method, settings.temperature), {}, 0.0) for votes in ballots_])
+def _fit_calibration(people: Sequence[Person], labels: Sequence[Label], settings: VoteConfig) -> ConfidenceMap:
+    """Fit the map on the labels that are not Unknown; where it needs gold, on those with a gold value in the gold split."""
+    fitted_on = [label for label in labels if label.label != UNKNOWN]
+    correct = None
+    if settings.calibration in ON_GOLD:
+        gold = {person.user_id: person.gold for person in people if person.split == settings.gold_split}
+        fitted_on = [label for label in fitted_on if label.attribute in gold.get(label.user_id, {})]
+        correct = [gold[label.user_id][label.attribute] == (label.label,) for label in fitted_on] or None
+    confidences = [raw_confidence(label) for label in fitted_on]
+    return fit(settings.calibration, confidences, correct, (settings.target[0], settings.target[1]))
+
+
+def _prior(name: str, ballots: Mapping[tuple[str, str], Ballot], settings: VoteConfig) -> dict[str, float]:
+    """Return how common each value of an attribute is among the votes."""
+    of_attribute = [ballot.votes for (_, attribute), ballot in ballots.items() if attribute == name]
+    return priors(
+        [
+            value_scores(votes, vote_weights(votes, settings.method, settings.temperature), {}, 0.0)
+            for votes in of_attribute
+        ]
+    )
 
 
 def _thresholds(labels: Sequence[Label], schema: Schema, rate: float | None) -> dict[str, float]:
+    """Return for each attribute the confidence below which its labels become Unknown."""
     if rate is None:
         return dict.fromkeys(schema.names, 0.0)
     if not 0 <= rate <= 1:
         raise UserError(f"vote.unknown_rate={rate} is not a share (0 to 1)")
-    found = {}
+    thresholds = {}
     for name in schema.names:
-        own = [label for label in labels if label.attribute == name]
-        known = [label.confidence for label in own if label.label != UNKNOWN]
-        found[name] = unknown_threshold(known, len(own) - len(known), rate)
-    return found
+        of_attribute = [label for label in labels if label.attribute == name]
+        known = [label.confidence for label in of_attribute if label.label != UNKNOWN]
+        thresholds[name] = unknown_threshold(known, len(of_attribute) - len(known), rate)
+    return thresholds

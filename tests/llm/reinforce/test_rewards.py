@@ -8,7 +8,14 @@ import pytest
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import Label
-from mmprofile.llm.reinforce.rewards import Frozen, Target, attribute_reward, freeze, moderate, reward
+from mmprofile.llm.reinforce.rewards import (
+    FrozenLabels,
+    Target,
+    attribute_reward,
+    freeze_labels,
+    moderate_users,
+    reward,
+)
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 SCHEMA = Schema("toy", [Attribute(name, ("a", "b"), unknown=True) for name in ("One", "Two", "Three")])
@@ -53,32 +60,32 @@ def labels() -> list[Label]:
 
 
 def test_frozen_labels_are_votes_and_their_weights() -> None:
-    assert freeze(labels(), weighted=True, origin="x").targets == {
+    assert freeze_labels(labels(), weighted=True, origin="x").targets == {
         "u1": {"One": Target("a", 0.4), "Two": Target(UNKNOWN, 0.4)},
         "u2": {"One": Target("b", 0.2), "Two": Target("b", 0.3)},
     }
-    assert {t.weight for of in freeze(labels(), weighted=False, origin="x").targets.values() for t in of.values()} == {
-        1.0
-    }
+    assert {
+        t.weight for of in freeze_labels(labels(), weighted=False, origin="x").targets.values() for t in of.values()
+    } == {1.0}
 
 
 def test_frozen_labels_stay_what_they_are(tmp_path: Path) -> None:
-    frozen, path = freeze(labels(), weighted=True, origin="x"), tmp_path / "frozen.json"
+    frozen, path = freeze_labels(labels(), weighted=True, origin="x"), tmp_path / "frozen.json"
     frozen.save(path)
-    assert Frozen.load(path) == frozen
-    assert Frozen.load(path).digest() == frozen.digest()
-    assert freeze(labels(), weighted=False, origin="x").digest() != frozen.digest()
+    assert FrozenLabels.load(path) == frozen
+    assert FrozenLabels.load(path).digest() == frozen.digest()
+    assert freeze_labels(labels(), weighted=False, origin="x").digest() != frozen.digest()
     plain = json.loads(path.read_text())
     plain["targets"]["u1"]["One"][1] = 0.41
     path.write_text(json.dumps(plain))
     with pytest.raises(UserError, match="were changed after they were voted"):
-        Frozen.load(path)
+        FrozenLabels.load(path)
     path.write_text("{}")
     with pytest.raises(UserError, match="no frozen labels"):
-        Frozen.load(path)
+        FrozenLabels.load(path)
 
 
 def test_the_moderate_are_kept() -> None:
-    assert moderate(labels(), 0.3, 0.9) == ["u1"]  # mean agreement 0.75 and 0.25
-    assert moderate(labels(), 0.25, 0.75) == ["u1", "u2"]
-    assert moderate(labels(), 0.8, 1.0) == []
+    assert moderate_users(labels(), 0.3, 0.9) == ["u1"]  # mean agreement 0.75 and 0.25
+    assert moderate_users(labels(), 0.25, 0.75) == ["u1", "u2"]
+    assert moderate_users(labels(), 0.8, 1.0) == []

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import load_labels
-from mmprofile.llm.student import build_model, build_tokenizer
 from mmprofile.llm.student_folder import last_checkpoint
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
+from tests.support.tinystudent import save_random_student
 
 SAYS = {
     "Gender": {"Female": "My husband sang.", "Male": "My wife sang."},
@@ -56,10 +56,7 @@ def how(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
             render_answer({name: Claim(value, 0.8, "no cue") for name, value in gold.items()}, SCHEMA),
         ]
     (folder / "people.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
-    tokenizer = build_tokenizer(texts, SCHEMA, size=400)
-    torch.manual_seed(0)
-    build_model(tokenizer, width=32, layers=1).save_pretrained(folder / "student")
-    tokenizer.save_pretrained(folder / "student")
+    save_random_student(folder / "student", texts, SCHEMA, layers=1)
     attributes = ", ".join(f"{{name: {name}, values: [{', '.join(SAYS[name])}], unknown: true}}" for name in SAYS)
     return [
         f"input={folder / 'people.jsonl'}", "purpose=a test", "profile.name=two", f"profile.attributes=[{attributes}]",

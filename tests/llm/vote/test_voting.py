@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmprofile.config.settings import VoteConfig
+from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Vote, load_labels, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.vote.voting import NO_EVIDENCE, ballots, elect, vote, weights
+from mmprofile.llm.vote.voting import NO_EVIDENCE, collect_ballots, find_winner, vote, vote_settings, vote_weights
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 VALUES = ("a", "b", "c")
 SCHEMA = Schema("toy", [Attribute("Letter", VALUES, unknown=True), Attribute("Digit", ("1", "2"), unknown=True)])
-PLAIN = VoteConfig(calibration="none")
+PLAIN = replace(vote_settings(load_config("llm", [])), calibration="none")
 
 
 def votes(*pairs: tuple[str, float]) -> list[Vote]:
@@ -29,11 +29,11 @@ def votes(*pairs: tuple[str, float]) -> list[Vote]:
 
 def test_confidence_decides_where_numbers_would_not() -> None:
     cast = votes(("a", 0.9), ("b", 0.3), ("b", 0.4))  # S(a) = 0.9, S(b) = 0.7
-    winner = elect(cast, VALUES)
+    winner = find_winner(cast, VALUES)
     assert winner.value == "a"
     assert winner.q == pytest.approx(0.9 / 1.6)
     assert winner.m == pytest.approx(0.9)
-    winner = elect(cast, VALUES, "majority")
+    winner = find_winner(cast, VALUES, "majority")
     assert (winner.value, winner.q) == ("b", pytest.approx(2 / 3))
     assert winner.m == pytest.approx(0.35)
 
@@ -41,9 +41,9 @@ def test_confidence_decides_where_numbers_would_not() -> None:
 def test_cisc_is_a_softmax_of_confidences() -> None:
     cast = votes(("a", 0.9), ("b", 0.3), ("b", 0.4))
     raised = [math.exp(c / 0.2) for c in (0.9, 0.3, 0.4)]
-    assert weights(cast, "cisc", 0.2) == pytest.approx([one / sum(raised) for one in raised])
-    assert elect(cast, VALUES, "cisc", 0.2).q == pytest.approx(raised[0] / sum(raised))
-    assert elect(cast, VALUES, "cisc", 100.0).value == "b"  # towards a majority
+    assert vote_weights(cast, "cisc", 0.2) == pytest.approx([term / sum(raised) for term in raised])
+    assert find_winner(cast, VALUES, "cisc", 0.2).q == pytest.approx(raised[0] / sum(raised))
+    assert find_winner(cast, VALUES, "cisc", 100.0).value == "b"  # towards a majority
 
 
 @pytest.mark.parametrize(
@@ -58,19 +58,19 @@ def test_cisc_is_a_softmax_of_confidences() -> None:
     ],
 )
 def test_ties(cast: list[Vote], value: str) -> None:
-    assert elect(cast, VALUES).value == value
+    assert find_winner(cast, VALUES).value == value
 
 
 def test_common_values_are_held_back() -> None:
     cast = votes(("a", 0.6), ("b", 0.5))
-    assert elect(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=1.0).value == "b"  # 0.75 against 2.5
-    assert elect(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=1.0).q == pytest.approx(2.5 / 3.25)
-    assert elect(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=0.0).value == "a"
+    assert find_winner(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=1.0).value == "b"  # 0.75 against 2.5
+    assert find_winner(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=1.0).q == pytest.approx(2.5 / 3.25)
+    assert find_winner(cast, VALUES, prior={"a": 0.8, "b": 0.2}, alpha=0.0).value == "a"
 
 
 @given(st.lists(st.tuples(st.sampled_from((*VALUES, UNKNOWN)), st.integers(0, 20).map(lambda i: i / 20)), min_size=1))
 def test_the_winner_has_the_highest_sum(pairs: list[tuple[str, float]]) -> None:
-    winner = elect(votes(*pairs), VALUES)
+    winner = find_winner(votes(*pairs), VALUES)
     sums = {value: sum(c for v, c in pairs if v == value) for value in {v for v, _ in pairs}}
     if sum(sums.values()):
         assert sums[winner.value] == pytest.approx(max(sums.values()))
@@ -82,7 +82,7 @@ def test_the_winner_has_the_highest_sum(pairs: list[tuple[str, float]]) -> None:
 @pytest.mark.parametrize(("method", "temperature"), [("plurality", 1.0), ("cisc", 0.0), ("cisc", -1.0)])
 def test_settings_without_meaning(method: str, temperature: float) -> None:
     with pytest.raises(UserError, match=r"vote\.(method|temperature)="):
-        weights(votes(("a", 1.0)), method, temperature)
+        vote_weights(votes(("a", 1.0)), method, temperature)
 
 
 def record(user: str, sample: int, claims: dict[str, Claim], **more: str) -> Record:
@@ -99,7 +99,7 @@ def test_from_answers_to_labels(tmp_path: Path) -> None:
         record("u2", 0, {"Letter": Claim(UNKNOWN, 0.5, "nothing")})._replace(answer='{"Letter": {"value": "z"}}'),
         record("gone", 0, {"Letter": Claim("c", 1.0)}),
     ]
-    labels, calibration = vote(people, ballots(people, SCHEMA, records), SCHEMA, PLAIN)
+    labels, calibration = vote(people, collect_ballots(people, SCHEMA, records), SCHEMA, PLAIN)
     by_key = {(label.user_id, label.attribute): label for label in labels}
     assert len(by_key) == 6
     letter = by_key["u1", "Letter"]
@@ -107,7 +107,7 @@ def test_from_answers_to_labels(tmp_path: Path) -> None:
     assert letter.q == pytest.approx(1.25 / 1.5)
     assert letter.m == pytest.approx(0.625)
     assert letter.confidence == pytest.approx(1.25 / 1.5 * 0.625, abs=1e-6)
-    assert [one.request for one in letter.votes] == ["u1-0", "u1-1", "u1-2"]
+    assert [cast.request for cast in letter.votes] == ["u1-0", "u1-1", "u1-2"]
     assert by_key["u1", "Digit"].label == "1"
     for key in (("u2", "Letter"), ("u3", "Digit")):  # a value outside the schema votes for nothing; nobody answered
         assert (by_key[key].label, by_key[key].confidence, by_key[key].votes) == (UNKNOWN, 0.0, ())
@@ -120,7 +120,9 @@ def test_from_answers_to_labels(tmp_path: Path) -> None:
 def test_a_share_of_unknown_is_reached_by_the_least_confident() -> None:
     people = [Person(f"u{i}", ("x",)) for i in range(10)]
     records = [record(f"u{i}", 0, {"Letter": Claim("a", 0.1 * (i + 1), f"why {i}")}) for i in range(9)]  # u9 is silent
-    labels, calibration = vote(people, ballots(people, SCHEMA, records), SCHEMA, replace(PLAIN, unknown_rate=0.4))
+    labels, calibration = vote(
+        people, collect_ballots(people, SCHEMA, records), SCHEMA, replace(PLAIN, unknown_rate=0.4)
+    )
     letters = [label for label in labels if label.attribute == "Letter"]
     assert [label.user_id for label in letters if label.label == UNKNOWN] == ["u0", "u1", "u2", "u9"]
     assert [label.voted for label in letters[:3]] == ["a", "a", "a"]
@@ -142,12 +144,12 @@ def test_gold_of_one_split_calibrates_all() -> None:
         )
         records.append(record(f"u{i}", 0, {"Letter": Claim("a", 0.2 if i < 8 else 0.8)}))
     settings = replace(PLAIN, calibration="isotonic")
-    labels, calibration = vote(people, ballots(people, SCHEMA, records), SCHEMA, settings)
-    found = {label.m: label.confidence for label in labels if label.attribute == "Letter"}
-    assert found == pytest.approx({0.2: 0.25, 0.8: 0.75})
+    labels, calibration = vote(people, collect_ballots(people, SCHEMA, records), SCHEMA, settings)
+    confidences = {label.m: label.confidence for label in labels if label.attribute == "Letter"}
+    assert confidences == pytest.approx({0.2: 0.25, 0.8: 0.75})
     assert json.loads(json.dumps(calibration))["kind"] == "isotonic"
     unsure = [*records, record("u0", 1, {"Letter": Claim(UNKNOWN, 0.5)})]
-    labels, _ = vote(people, ballots(people, SCHEMA, unsure), SCHEMA, settings)
+    labels, _ = vote(people, collect_ballots(people, SCHEMA, unsure), SCHEMA, settings)
     assert (labels[0].label, labels[0].confidence) == (UNKNOWN, pytest.approx(0.5 / 0.7 * 0.5, abs=1e-6))  # as voted
     with pytest.raises(UserError, match="needs gold values of the split"):
-        vote([replace(p, gold={}) for p in people], ballots(people, SCHEMA, records), SCHEMA, settings)
+        vote([replace(p, gold={}) for p in people], collect_ballots(people, SCHEMA, records), SCHEMA, settings)

@@ -1,4 +1,4 @@
-"""Labels against gold, as a user runs it; and the figures."""
+"""Labels against gold, as a user runs it."""
 
 import json
 import subprocess
@@ -6,20 +6,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import plots as figures
-from mmprofile.evaluate.plots import save_figure
-from mmprofile.llm.evaluate import run as evaluate
-from mmprofile.llm.evaluate.run import unfitted
+from mmprofile.llm.evaluate.run import draw, without_gold_split
 from mmprofile.llm.labels import Label, save_labels
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import open_schema, read_people
-from mmprofile.profile.calibration import calibration
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
 CITY = "data.prepare.source.users=30"
@@ -85,13 +80,13 @@ def test_the_command_on_the_demo_city(tmp_path: Path) -> None:
 def test_gold_that_calibrated_is_not_scored(tmp_path: Path) -> None:
     people = [Person(f"u{i}", split=("train", "validation", "test")[i % 3]) for i in range(6)]
     path = tmp_path / "labels.parquet"
-    assert unfitted(people, path) == (people, None)  # labels made elsewhere
+    assert without_gold_split(people, path) == (people, None)  # labels made elsewhere
     for kind, split in (("quantile", None), ("isotonic", "validation")):
         (tmp_path / "calibration.json").write_text(json.dumps({"kind": kind, "vote": {"gold_split": "validation"}}))
-        left, fitted = unfitted(people, path)
+        left, fitted = without_gold_split(people, path)
         assert (fitted, {person.split for person in left}) == (split, {"train", "validation", "test"} - {split})
     with pytest.raises(UserError, match=r"calibrated on the split validation; score others"):
-        unfitted(people[1:2], path)
+        without_gold_split(people[1:2], path)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:
@@ -116,36 +111,7 @@ SCHEMA = Schema(
 PEOPLE = [Person("ann", gold={"Age": ("old",)}), Person("bob", gold={"Age": ()})]
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ([Label("ann", "Age", "old", 0.5), Label("ann", "Age", "old", 0.5)], "Age of ann has two labels"),
-        ([Label("ann", "Age", "ancient", 0.5)], "label 'ancient' is not in profile toy"),
-        ([Label("ann", "Age", "old", 1.5)], "confidence 1.5 lies outside 0 to 1"),
-        ([Label("ann", "Age", "old", float("nan"))], "confidence nan lies outside 0 to 1"),
-    ],
-)
-def test_labels_that_cannot_be_joined(labels: list[Label], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        evaluate.join(PEOPLE, labels, SCHEMA, Path("labels.parquet"))
-
-
 def test_nothing_said_draws_nothing(tmp_path: Path) -> None:
     gold = [person.gold for person in PEOPLE]
-    assert evaluate.draw(SCHEMA, gold, [{}, {}], tmp_path) == []
+    assert draw(SCHEMA, gold, [{}, {}], tmp_path) == []
     assert list(tmp_path.iterdir()) == []
-
-
-def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    sure = rng.random(200).round(2)
-    right = rng.random(200) < sure
-    curves = {f"system {i}": calibration(sure[i:], right[i:], 10) for i in range(9)}
-    for name in ("a", "b"):
-        save_figure(figures.reliability(sure, right, 10), tmp_path / f"{name}1.png")
-        save_figure(figures.risk_coverage(curves), tmp_path / f"{name}2.png")
-    for number in "12":
-        assert (tmp_path / f"a{number}.png").read_bytes() == (tmp_path / f"b{number}.png").read_bytes()
-    save_figure(figures.reliability(np.array([1.0]), np.array([False]), 10), tmp_path / "one.png")
-    with pytest.raises(ValueError):
-        figures.reliability(np.array([]), np.array([], dtype=bool), 10)
