@@ -11,9 +11,33 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config.settings import CONFIGS
+from mmprofile.config.llm_settings import LlmConfig
+from mmprofile.config.settings import (
+    ApplyConfig,
+    CaptionConfig,
+    EvaluateConfig,
+    InspectionConfig,
+    PredictConfig,
+    PrepareConfig,
+    ReportConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
+
+CONFIGS: dict[str, type] = {
+    "train": TrainConfig,
+    "prepare": PrepareConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+    "inspection": InspectionConfig,
+    "report": ReportConfig,
+    "sweep": SweepConfig,
+    "apply": ApplyConfig,
+    "caption": CaptionConfig,
+    "llm": LlmConfig,
+}
 
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
 HYDRA_QUIET = [
@@ -30,6 +54,8 @@ SPELLINGS = {
 }
 """Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
+PARTS = {"train": ("model", "model/shared/parts.yaml")}
+"""The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
 
 
 def load_config(name: str, overrides: list[str]) -> Any:
@@ -38,15 +64,22 @@ def load_config(name: str, overrides: list[str]) -> Any:
     Raises:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
     """
-    GlobalHydra.instance().clear()
-    words = [spelled(name, word) for word in overrides]
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            return typed(name, compose(config_name=name, overrides=words))
+        return typed(name, _compose(name, [spelled(name, word) for word in overrides]))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
+
+
+def _compose(name: str, words: list[str]) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` as Hydra does; a composition that is under way (a multirun) is not disturbed."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            return compose(config_name=name, overrides=words)
     finally:
         GlobalHydra.instance().clear()
+        GlobalHydra.instance().hydra = outer
 
 
 def spelled(name: str, word: str) -> str:
@@ -64,7 +97,7 @@ def typed(name: str, cfg: DictConfig) -> Any:
         UserError: as :func:`load_config`.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+        merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), _complete(name, cfg))
         if name in SIZED:
             _check_size(SIZED[name], merged)
         OmegaConf.resolve(merged)
@@ -76,6 +109,44 @@ def typed(name: str, cfg: DictConfig) -> Any:
             f"python -m mmprofile.{name}: {missing[0]} is not set; add {missing[0]}=... to the command line"
         )
     return merged
+
+
+def _complete(name: str, cfg: DictConfig) -> DictConfig:
+    """Add the keys that a configuration lacks: a system that is not trained here, or a run of an earlier version."""
+    fields = OmegaConf.to_container(OmegaConf.structured(CONFIGS[name]))
+    given = OmegaConf.to_container(cfg)
+    assert isinstance(fields, dict)
+    assert isinstance(given, dict)
+    if not _lacks(given, fields):
+        return cfg
+    if name in PARTS:
+        node, path = PARTS[name]
+        _fill(given.get(node, {}), fields[node], OmegaConf.to_container(OmegaConf.load(conf_dir() / path)))
+    if _lacks(given, fields):
+        _fill(given, fields, OmegaConf.to_container(_compose(name, []), resolve=True))
+    complete = OmegaConf.create(given)
+    OmegaConf.set_struct(complete, OmegaConf.is_struct(cfg))
+    return complete
+
+
+def _lacks(given: Any, fields: Any) -> bool:
+    """Whether a configuration lacks one of the fields."""
+    if not isinstance(given, dict) or not isinstance(fields, dict):
+        return False
+    return any(key not in given or _lacks(given[key], field) for key, field in fields.items())
+
+
+def _fill(given: Any, fields: Any, values: Any) -> None:
+    """Set the fields that a configuration lacks to their values, in place."""
+    if not isinstance(given, dict) or not isinstance(fields, dict):
+        return
+    for key, field in fields.items():
+        if key not in values:
+            continue
+        if key in given:
+            _fill(given[key], field, values[key])
+        else:
+            given[key] = values[key]
 
 
 def _check_size(part: str, cfg: Any) -> None:
@@ -153,10 +224,7 @@ def _all_keys(name: str) -> list[str]:
                 keys += walk(node[key], f"{prefix}{key}.")
         return keys
 
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose(config_name=name)
-    merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), cfg)
+    merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), _compose(name, []))
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     return walk(merged, "") + groups
 

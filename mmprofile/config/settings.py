@@ -1,4 +1,8 @@
-"""What every command can be told, with types and defaults; the choices are in ``conf/``."""
+"""The keys that each command takes, with their types.
+
+The values are in ``conf/``, and only there: a field is ``MISSING`` here, or a node of further fields. Thus a default stands
+in one place, and these classes say which keys there are and what a value may be.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +14,9 @@ from omegaconf import MISSING
 class MaskingConfig:
     """Probabilities of hiding a pixel, a caption's token, an attribute."""
 
-    image: float = 0.3
-    caption: float = 0.3
-    profile: float = 0.5
+    image: float = MISSING
+    caption: float = MISSING
+    profile: float = MISSING
 
 
 @dataclass
@@ -22,10 +26,10 @@ class ParadigmConfig:
     name: str = MISSING
     modality: str = MISSING
     views: list[str] = MISSING
-    fusion: str = "xattn"
-    union: bool = False
-    schedule: str = "paired"
-    weights: dict[str, float] = field(default_factory=dict)
+    fusion: str = MISSING
+    union: bool = MISSING
+    schedule: str = MISSING
+    weights: dict[str, float] = MISSING
     masking: MaskingConfig = field(default_factory=MaskingConfig)
 
 
@@ -33,9 +37,9 @@ class ParadigmConfig:
 class LoraConfig:
     """Low-rank adaptation of a text model by peft; rank 0 trains all of its weights."""
 
-    rank: int = 0
-    alpha: int = 32
-    dropout: float = 0.05
+    rank: int = MISSING
+    alpha: int = MISSING
+    dropout: float = MISSING
 
 
 @dataclass
@@ -46,42 +50,42 @@ class TextConfig:
     what it writes on from.
     """
 
-    name: str = ""  # none: a system that is not trained here
-    instruction: str = ""
-    answer: str = " Profile:"
-    dropout: float | None = None
-    dtype: str = "float32"
+    name: str = MISSING
+    instruction: str = MISSING
+    answer: str = MISSING
+    dropout: float | None = MISSING
+    dtype: str = MISSING
     lora: LoraConfig = field(default_factory=LoraConfig)
-    adapter: str | None = None
+    adapter: str | None = MISSING
 
 
 @dataclass
 class VisionConfig:
     """The timm ViT; see :class:`mmprofile.model.vision.VisionEncoder`."""
 
-    name: str = ""
-    tokens: str = "cls"
-    grid: int = 7
-    trainable: bool = True
+    name: str = MISSING
+    tokens: str = MISSING
+    grid: int = MISSING
+    trainable: bool = MISSING
 
 
 @dataclass
 class FusionConfig:
     """See :func:`mmprofile.model.fusion.build_fusion`."""
 
-    kind: str = "xattn"
-    norm: str = "sparsemax"
-    gate: str = "tanh"
-    heads: int = 1
-    parser: str = "window"
+    kind: str = MISSING
+    norm: str = MISSING
+    gate: str = MISSING
+    heads: int = MISSING
+    parser: str = MISSING
 
 
 @dataclass
 class RatesConfig:
     """Learning rates that suit a model's pretrained parts and its new ones."""
 
-    pretrained: float = 5e-5
-    new: float = 5e-5
+    pretrained: float = MISSING
+    new: float = MISSING
 
 
 @dataclass
@@ -96,13 +100,13 @@ class ModelConfig:
     """
 
     name: str = MISSING
-    size: str = "tiny"
-    sizes: dict[str, Any] = field(default_factory=dict)
-    system: str = "neural"
-    options: dict[str, Any] = field(default_factory=dict)
-    head: str = "lm"
-    auxiliary: float = 0.0
-    target: str = "profile"
+    size: str = MISSING
+    sizes: dict[str, Any] = MISSING  # what a size is made of differs from model to model
+    system: str = MISSING
+    options: dict[str, Any] = MISSING  # a system checks its own
+    head: str = MISSING
+    auxiliary: float = MISSING
+    target: str = MISSING
     lr: RatesConfig = field(default_factory=RatesConfig)
     text: TextConfig = field(default_factory=TextConfig)
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -113,14 +117,14 @@ class ModelConfig:
 class EncodingConfig:
     """How texts are encoded, ``joint`` or in ``segments``; see :class:`mmprofile.inputs.batch.Collator`."""
 
-    encoding: str = "segments"
+    encoding: str = MISSING
 
 
 @dataclass
 class DecoderConfig:
     """What a target token competes with; see :class:`mmprofile.model.model.ProfileModel`."""
 
-    vocabulary: str = "schema"
+    vocabulary: str = MISSING
 
 
 @dataclass
@@ -132,62 +136,99 @@ class InputsConfig:
     three hold in all splits. ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
     """
 
-    reviews: int = 3
-    photos_per_review: int = 1
-    photos: int | None = None
-    pairing: str = "paired"
-    missing: float = 0.0
-    max_tokens: int = 600
-    sample_seed: int = 0
-    redraw: bool = True
+    reviews: int = MISSING
+    photos_per_review: int = MISSING
+    photos: int | None = MISSING
+    pairing: str = MISSING
+    missing: float = MISSING
+    max_tokens: int = MISSING
+    sample_seed: int = MISSING
+    redraw: bool = MISSING
 
 
 @dataclass
 class OptimConfig:
     """Adam: learning rates of pretrained and new parts (the model's by default), warm-up as a share of all steps."""
 
-    lr_pretrained: float = 5e-5
-    lr_new: float = 5e-5
-    weight_decay: float = 0.0
-    warmup: float = 0.1
-    schedule: str = "linear"
+    lr_pretrained: float = MISSING
+    lr_new: float = MISSING
+    weight_decay: float = MISSING
+    warmup: float = MISSING
+    schedule: str = MISSING
 
 
 @dataclass
 class TrainerConfig:
     """The part of Lightning's Trainer that users turn."""
 
-    accelerator: str = "auto"
-    devices: Any = 1
-    strategy: str = "auto"
-    num_nodes: int = 1
-    precision: str = "auto"
-    max_epochs: int = 10
-    patience: int = 3
-    gradient_clip: float = 1.0
-    checkpoint_every: int = 500
-    progress: bool = True
+    accelerator: str = MISSING
+    devices: Any = MISSING  # a number, a list of them, or "auto"
+    strategy: str = MISSING
+    num_nodes: int = MISSING
+    precision: str = MISSING
+    max_epochs: int = MISSING
+    patience: int = MISSING
+    gradient_clip: float = MISSING
+    checkpoint_every: int = MISSING
+    progress: bool = MISSING
 
 
 @dataclass
 class EvaluationConfig:
-    """Beam sizes on the test and dev splits (None: the search of :mod:`mmprofile.model.decoding`), rows per batch, resamples.
+    """Beam sizes on the test and validation splits, rows per batch, resamples.
 
-    ``missing``: score the test users once more, each photo not there with this probability (None: do not).
+    Without a beam size, the search of :mod:`mmprofile.model.decoding` writes the profiles. ``missing``: score the test users
+    once more, each photo not there with this probability (None: do not).
     """
 
-    beams: int | None = None
-    dev_beams: int | None = None
-    batch_size: int = 64
-    resamples: int = 2000
-    missing: float | None = None
+    beams: int | None = MISSING
+    dev_beams: int | None = MISSING
+    batch_size: int = MISSING
+    resamples: int = MISSING
+    missing: float | None = MISSING
 
 
 @dataclass
 class ProbeConfig:
-    """``users`` of the dev split whose loss with other users' photos is logged each epoch (see :mod:`mmprofile.train.probe`); 0: none."""
+    """So many ``users`` of the validation split are asked with other users' photos each epoch; 0: none.
 
-    users: int = 64
+    See :mod:`mmprofile.train.probe`.
+    """
+
+    users: int = MISSING
+
+
+@dataclass
+class DataConfig:
+    """Where the data come from: ``conf/data``."""
+
+    name: str = MISSING
+    prepare: Any = MISSING  # what its _target_ takes: a source has keys of its own
+
+
+@dataclass
+class PartialConfig:
+    """A function or class that is called with what the command knows."""
+
+    _target_: str = MISSING
+    _partial_: bool = MISSING
+
+
+@dataclass
+class ReaderConfig:
+    """The users of a prepared folder, for systems that take no batches."""
+
+    _target_: str = MISSING
+
+
+@dataclass
+class LoaderConfig:
+    """The batches of a prepared folder; see :class:`datamodules.profiles.ProfileDataModule`."""
+
+    _target_: str = MISSING
+    batch_size: int = MISSING
+    workers: int = MISSING
+    cache_mb: int = MISSING
 
 
 @dataclass
@@ -195,13 +236,13 @@ class TrainConfig:
     """``conf/train.yaml``."""
 
     name: str = MISSING
-    out: str = "outputs"
-    seed: int = 0
-    purpose: str | None = None
-    data: Any = None
-    reader: Any = None
-    loader: Any = None
-    profile: Any = None
+    out: str = MISSING
+    seed: int = MISSING
+    purpose: str | None = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     paradigm: ParadigmConfig = field(default_factory=ParadigmConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     inputs: InputsConfig = field(default_factory=InputsConfig)
@@ -217,8 +258,8 @@ class TrainConfig:
 class PrepareConfig:
     """``conf/prepare.yaml``."""
 
-    data: Any = None
-    profile: Any = None
+    data: DataConfig = field(default_factory=DataConfig)
+    profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
 
 
 @dataclass
@@ -226,8 +267,8 @@ class EvaluateConfig:
     """``conf/evaluate.yaml``."""
 
     run: str = MISSING
-    split: str = "test"
-    beams: int | None = None
+    split: str = MISSING
+    beams: int | None = MISSING
 
 
 @dataclass
@@ -235,10 +276,10 @@ class InspectionConfig:
     """``conf/inspection.yaml``."""
 
     run: str = MISSING
-    split: str = "test"
-    users: list[str] = field(default_factory=list)
-    count: int = 3
-    folder: str | None = None
+    split: str = MISSING
+    users: list[str] = MISSING
+    count: int = MISSING
+    folder: str | None = MISSING
 
 
 @dataclass
@@ -246,8 +287,26 @@ class ReportConfig:
     """``conf/report.yaml``."""
 
     run: str = MISSING
-    count: int = 5
-    folder: str | None = None
+    count: int = MISSING
+    folder: str | None = MISSING
+
+
+@dataclass
+class PhotoOptionsConfig:
+    """How a photo is read; see :class:`datamodules.options.PhotoOptions`."""
+
+    _target_: str = MISSING
+    shorter_side: int = MISSING
+    max_pixels: int = MISSING
+
+
+@dataclass
+class PhotosConfig:
+    """The function that reads a photo, and its options."""
+
+    _target_: str = MISSING
+    _partial_: bool = MISSING
+    options: PhotoOptionsConfig = field(default_factory=PhotoOptionsConfig)
 
 
 @dataclass
@@ -256,28 +315,28 @@ class PredictConfig:
 
     run: str = MISSING
     input: str = MISSING
-    output: str | None = None
-    beams: int | None = None
-    batch_size: int = 16
-    photos: Any = None
+    output: str | None = MISSING
+    beams: int | None = MISSING
+    batch_size: int = MISSING
+    photos: PhotosConfig = field(default_factory=PhotosConfig)
 
 
 @dataclass
 class SweepConfig:
     """``conf/sweep.yaml``; see :mod:`mmprofile.sweep.run`."""
 
-    table: Any = None
-    figure: Any = None
-    search: str | None = None
-    runs: Any = None
-    out: str = "outputs/sweep"
-    seeds: int = 1
-    only: list[str] = field(default_factory=list)
-    rows: dict[str, list[str]] = field(default_factory=dict)
-    reference: str | None = None
-    trials: int | None = None
-    threads: int | None = None
-    resamples: int = 10_000
+    table: Any = MISSING  # a name, which may be a number, or several
+    figure: Any = MISSING
+    search: str | None = MISSING
+    runs: Any = MISSING  # a folder or pattern, or several
+    out: str = MISSING
+    seeds: int = MISSING
+    only: list[str] = MISSING
+    rows: dict[str, list[str]] = MISSING
+    reference: str | None = MISSING
+    trials: int | None = MISSING
+    threads: int | None = MISSING
+    resamples: int = MISSING
 
 
 @dataclass
@@ -288,10 +347,10 @@ class ClassifierConfig:
     """
 
     name: str = MISSING
-    size: str = "tiny"
-    sizes: dict[str, Any] = field(default_factory=dict)
+    size: str = MISSING
+    sizes: dict[str, Any] = MISSING
     text: str = MISSING
-    dtype: str = "float32"
+    dtype: str = MISSING
     lora: LoraConfig = field(default_factory=LoraConfig)
     lr: RatesConfig = field(default_factory=RatesConfig)
 
@@ -300,9 +359,9 @@ class ClassifierConfig:
 class ShownConfig:
     """What a classifier is shown: ``profile`` beside the review, reviews of each training user, tokens of a review at most."""
 
-    profile: str = "generated"
-    train_reviews: int = 1
-    max_tokens: int = 320
+    profile: str = MISSING
+    train_reviews: int = MISSING
+    max_tokens: int = MISSING
 
 
 @dataclass
@@ -310,153 +369,44 @@ class ApplyConfig:
     """``conf/apply.yaml``. ``profile``: what is predicted of a review, as a schema of one attribute."""
 
     name: str = MISSING
-    out: str = "outputs"
-    seed: int = 0
+    out: str = MISSING
+    seed: int = MISSING
     run: str = MISSING
     task: str = MISSING
-    profile: Any = None
+    profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     inputs: ShownConfig = field(default_factory=ShownConfig)
-    batch_size: int = 16
+    batch_size: int = MISSING
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    resamples: int = 2000
+    resamples: int = MISSING
 
 
 @dataclass
 class CaptionConfig:
     """``conf/caption.yaml``."""
 
-    data: Any = None
-    profile: Any = None
-    folder: str | None = None
-    backend: str = "transformers"
-    checkpoint: str | None = None
-    revision: str | None = None
-    path: str | None = None
-    prompt: str = "a photo of"
-    decoding: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "auto"
-    batch_size: int = 16
-    workers: int | None = None
-    shard: int = 512
-    existing: str = "refuse"
-    retry: bool = False
-    verify: bool = False
-    captions: Any = None
+    data: DataConfig = field(default_factory=DataConfig)
+    profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
+    folder: str | None = MISSING
+    backend: str = MISSING
+    checkpoint: str | None = MISSING
+    revision: str | None = MISSING
+    path: str | None = MISSING
+    prompt: str = MISSING
+    decoding: dict[str, Any] = MISSING  # what the backend generates with
+    dtype: str = MISSING
+    batch_size: int = MISSING
+    workers: int | None = MISSING
+    shard: int = MISSING
+    existing: str = MISSING
+    retry: bool = MISSING
+    verify: bool = MISSING
+    captions: PartialConfig = field(default_factory=PartialConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
 
-@dataclass
-class PromptsConfig:
-    """Templates: ``system`` has ``{format}`` in it, ``user`` has ``{attributes}`` and ``{person}``."""
+def __getattr__(name: str) -> Any:
+    from mmprofile.config import llm_settings
 
-    system: str = MISSING
-    user: str = MISSING
-
-
-@dataclass
-class VoteConfig:
-    """See :mod:`mmprofile.llm.vote.voting` and :mod:`mmprofile.llm.calibrate`."""
-
-    method: str = "confidence"
-    temperature: float = 0.3
-    alpha: float = 0.0
-    calibration: str = "quantile"
-    target: tuple[float, float] = (2.0, 0.5)
-    gold_split: str = "validation"
-    unknown_rate: float | None = None
-
-
-@dataclass
-class StudentConfig:
-    """How a student is asked and trained; see :class:`mmprofile.llm.student.Student`."""
-
-    reads: str = "all"
-    prompt: PromptsConfig = field(default_factory=PromptsConfig)
-    template: dict[str, Any] = field(default_factory=dict)
-    dtype: str = "auto"
-    lora: int = 0
-    lr: float = 1e-4
-    rl_lr: float = 1e-6
-    epochs: int = 3
-    batch_size: int = 8
-    max_new_tokens: int = 768
-    rollout_batch: int = 32
-
-
-@dataclass
-class DistillConfig:
-    """See :mod:`mmprofile.llm.distill.training`."""
-
-    weighted: bool = False
-    thin: float = 0.5
-
-
-@dataclass
-class ReinforceConfig:
-    """See :mod:`mmprofile.llm.reinforce.training`."""
-
-    reward: str = "confidence"
-    rollouts: int = 16
-    low: float = 0.3
-    high: float = 0.9
-    group: int = 8
-    people: int = 4
-    steps: int = 60
-    temperature: float = 1.0
-    clip: tuple[float, float] = (0.2, 0.28)
-    beta: float = 0.0
-    vllm: bool = False
-
-
-@dataclass
-class TableConfig:
-    """See :mod:`mmprofile.llm.run.run`."""
-
-    draws: int = 4
-    temperature: float = 0.6
-    top_p: float = 0.95
-
-
-@dataclass
-class LlmConfig:
-    """``conf/llm.yaml``: all commands of :mod:`mmprofile.llm`. ``teacher``: what its kind takes (``conf/llm/teacher``)."""
-
-    data: Any = None
-    observed: Any = None
-    profile: Any = None
-    teacher: Any = None
-    name: str | None = None
-    out: str = "outputs/llm"
-    input: str | None = None
-    input_format: str = "people"
-    purpose: str | None = None
-    splits: list[str] = field(default_factory=list)
-    samples: int = 8
-    seed: int = 0
-    labels: str | None = None
-    progress: bool = True
-    people: Any = None
-    attach: Any = None
-    vote: VoteConfig = field(default_factory=VoteConfig)
-    student: str = "tiny"
-    students: dict[str, StudentConfig] = field(default_factory=dict)
-    distill: DistillConfig = field(default_factory=DistillConfig)
-    reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
-    table: TableConfig = field(default_factory=TableConfig)
-    prompt: PromptsConfig = field(default_factory=PromptsConfig)
-
-
-CONFIGS: dict[str, type] = {
-    "train": TrainConfig,
-    "prepare": PrepareConfig,
-    "evaluate": EvaluateConfig,
-    "predict": PredictConfig,
-    "inspection": InspectionConfig,
-    "report": ReportConfig,
-    "sweep": SweepConfig,
-    "apply": ApplyConfig,
-    "caption": CaptionConfig,
-    "llm": LlmConfig,
-}
+    return getattr(llm_settings, name)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mmprofile.config.compose import load_config
-from mmprofile.config.settings import CONFIGS
+from mmprofile.config.compose import CONFIGS, load_config
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
