@@ -10,7 +10,7 @@ AGAIN = "interrupted; the same command goes on with what is not done yet"
 
 
 def run() -> int:
-    """Make a whole table; 1 if one of its rows has failed. Its imports take a second."""
+    """Make whole tables and return 1 if a row has failed. The imports take a second."""
     from mmprofile.sweep.run import main
 
     return main(sys.argv[1:])

@@ -1,10 +1,10 @@
-"""Runs as processes of their own, started by Hydra's launcher; what is done is known by the files they leave.
+"""Runs as processes of their own, started by Hydra's launcher. The files that a run leaves tell what is done.
 
-A run that is finished has ``metrics.json``, one that failed has ``failure.txt`` with the reason in one line. Every process
-holds a lock on its run's folder, so two sweeps, or a sweep and what a killed one left running, never write to the same run.
+A finished run has ``metrics.json``; a failed one has ``failure.txt`` with the reason in one line. Every process holds a
+lock on its run's folder (:mod:`mmprofile.sweep.locked_run`). So two sweeps never write to the same run, nor do a sweep and
+a run that outlived a killed sweep.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,69 +14,75 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
 
 import hydra
+from filelock import Timeout
 from hydra import compose, initialize
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from mmprofile.config.compose import HYDRA_QUIET, explain
 from mmprofile.errors import UserError
+from mmprofile.evaluate.score_table import NOT_MEASURED
+from mmprofile.sweep.locked_run import MODULE, done, lock_of
 
 GRACE_SECONDS = 20.0  # what a run gets to end by itself after an interrupt
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run: its command, its overrides (without ``name`` and ``out``), its folder, and the runs it reads."""
+    """A run.
+
+    Attributes:
+        command: ``train``, or another command that takes ``name=`` and ``out=``.
+        overrides: its words, without ``name`` and ``out``.
+        folder: where it writes.
+        needs: the runs that it reads.
+    """
 
     command: str
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     folder: Path
     needs: tuple["Job", ...] = ()
 
-    def argv(self) -> list[str]:
-        """The process."""
+    def command_line(self) -> list[str]:
+        """Return the process that runs it under the lock of its folder."""
         quiet = ["trainer.progress=false"] if self.command == "train" else []  # a log is no terminal
         place = [f"name={quoted(self.folder.name)}", f"out={quoted(str(self.folder.parent))}"]
-        return [sys.executable, "-m", f"mmprofile.{self.command}", *self.words, *quiet, *place]
+        locked = [sys.executable, "-m", MODULE, str(self.folder), f"mmprofile.{self.command}"]
+        return [*locked, *self.overrides, *quiet, *place]
 
 
 def quoted(text: str) -> str:
-    """A value as Hydra's grammar takes it, whatever is in it."""
+    """Return a value as Hydra's grammar takes it, whatever characters it holds."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def slug(command: str, words: Sequence[str]) -> str:
-    """The name of the run that ``words`` define: readable, and a hash where that does not tell all."""
-    given = dict(word.lstrip("+").split("=", 1) for word in words)
-    seed = given.pop("seed", "0")
+def slug(command: str, overrides: Sequence[str]) -> str:
+    """Return the name of the run that ``overrides`` define: readable, with a hash where the readable part is not unique."""
+    values = dict(word.lstrip("+").split("=", 1) for word in overrides)
+    seed = values.pop("seed", "0")
     parts = [] if command == "train" else [command]
-    parts += [given.pop(key) for key in ("model", "paradigm") if key in given]
-    shown = sorted(
-        item for item in given.items() if item[0] != "run"
-    )  # the run that it reads has a long name of its own
+    parts += [values.pop(key) for key in ("model", "paradigm") if key in values]
+    # The run that it reads has a long name of its own.
+    shown = sorted((key, value) for key, value in values.items() if key != "run")
     parts += [f"{key.rsplit('.', 1)[-1]}-{Path(value).name}" for key, value in shown]
     name = re.sub(r"[^\w.=-]+", "+", "-".join(parts)).strip("+") or "default"
-    if given or command != "train" or name != "-".join(parts):
-        same = "\n".join([command, *sorted(word.lstrip("+") for word in words if not word.startswith("seed="))])
-        name = f"{name[:70]}-{hashlib.sha256(same.encode()).hexdigest()[:8]}"
+    if values or command != "train" or name != "-".join(parts):
+        sorted_words = sorted(word.lstrip("+") for word in overrides if not word.startswith("seed="))
+        digest = hashlib.sha256("\n".join([command, *sorted_words]).encode()).hexdigest()
+        name = f"{name[:70]}-{digest[:8]}"
     return f"{name}-seed{seed}"
 
 
-def done(folder: Path) -> bool:
-    """Whether the run is finished."""
-    return (folder / "metrics.json").exists()
-
-
 def why_not(job: Job) -> str | None:
-    """Why the job has no result; None where it has one."""
+    """Return why the job has no result; None where it has one."""
     if done(job.folder):
         return None
     for need in job.needs:
@@ -86,14 +92,20 @@ def why_not(job: Job) -> str | None:
 
 
 def failure(folder: Path) -> str | None:
-    """Why the run's last process ended without a result; None where none did."""
+    """Return why the run's last process ended without a result; None where none did."""
     with suppress(OSError):
         return (folder / "failure.txt").read_text(encoding="utf-8").strip()
     return None
 
 
+def score(folder: Path) -> float | None:
+    """Return the macro-F1 of a finished run."""
+    value = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["macro_f1"]
+    return None if value is None else float(value)
+
+
 def run_jobs(jobs: Sequence[Job], launcher: Sequence[str], threads: int | None, out: Path) -> None:
-    """Runs what is not done; failures are left in the runs' folders.
+    """Run the jobs that are not done; a failure is left in the run's folder.
 
     Args:
         jobs: in any order; a job whose needs are not done when its turn comes is not run.
@@ -104,7 +116,7 @@ def run_jobs(jobs: Sequence[Job], launcher: Sequence[str], threads: int | None, 
     Raises:
         UserError: the launcher is unknown.
     """
-    distinct = list({job.folder: job for one in jobs for job in (*one.needs, one)}.values())
+    distinct = list({job.folder: job for asked in jobs for job in (*asked.needs, asked)}.values())
     waiting = [job for job in distinct if not done(job.folder)]
     print(f"{len(distinct)} runs: {len(distinct) - len(waiting)} done, {len(waiting)} to do", flush=True)
     if not waiting:
@@ -113,17 +125,18 @@ def run_jobs(jobs: Sequence[Job], launcher: Sequence[str], threads: int | None, 
         (job.folder / "failure.txt").unlink(missing_ok=True)
     # What others read first; each stage is whole before the next begins.
     stages = [[job for job in waiting if not job.needs], [job for job in waiting if job.needs]]
-    total, began = [job.folder for stage in stages for job in stage], time.time()
+    folders, began = [job.folder for stage in stages for job in stage], time.time()
     for stage in stages:
         ready = [job for job in stage if all(done(need.folder) for need in job.needs)]
         if ready:
-            multirun(partial(_numbered, ready, total, began, threads), len(ready), launcher, out)
+            task = partial(run_numbered, jobs=ready, folders=folders, began=began, threads=threads)
+            multirun(task, len(ready), launcher, out)
 
 
 def multirun(task: Callable[[int], None], count: int, launcher: Sequence[str], out: Path) -> None:
-    """``task(0)`` to ``task(count - 1)`` as jobs of Hydra's launcher; ``task`` can be pickled and raises nothing."""
+    """Run ``task(0)`` to ``task(count - 1)`` as jobs of Hydra's launcher; ``task`` can be pickled and raises nothing."""
 
-    def job(cfg: Any) -> None:
+    def job(cfg: DictConfig) -> None:
         task(cfg.job)
 
     argv, sys.argv = sys.argv, [sys.argv[0], "-m", "+job=" + ",".join(map(str, range(count))), *launcher, *HYDRA_QUIET]
@@ -136,7 +149,7 @@ def multirun(task: Callable[[int], None], count: int, launcher: Sequence[str], o
 
 
 def check_launcher(launcher: Sequence[str]) -> None:
-    """Whether Hydra understands the words.
+    """Check that Hydra understands the words.
 
     Raises:
         UserError: it does not, or the launcher is not installed.
@@ -154,86 +167,105 @@ def check_launcher(launcher: Sequence[str]) -> None:
         GlobalHydra.instance().clear()
 
 
+def run_numbered(
+    index: int, *, jobs: Sequence[Job], folders: Sequence[Path], began: float, threads: int | None
+) -> None:
+    """Run ``jobs[index]`` between two lines of progress.
+
+    Args:
+        index: of the job.
+        jobs: that run in this stage.
+        folders: of the runs of all stages, in order.
+        began: when the first stage began, in seconds as of ``time.time``.
+        threads: see :func:`run_jobs`.
+    """
+    job = jobs[index]
+    head = f"[{folders.index(job.folder) + 1}/{len(folders)}] {job.folder.name}"
+    _print_line(f"{time.strftime('%H:%M')} {head} ...")
+    clock = time.time()
+    try:
+        execute(job, threads)
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
+        _write_failure(job.folder, f"{type(error).__name__}: {error}")
+    result = f"macro-F1 {_shown(score(job.folder))}" if done(job.folder) else f"failed: {failure(job.folder)}"
+    ended = sum(done(folder) or failure(folder) is not None for folder in folders)
+    left = (time.time() - began) / ended * (len(folders) - ended) / 60
+    tail = f"; {len(folders) - ended} left, about {left:.0f} min" if ended < len(folders) else ""
+    _print_line(f"{time.strftime('%H:%M')} {head}: {result}, {(time.time() - clock) / 60:.1f} min{tail}")
+
+
 def execute(job: Job, threads: int | None = None) -> None:
-    """Runs one job to its end, whatever that is; waits where another process is at it.
+    """Run one job to its end, whatever that is; wait where another process is at work on it.
 
     Raises:
         KeyboardInterrupt: the job's process has been ended.
         OSError: the folder cannot be written, or no process started.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    (job.folder / "failure.txt").unlink(missing_ok=True)
-    with _locked(job.folder) as lock, (job.folder / "log.txt").open("ab") as log:
+    with _others_waited_for(job.folder):
         if done(job.folder):
             return
+        (job.folder / "failure.txt").unlink(missing_ok=True)
+    environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+    with (job.folder / "log.txt").open("ab") as log:
         start = log.tell()
-        environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
-        process = None
-        try:
-            with _uninterrupted():
-                # A session of its own: an interrupt from the terminal reaches it once, through us.
-                process = subprocess.Popen(
-                    job.argv(),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=[lock.fileno()],  # the lock lives as long as the process
-                )
-            code = process.wait()
-        except BaseException:
-            if process is not None:
-                _stop(process)
-            raise
-        if not done(job.folder):
-            _fail(job.folder, _reason(job.folder / "log.txt", start, code))
+    code = _run_process(job.command_line(), job.folder / "log.txt", environment)
+    if not done(job.folder):
+        _write_failure(job.folder, _reason(job.folder / "log.txt", start, code))
 
 
-def score(folder: Path) -> float | None:
-    """Macro-F1 of a finished run."""
-    value = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["macro_f1"]
-    return None if value is None else float(value)
-
-
-def _numbered(jobs: Sequence[Job], total: Sequence[Path], began: float, threads: int | None, index: int) -> None:
-    """Runs ``jobs[index]`` between two lines of progress."""
-    job = jobs[index]
-    head = f"[{total.index(job.folder) + 1}/{len(total)}] {job.folder.name}"
-    _say(f"{time.strftime('%H:%M')} {head} ...")
-    clock = time.time()
+def _run_process(command_line: Sequence[str], log: Path, environment: Mapping[str, str]) -> int:
+    """Run a process to its end and return its exit status; an exception here ends the process first."""
+    process = None
     try:
-        execute(job, threads)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other runs go on
-        _fail(job.folder, f"{type(error).__name__}: {error}")
-    why = failure(job.folder)
-    result = f"failed: {why}" if why else f"macro-F1 {score(job.folder):.2f}"
-    ended = sum(done(folder) or failure(folder) is not None for folder in total)
-    left = (time.time() - began) / ended * (len(total) - ended) / 60
-    tail = f"; {len(total) - ended} left, about {left:.0f} min" if ended < len(total) else ""
-    _say(f"{time.strftime('%H:%M')} {head}: {result}, {(time.time() - clock) / 60:.1f} min{tail}")
+        with log.open("ab") as file, _uninterrupted():
+            # A session of its own: an interrupt from the terminal reaches it once, through us.
+            process = subprocess.Popen(
+                command_line,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        return process.wait()
+    except BaseException:
+        if process is not None:
+            _stop(process)
+        raise
 
 
-def _say(line: str) -> None:
-    """Prints a line in one piece: several processes may be at it."""
+def _shown(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.2f}"
+
+
+def _print_line(line: str) -> None:
+    """Print a line in one piece: several processes may print at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[IO[bytes]]:
-    with (folder / "lock").open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"another process is at {folder.name}: waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+def _others_waited_for(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder; say so in one line where another process holds it, and wait.
+
+    The run's own process takes the lock over: it holds it by itself, and checks once more whether the run is done.
+    """
+    lock = lock_of(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _print_line(f"another process is at work on {folder.name}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """An interrupt waits for the end of this: it must not leave a process behind that nobody knows."""
+    """Let interrupts wait for the end of this block: they must not leave a process behind that nobody knows."""
     if threading.current_thread() is not threading.main_thread():  # only there do signals arrive
         yield
         return
@@ -250,9 +282,12 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process: asks, then insists."""
+    """End a process: ask first, then insist."""
     try:
-        process.send_signal(signal.SIGINT)
+        if sys.platform == "win32":  # which sends no interrupt to another process
+            process.terminate()
+        else:
+            process.send_signal(signal.SIGINT)
         process.wait(GRACE_SECONDS)
     except (subprocess.TimeoutExpired, KeyboardInterrupt):
         process.kill()
@@ -260,7 +295,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(log: Path, start: int, code: int) -> str:
-    """One line on a failure: what the command said was wrong, else how it ended and its last line."""
+    """Return one line on a failure: the error that the command printed, else how it ended and its last line."""
     with log.open("rb") as file:
         file.seek(start)
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
@@ -268,9 +303,9 @@ def _reason(log: Path, start: int, code: int) -> str:
     if errors:
         return errors[-1]
     end = f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
-    return f"{end}; its last line: {lines[-1]}" if lines else f"{end} and said nothing"
+    return f"{end}; its last line: {lines[-1]}" if lines else f"{end} and printed nothing"
 
 
-def _fail(folder: Path, reason: str) -> None:
+def _write_failure(folder: Path, reason: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "failure.txt").write_text(" ".join(reason.split()) + "\n", encoding="utf-8")

@@ -1,7 +1,6 @@
-"""A table's results as files: ``table.md``, ``table.csv``, ``table.json``, ``table.tex``, ``table.png``; and in the terminal."""
+"""A table's results in the terminal and as files: ``table.md``, ``table.csv``, ``table.json``, ``table.tex``, ``table.png``."""
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprofile.evaluate.plots import clean_axes, save_figure
-from mmprofile.evaluate.score_table import MISSING
+from mmprofile.evaluate.score_table import NOT_MEASURED
+from mmprofile.files import without_nan, write_json, write_text
 from mmprofile.sweep.results import Result
 from mmprofile.sweep.tables import TableConfig
 
@@ -34,53 +34,56 @@ _CHARACTERS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\tex
 
 
 class Cells(NamedTuple):
-    """A table of texts: column titles, and a row of as many."""
+    """A table of texts.
+
+    Attributes:
+        titles: of the columns.
+        rows: a text per column.
+    """
 
     titles: list[str]
     rows: list[list[str]]
 
 
 def write_table(folder: Path, table: TableConfig, results: Sequence[Result], command: str) -> None:
-    """Writes all of a table's files.
+    """Write all of a table's files.
 
     Args:
         folder: made where it is missing.
         table: its title, note and layout.
         results: its rows.
-        command: what makes it again.
+        command: the command line that makes it again.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = list_cells(results)
-    parts = [markdown(every)]
-    if table.layout == "grid":
-        parts = [markdown(grid_cells(table, results)), "## Every cell", parts[0]]
+    shown = grid_cells(table, results) if table.layout == "grid" else every
+    parts = [markdown(shown), "## Every cell", markdown(every)] if table.layout == "grid" else [markdown(every)]
     reasons = [f"- {result.row.name}: {result.error}" for result in results if result.error]
     notes = [LEGEND, *([PAPER] if any(result.row.paper for result in results) else []), table.note]
-    drawn = any(result.macro_f1 is not None for result in results)
+    has_figures = any(result.macro_f1 is not None for result in results)
     text = [
         f"# {table.title}",
         *parts,
         *(["Without figures:", "\n".join(reasons)] if reasons else []),
-        *(["![Macro-F1 of every row](table.png)"] if drawn else []),
+        *(["![Macro-F1 of every row](table.png)"] if has_figures else []),
         *[note.strip() for note in notes if note],
         f"Made by `{command}`.",
     ]
-    (folder / "table.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    (folder / "table.json").write_text(json.dumps(to_json(table, results, command), indent=2) + "\n", encoding="utf-8")
+    write_text(folder / "table.md", "\n\n".join(text) + "\n")
+    write_json(folder / "table.json", to_json(table, results, command))
     _write_csv(folder / "table.csv", results)
-    shown = grid_cells(table, results) if table.layout == "grid" else every
-    (folder / "table.tex").write_text(latex(table.title, shown), encoding="utf-8")
-    if drawn:
+    write_text(folder / "table.tex", latex(table.title, shown))
+    if has_figures:
         save_figure(draw(table, results), folder / "table.png")
     else:
         (folder / "table.png").unlink(missing_ok=True)
 
 
 def print_table(table: TableConfig, results: Sequence[Result]) -> None:
-    """Prints the rows without their attributes, and why rows have no figures."""
+    """Print the rows without their attributes, and why rows have no figures."""
     print_cells(table.title, list_cells(results, attributes=False))
     for result in results:
         if result.error:
@@ -88,7 +91,7 @@ def print_table(table: TableConfig, results: Sequence[Result]) -> None:
 
 
 def print_cells(title: str, cells: Cells) -> None:
-    """A table in the terminal."""
+    """Print a table in the terminal."""
     console = Console(highlight=False)
     console.width = max(130, console.width)  # too wide a line is broken by the terminal, a narrow table loses figures
     shown = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
@@ -100,7 +103,7 @@ def print_cells(title: str, cells: Cells) -> None:
 
 
 def list_cells(results: Sequence[Result], attributes: bool = True) -> Cells:
-    """A line per system; columns without any figure are left out."""
+    """Return a line per system; columns without any figure are left out."""
     names = _attributes(results) if attributes else []
     references = list(dict.fromkeys(result.reference for result in results if result.reference))
     labels = [result.row.name for result in results if references == [result.row.system]]
@@ -112,51 +115,54 @@ def list_cells(results: Sequence[Result], attributes: bool = True) -> Cells:
         *[(name, lambda r, name=name: _number(r.per_attribute.get(name, {}).get("macro_f1"))) for name in names],
         (against, _against),
         ("unpaired", lambda r: _number(r.unpaired if attributes else None)),
-        ("faults", lambda r: MISSING if r.parse_fault_rate is None else f"{100 * r.parse_fault_rate:.1f} %"),
-        ("M parameters", lambda r: MISSING if r.n_parameters is None else f"{r.n_parameters / 1e6:.2f}"),
+        ("faults", lambda r: NOT_MEASURED if r.parse_fault_rate is None else f"{100 * r.parse_fault_rate:.1f} %"),
+        ("M parameters", lambda r: NOT_MEASURED if r.n_parameters is None else f"{r.n_parameters / 1e6:.2f}"),
         ("minutes", lambda r: _number(r.minutes, 1)),
         ("GB", lambda r: _number(r.peak_memory_gb)),
         ("paper", lambda r: _number(r.row.paper.get("mean"))),
     ]
     filled = [(title, [cell(result) for result in results]) for title, cell in columns]
-    filled = [(title, column) for title, column in filled if title in ("system", "mean") or set(column) != {MISSING}]
+    filled = [
+        (title, column) for title, column in filled if title in ("system", "mean") or set(column) != {NOT_MEASURED}
+    ]
     return Cells(
         [title for title, _ in filled], [list(row) for row in zip(*(column for _, column in filled), strict=True)]
     )
 
 
 def grid_cells(table: TableConfig, results: Sequence[Result]) -> Cells:
-    """The paper's grid: a line per ``line``, ours and the paper's figure per ``column``, and gains."""
+    """Return the paper's grid: a line per ``line``, our and the paper's figure per ``column``, and gains."""
     columns = _columns(results)
     papers = [name for name in columns if any(r.row.column == name and r.row.paper for r in results)]
     titles = ["", *columns, *(["gain"] if table.gain else []), *[f"{name} (paper)" for name in papers]]
     titles += ["gain (paper)"] if table.gain and papers else []
     rows = []
     for line in _lines(results):
-        at = {name: _at(results, line, name) for name in columns}
-        ours = [_cell(at[name]) for name in columns]
-        values = [one.macro_f1 if one else None for one in at.values()]
-        theirs = [one.row.paper.get("mean") if one else None for one in (at[name] for name in papers)]
-        rows.append([line, *ours, *([_gain(values)] if table.gain else []), *[_number(value) for value in theirs]])
-        rows[-1] += [_gain(theirs)] if table.gain and papers else []
+        cells = {name: _at(results, line, name) for name in columns}
+        values = [result.macro_f1 if result else None for result in cells.values()]
+        paper = [result.row.paper.get("mean") if result else None for result in (cells[name] for name in papers)]
+        row = [line, *map(_cell, cells.values())]
+        row += [_gain(values)] if table.gain else []
+        row += [_number(value) for value in paper]
+        row += [_gain(paper)] if table.gain and papers else []
+        rows.append(row)
     return Cells(titles, rows)
 
 
 def to_json(table: TableConfig, results: Sequence[Result], command: str) -> dict[str, Any]:
-    """Everything that is known, as plain data."""
+    """Return everything that is known of a table, as plain data."""
     rows = []
     for result in results:
+        place = {name: getattr(result.row, name) for name in ("line", "column", "x")}
+        figures = {name: value for name, value in vars(result).items() if name != "row"}
         row = {"system": result.row.system, "label": result.row.name}
-        row |= {
-            name: getattr(result.row, name) for name in ("line", "column", "x") if getattr(result.row, name) is not None
-        }
-        row |= {name: value for name, value in vars(result).items() if name != "row"}
-        rows.append(_plain(row | {"paper": result.row.paper}))
+        row |= {name: value for name, value in place.items() if value is not None}
+        rows.append(without_nan(row | figures | {"paper": result.row.paper}))
     return {"title": table.title, "note": f"{LEGEND} {PAPER} {table.note}".strip(), "command": command, "rows": rows}
 
 
 def latex(title: str, cells: Cells) -> str:
-    """A booktabs table."""
+    """Return a booktabs table."""
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
@@ -175,12 +181,12 @@ def latex(title: str, cells: Cells) -> str:
 
 
 def tex(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return re.sub(r"[\\~^<>]|[&%$#_{}]", lambda found: _CHARACTERS.get(found[0], f"\\{found[0]}"), text)
+    """Return LaTeX that prints a text."""
+    return re.sub(r"[\\~^<>]|[&%$#_{}]", lambda match: _CHARACTERS.get(match[0], f"\\{match[0]}"), text)
 
 
 def draw(table: TableConfig, results: Sequence[Result]) -> Figure:
-    """Bars of every row, groups of bars of a grid, or curves; with intervals, and the paper's figures as diamonds."""
+    """Draw a bar per row, groups of bars of a grid, or curves; with intervals, and the paper's figures as diamonds."""
     if table.layout == "curves":
         return _draw_curves(table, results)
     columns = _columns(results) if table.layout == "grid" else [None]
@@ -189,13 +195,13 @@ def draw(table: TableConfig, results: Sequence[Result]) -> Figure:
     axes = figure.add_subplot()
     height = 0.8 / len(columns)
     for place, column in enumerate(columns):
-        found = [
+        drawn = [
             result
             for index, line in enumerate(lines)
             if (result := _at(results, line, column) if table.layout == "grid" else results[index]) is not None
         ]
-        ys = [lines.index(_line(r, table)) + (place - (len(columns) - 1) / 2) * height for r in found]
-        _bars(axes, found, ys, height * 0.92, _COLOURS[place], column or "here")
+        ys = [lines.index(_line(r, table)) + (place - (len(columns) - 1) / 2) * height for r in drawn]
+        _bars(axes, drawn, ys, height=height * 0.92, colour=_COLOURS[place], label=column or "here")
     papers = [child for child in axes.collections if child.get_label() == "paper"]
     axes.set_yticks(range(len(lines)), lines)
     axes.margins(y=0.02)
@@ -209,15 +215,19 @@ def draw(table: TableConfig, results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, found: Sequence[Result], ys: Sequence[float], height: float, colour: str, label: str) -> None:
-    known = [(result, y) for result, y in zip(found, ys, strict=True) if result.macro_f1 is not None]
+def _bars(
+    axes: Axes, results: Sequence[Result], ys: Sequence[float], *, height: float, colour: str, label: str
+) -> None:
+    """Draw a bar of each result at its place ``ys``, its interval, and the paper's figure as a diamond."""
+    known = [(result, y) for result, y in zip(results, ys, strict=True) if result.macro_f1 is not None]
     axes.barh([y for _, y in known], [result.macro_f1 or 0.0 for result, _ in known], height, color=colour, label=label)
     for result, y in known:
         if reach := _reach(result):
             axes.errorbar([result.macro_f1 or 0.0], [y], xerr=reach, color="#333333", elinewidth=1.0, capsize=2.5)
-    papers = [(result.row.paper["mean"], y) for result, y in zip(found, ys, strict=True) if "mean" in result.row.paper]
+    papers = [
+        (result.row.paper["mean"], y) for result, y in zip(results, ys, strict=True) if "mean" in result.row.paper
+    ]
     if papers:
-        xs, heights = zip(*papers, strict=True)
         xs, heights = zip(*papers, strict=True)
         axes.scatter(xs, heights, marker="D", s=22, facecolor="white", edgecolor="black", label="paper", zorder=3)
 
@@ -257,7 +267,7 @@ def _columns(results: Sequence[Result]) -> list[str]:
 
 
 def _at(results: Sequence[Result], line: str, column: str | None) -> Result | None:
-    """What stands in a grid's cell: a row without a column stands in all."""
+    """Return the result in a cell of the grid; a row without a column stands in all."""
     here = [result for result in results if (result.row.line or result.row.name) == line]
     return next((result for result in here if result.row.column in (column, None)), None)
 
@@ -268,20 +278,20 @@ def _attributes(results: Sequence[Result]) -> list[str]:
 
 def _cell(result: Result | None) -> str:
     if result is None:
-        return MISSING
+        return NOT_MEASURED
     if outcome := _outcome(result):
         return outcome
     return f"{_number(result.macro_f1)}{_stars(result)} ({_span(result.interval)})"
 
 
 def _outcome(result: Result) -> str:
-    """What stands in the figures' place, if anything."""
+    """Return the word that stands in the place of figures; empty where there are figures."""
     return "left out" if result.left_out else "failed" if result.error else ""
 
 
 def _against(result: Result) -> str:
     if result.delta is None or result.p_vs_reference is None:
-        return MISSING
+        return NOT_MEASURED
     return f"{result.delta:+.2f}{_stars(result)} (p = {result.p_vs_reference:.4f})"
 
 
@@ -292,26 +302,26 @@ def _stars(result: Result) -> str:
 
 def _gain(values: Sequence[float | None]) -> str:
     first, second = (*values, None, None)[:2]
-    return MISSING if first is None or second is None else f"{second - first:+.2f}"
+    return NOT_MEASURED if first is None or second is None else f"{second - first:+.2f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return NOT_MEASURED if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _span(interval: tuple[float, float] | None) -> str:
-    return MISSING if interval is None or None in interval else f"{interval[0]:.2f} to {interval[1]:.2f}"
+    return NOT_MEASURED if interval is None or None in interval else f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def _reach(result: Result) -> list[list[float]] | None:
-    """Bar lengths to both sides: a percentile interval need not hold the estimate."""
+    """Return the lengths of an error bar to both sides; a percentile interval need not hold the estimate."""
     if result.interval is None or None in result.interval or result.macro_f1 is None:
         return None
     return [[max(0.0, result.macro_f1 - result.interval[0])], [max(0.0, result.interval[1] - result.macro_f1)]]
 
 
 def markdown(cells: Cells) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
 
     def line(row: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", "\\|").replace("*", "\\*") for cell in row) + " |"
@@ -329,24 +339,16 @@ def _write_csv(path: Path, results: Sequence[Result]) -> None:
 
 
 def _flat(result: Result) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of a result's line in ``table.csv``."""
     yield from {"system": result.row.system, "label": result.row.name, "macro_f1": result.macro_f1}.items()
     yield from zip(("low", "high"), result.interval or ("", ""), strict=True)
     for name in ("reference", "delta", "p_vs_reference", "unpaired", "parse_fault_rate", "n_parameters", "minutes"):
         yield name, getattr(result, name)
     yield "peak_memory_gb", result.peak_memory_gb
-    for name, one in result.per_attribute.items():
-        yield name, one["macro_f1"]
+    for name, scores in result.per_attribute.items():
+        yield name, scores["macro_f1"]
     for seed, value in enumerate(result.seeds):
         yield f"seed {seed}", value
     for name, value in result.row.paper.items():
         yield f"paper {name}", value
     yield "error", result.error or ""
-
-
-def _plain(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,23 +1,34 @@
-"""From finished runs to figures: means over seeds, intervals, paired tests. Every row must have been tested on the same users."""
+"""From finished runs to figures: means over seeds, intervals, paired tests. All rows must be tested on the same users."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_json_lines
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.profile.significance import paired_bootstrap, score_seeds
 from mmprofile.sweep.jobs import why_not
 from mmprofile.sweep.tables import Planned, RowConfig
 
 
-class Run(NamedTuple):
-    """A finished run: what its folder holds, in the order of ``ids``."""
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: of the run.
+        metrics: its ``metrics.json``.
+        schema: of its profiles.
+        ids: the test users.
+        gold: their gold profiles, in the order of ``ids``.
+        parsed: their predicted profiles, in the same order.
+    """
 
     folder: Path
     metrics: dict[str, Any]
@@ -29,8 +40,26 @@ class Run(NamedTuple):
 
 @dataclass
 class Result:
-    """A row of figures, 0-100 where they are scores; None where there is none. ``error``: why there are none at
-    all; ``left_out``: nothing went wrong."""
+    """A row of figures. Scores are 0-100; a figure is None where it is not known.
+
+    Attributes:
+        row: of the table.
+        runs: folders of its runs.
+        error: why it has no figures at all.
+        left_out: it has an error, but nothing went wrong.
+        macro_f1: mean over seeds.
+        interval: 95 % bootstrap interval of it.
+        per_attribute: attribute -> its ``macro_f1`` and ``interval``.
+        seeds: macro-F1 of each seed.
+        unpaired: macro-F1 with other users' photos.
+        reference: the system that the row is tested against.
+        delta: difference from it.
+        p_vs_reference: p value of that difference.
+        parse_fault_rate: share of answers with a part that the parser did not understand.
+        n_parameters: of the model.
+        minutes: of training and evaluation.
+        peak_memory_gb: the most of any seed.
+    """
 
     row: RowConfig
     runs: list[str] = field(default_factory=list)
@@ -51,57 +80,63 @@ class Result:
 
 
 def read_run(folder: Path) -> Run:
-    """A finished run.
+    """Read a finished run.
 
     Raises:
         UserError: it is not finished, or not whole.
     """
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
-        profile = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml").profile)
+        predictions = read_json_lines(folder / "predictions.jsonl")
+        schema = Schema.from_config(OmegaConf.load(folder / "config.yaml").profile)
     except OSError as error:
         raise UserError(f"{folder}: no finished run there ({error.strerror}: {error.filename})") from error
-    users = [json.loads(line) for line in lines if line]
+    return Run(
+        folder=folder,
+        metrics=metrics,
+        schema=schema,
+        ids=[row["user_id"] for row in predictions],
+        gold=_profiles(predictions, "gold"),
+        parsed=_profiles(predictions, "parsed"),
+    )
 
-    def profiles(key: str) -> list[Profile]:
-        return [{name: tuple(values) for name, values in user[key].items()} for user in users]
 
-    schema = Schema.from_dict(profile)  # type: ignore[arg-type]
-    return Run(folder, metrics, schema, [user["user_id"] for user in users], profiles("gold"), profiles("parsed"))
+def _profiles(predictions: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
+    return [{name: tuple(values) for name, values in row[part].items()} for row in predictions]
 
 
 def collect(planned: Sequence[Planned], reference: str | None, resamples: int) -> list[Result]:
-    """The figures of every row.
+    """Return the figures of every row.
 
     Args:
-        planned: the rows; runs that are not finished make their row one with an error.
-        reference: the system that rows are tested against which do not name one themselves.
+        planned: the rows; a row with a run that is not finished gets an error.
+        reference: the system that a row is tested against if it names none itself.
         resamples: of intervals and tests.
 
     Raises:
         UserError: the runs were not tested on the same users.
     """
     results, runs = [], dict[str, list[Run]]()
-    for row, jobs, error, left_out in planned:
-        reasons = {job.folder.name: why for job in jobs if (why := why_not(job))}
+    for plan in planned:
+        error, reasons = plan.error, [why for job in plan.jobs if (why := why_not(job))]
         if not error and reasons:
-            error = "; ".join(dict.fromkeys(reasons.values()))
-        result = Result(row, [str(job.folder) for job in jobs], error, left_out)
-        results.append(result)
-        if not error and jobs:
-            runs[row.system] = [read_run(job.folder) for job in jobs]
-    check_users([run for group in runs.values() for run in group])
+            error = "; ".join(dict.fromkeys(reasons))
+        folders = [str(job.folder) for job in plan.jobs]
+        results.append(Result(plan.row, folders, error=error, left_out=plan.left_out))
+        if not error and plan.jobs:
+            runs[plan.row.system] = [read_run(job.folder) for job in plan.jobs]
+    every = [run for group in runs.values() for run in group]
+    check_users(every)
     for result in results:
         if result.error is None and result.row.baseline:
-            _take_baseline(result, [run for group in runs.values() for run in group])
+            _take_baseline(result, every)
         elif result.error is None:
             _measure(result, runs, result.row.reference or reference, resamples)
     return results
 
 
 def check_users(runs: Sequence[Run]) -> None:
-    """Whether the runs can be compared.
+    """Check that the runs can be compared.
 
     Raises:
         UserError: users, their gold profiles or the schemas differ.
@@ -115,39 +150,53 @@ def check_users(runs: Sequence[Run]) -> None:
 
 
 def _take_baseline(result: Result, runs: Sequence[Run]) -> None:
-    """The same in every run that knows it: it depends on the data alone."""
-    found = [scores for run in runs if (scores := run.metrics.get("baselines", {}).get(result.row.baseline))]
-    if not found:
+    """Fill in a baseline's figures. They depend on the data alone, so any run that knows them will do."""
+    entries = [scores for run in runs if (scores := run.metrics.get("baselines", {}).get(result.row.baseline))]
+    if not entries:
         result.error, result.left_out = f"no finished run tells a {result.row.baseline}", True
         return
-    result.macro_f1, result.interval = found[0]["macro_f1"], found[0].get("interval")
+    result.macro_f1, result.interval = entries[0]["macro_f1"], entries[0].get("interval")
     names = ("macro_f1", "interval")
-    result.per_attribute = {key: {n: one.get(n) for n in names} for key, one in found[0]["per_attribute"].items()}
+    result.per_attribute = {
+        attribute: {name: scores.get(name) for name in names}
+        for attribute, scores in entries[0]["per_attribute"].items()
+    }
 
 
 def _measure(result: Result, runs: Mapping[str, list[Run]], reference: str | None, resamples: int) -> None:
-    mine = runs[result.row.system]
-    schema, gold, parsed = mine[0].schema, mine[0].gold, [run.parsed for run in mine]
+    """Fill in the figures of a trained row.
+
+    Args:
+        result: to fill in.
+        runs: system -> its runs.
+        reference: the system to test against; None, or one without runs: no test.
+        resamples: of intervals and tests.
+    """
+    own_runs = runs[result.row.system]
+    schema, gold, parsed = own_runs[0].schema, own_runs[0].gold, [run.parsed for run in own_runs]
     scores = score_seeds(schema, gold, parsed, resamples=resamples)
     result.macro_f1, result.interval = scores.macro_f1, scores.interval
     result.per_attribute = {
         name: {"macro_f1": value, "interval": interval} for name, (value, interval) in scores.per_attribute.items()
     }
-    metrics = [run.metrics for run in mine]
-    tests = [one["test"] for one in metrics]
+    metrics = [run.metrics for run in own_runs]
+    tests = [run_metrics["test"] for run_metrics in metrics]
     result.seeds = [test["macro_f1"] for test in tests]
     result.parse_fault_rate = float(np.mean([test["parse_fault_rate"] for test in tests]))
     result.unpaired = _mean([test.get("unpaired", {}).get("macro_f1") for test in tests])
     result.n_parameters = metrics[0].get("n_parameters")
-    # Preparation is left out: it is done once for all rows.
-    seconds = [one["seconds"] for one in metrics]
-    result.minutes = _mean([sum(v for k, v in one.items() if k != "prepare" and v is not None) / 60 for one in seconds])
-    memory = [one["peak_rss_mb"] for one in metrics if one.get("peak_rss_mb")]
+    result.minutes = _mean([_minutes(run_metrics["seconds"]) for run_metrics in metrics])
+    memory = [run_metrics["peak_rss_mb"] for run_metrics in metrics if run_metrics.get("peak_rss_mb")]
     result.peak_memory_gb = max(memory) / 1024 if memory else None
     if reference is not None and reference in runs and reference != result.row.system:
-        theirs = [run.parsed for run in runs[reference]]
-        test = paired_bootstrap(schema, gold, parsed, theirs, resamples=resamples)
+        reference_parsed = [run.parsed for run in runs[reference]]
+        test = paired_bootstrap(schema, gold, parsed, reference_parsed, resamples=resamples)
         result.reference, result.delta, result.p_vs_reference = reference, test.delta, test.p
+
+
+def _minutes(seconds: Mapping[str, float | None]) -> float:
+    """Return a run's time without preparation, which is done once for all rows."""
+    return sum(value for step, value in seconds.items() if step != "prepare" and value is not None) / 60
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -1,6 +1,6 @@
 """Whole tables: ``python -m mmprofile.sweep table=2 seeds=3 data=demo model.size=tiny``.
 
-Every row's runs are processes of their own, started by Hydra's launcher: one after the other, or ``hydra/launcher=joblib``.
+Each run is a process of its own, started by Hydra's launcher: one after the other, or with ``hydra/launcher=joblib``.
 The same command again does only what is not done yet, and renders the table in ``<out>/table2``.
 """
 
@@ -14,8 +14,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config.compose import explain, nearest
-from mmprofile.config.settings import CONFIGS, SweepConfig
+from mmprofile.config.compose import CONFIGS, explain, nearest
+from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.sweep.jobs import check_launcher, run_jobs
@@ -27,15 +27,27 @@ KINDS = ("table", "figure")
 
 
 class Words(NamedTuple):
-    """A command line: the sweep's own keys, overrides of ``train`` for all rows, and what is for Hydra."""
+    """A command line.
 
-    cfg: Any
+    Attributes:
+        cfg: the sweep's own keys.
+        common: overrides for all rows, of ``train`` or of the rows' other command.
+        launcher: words for Hydra.
+    """
+
+    cfg: SweepConfig
     common: list[str]
     launcher: list[str]
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs a sweep; 1 if a row has failed.
+    """Run a sweep.
+
+    Args:
+        words: the command line.
+
+    Returns:
+        The exit status: 1 if a row has failed, else 0.
 
     Raises:
         UserError: nothing can be run or rendered.
@@ -53,17 +65,35 @@ def main(words: Sequence[str]) -> int:
     if cfg.runs is not None:
         table, runs = of_runs(names(cfg.runs))
         choose_rows([table], cfg)
-        return render(
-            out / "runs-table", table, [Planned(row, runs.get(row.system, [])) for row in table.rows], cfg, command
-        )
-    asked = [(kind, name) for kind in KINDS for name in names(cfg[kind])]
+        planned = [Planned(row, runs.get(row.system, [])) for row in table.rows]
+        return render(out / "runs-table", table, planned, cfg, command)
+    return make_tables(cfg, common, launcher, out, command)
+
+
+def make_tables(cfg: SweepConfig, common: Sequence[str], launcher: Sequence[str], out: Path, command: str) -> int:
+    """Run what is missing of the tables and figures that are asked for, and render them.
+
+    Args:
+        cfg: with ``table``, ``figure`` or both.
+        common: overrides for all rows.
+        launcher: words for Hydra.
+        out: the tables' folders are in it.
+        command: the command line that makes the tables again.
+
+    Returns:
+        1 if a row has failed, else 0.
+
+    Raises:
+        UserError: nothing can be run or rendered.
+    """
+    asked = [(kind, name) for kind, value in (("table", cfg.table), ("figure", cfg.figure)) for name in names(value)]
     tables = {f"{kind}{name}" if name.isalnum() else Path(name).stem: load_table(kind, name) for kind, name in asked}
     choose_rows(tables.values(), cfg)
     check_common(tables.values(), common)
     planned_rows = {name: plan(table, common, cfg.rows, cfg.seeds, out) for name, table in tables.items()}
-    every = [one for rows in planned_rows.values() for one in rows]
-    jobs = [job for one in every for job in one.jobs]
-    errors = {one.row.name: one.error for one in every if one.error}
+    every = [planned for rows in planned_rows.values() for planned in rows]
+    jobs = [job for planned in every for job in planned.jobs]
+    errors = {planned.row.name: planned.error for planned in every if planned.error}
     if errors and not jobs:
         raise UserError("; ".join(dict.fromkeys(errors.values())))
     for name, error in errors.items():
@@ -73,14 +103,14 @@ def main(words: Sequence[str]) -> int:
 
 
 def read_words(words: Sequence[str]) -> Words:
-    """Sorts the command line.
+    """Sort the words of a command line.
 
     Raises:
         UserError: an unknown key, or a value that makes no sense.
     """
-    own, common, launcher = list[str](), list[str](), list[str]()
+    settings, common, launcher = list[str](), list[str](), list[str]()
     keys = set(SweepConfig.__dataclass_fields__)
-    rows = {"experiment", *(key for config in CONFIGS.values() for key in get_type_hints(config))}
+    row_keys = {"experiment", *(key for config in CONFIGS.values() for key in get_type_hints(config))}
     for word in words:
         key, equals, _ = word.partition("=")
         head = key.lstrip("+~").replace("/", ".").split(".")[0]
@@ -89,17 +119,17 @@ def read_words(words: Sequence[str]) -> Words:
         if head == "hydra":
             launcher.append(word)
         elif head in keys:
-            own.append(word)
+            settings.append(word)
         elif key in ("seed", "name", "run"):
             raise UserError(
                 f"{word}: a sweep names and chooses its runs itself and numbers their seeds; give seeds=..."
             )
-        elif head in rows:
+        elif head in row_keys:
             common.append(word)
         else:
-            raise UserError(f"unknown config key {key!r}{nearest(key, sorted(keys | rows))}")
+            raise UserError(f"unknown config key {key!r}{nearest(key, sorted(keys | row_keys))}")
     cfg: Any = OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(conf_dir() / "sweep.yaml"))
-    for word in own:
+    for word in settings:
         try:
             cfg = OmegaConf.merge(cfg, OmegaConf.from_dotlist([word]))
         except OmegaConfBaseException as error:
@@ -110,16 +140,17 @@ def read_words(words: Sequence[str]) -> Words:
     return Words(cfg, common, launcher)
 
 
-def check_settings(cfg: Any) -> None:
-    """Refuses what makes no sense.
+def check_settings(cfg: SweepConfig) -> None:
+    """Check the sweep's own keys.
 
     Raises:
-        UserError: it does not.
+        UserError: a number is too small, or the keys do not go together.
     """
     for key in ("seeds", "resamples", "trials", "threads"):
-        if cfg[key] is not None and cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]}: give 1 or more")
-    asked = [key for key in ("search", "runs", *KINDS) if cfg[key] is not None]
+        number = getattr(cfg, key)
+        if number is not None and number < 1:
+            raise UserError(f"{key}={number}: give 1 or more")
+    asked = [key for key in ("search", "runs", *KINDS) if getattr(cfg, key) is not None]
     if not asked:
         raise UserError("nothing to do: give table=..., figure=..., search=... or runs=...")
     if len(asked) > 1 and set(asked) != set(KINDS):
@@ -127,14 +158,25 @@ def check_settings(cfg: Any) -> None:
 
 
 def names(value: Any) -> list[str]:
-    """``2``, ``2,3`` or ``[2, 3]`` as a list of texts."""
+    """Return ``2``, ``2,3`` or ``[2, 3]`` as a list of texts."""
     if value is None:
         return []
-    return [part.strip() for one in (value if OmegaConf.is_list(value) else [value]) for part in str(one).split(",")]
+    items = value if OmegaConf.is_list(value) else [value]
+    return [part.strip() for item in items for part in str(item).split(",")]
 
 
-def render(folder: Path, table: TableConfig, planned: Sequence[Planned], cfg: Any, command: str) -> int:
-    """Writes and prints a table; 1 if one of its rows has failed.
+def render(folder: Path, table: TableConfig, planned: Sequence[Planned], cfg: SweepConfig, command: str) -> int:
+    """Write and print a table.
+
+    Args:
+        folder: of its files.
+        table: what is asked.
+        planned: its rows and their runs.
+        cfg: the sweep's own keys.
+        command: the command line that makes it again.
+
+    Returns:
+        1 if one of its rows has failed, else 0.
 
     Raises:
         UserError: the runs cannot be compared, or the folder cannot be written.

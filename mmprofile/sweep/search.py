@@ -1,17 +1,16 @@
-"""Hyperparameter search by Optuna: every trial is a run (one per seed) of its own process, its value the best dev macro-F1.
+"""Hyperparameter search by Optuna. A trial is one run per seed, each a process; its value is the best validation macro-F1.
 
-What was tried lies in ``<out>/search/<name>/study.db``. The same command again goes on: a trial that was killed or failed is
-tried again, with the same values.
+The trials are stored in ``<out>/search/<name>/study.db``. The same command again goes on: a trial that was killed or failed
+is tried again, with the same values.
 """
 
 import csv
-import fcntl
 import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import optuna
 import yaml
+from filelock import Timeout
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from omegaconf import OmegaConf
@@ -28,19 +28,28 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mmprofile.config.compose import load_config
+from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import clean_axes, save_figure
+from mmprofile.evaluate.score_table import NOT_MEASURED
+from mmprofile.files import write_json, write_text
 from mmprofile.sweep.jobs import Job, execute, multirun, slug, why_not
+from mmprofile.sweep.locked_run import lock_of
 from mmprofile.sweep.rendering import Cells, latex, markdown, print_cells
 from mmprofile.sweep.tables import conf_file, effective
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-MISSING = "-"
 
 
 @dataclass
 class SearchConfig:
-    """``conf/search/*.yaml``. ``space``: override -> ``{low, high, log}`` or ``{choices}``; ``overrides``: of all trials."""
+    """``conf/search/*.yaml``.
+
+    Attributes:
+        trials: how many.
+        overrides: of ``train``, for all trials.
+        space: key of an override -> ``{low, high, log}`` or ``{choices}``.
+    """
 
     trials: int = 20
     overrides: list[str] = field(default_factory=list)
@@ -48,8 +57,17 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a trial's process is told; it can be pickled."""
+class SearchSpec:
+    """What the process of a trial needs; it can be pickled.
+
+    Attributes:
+        folder: of the search.
+        space: key of an override -> its distribution.
+        words: overrides of ``train`` for all trials.
+        seeds: runs of a trial, of seeds 0, 1, ...
+        threads: ``OMP_NUM_THREADS`` of each run; None leaves it.
+        began_at: trials that were there when this command began.
+    """
 
     folder: Path
     space: dict[str, BaseDistribution]
@@ -59,7 +77,11 @@ class Search:
     began_at: int
 
     def study(self, index: int = 0) -> optuna.Study:
-        """The study in the folder. Processes that ask at the same time must not draw the same numbers: hence ``index``."""
+        """Return the study in the folder.
+
+        Args:
+            index: different for processes that ask at the same time, so that they do not draw the same numbers.
+        """
         storage = f"sqlite:///{self.folder.resolve() / 'study.db'}"
         sampler = TPESampler(seed=self.began_at + index)
         return optuna.create_study(
@@ -67,85 +89,105 @@ class Search:
         )
 
     def overrides(self, params: Mapping[str, Any]) -> list[str]:
-        """What a trial gives to ``train``, but for its seed."""
+        """Return what a trial gives to ``train``, but for its seed."""
         return [*self.words, *(f"{key}={'null' if value is None else value}" for key, value in params.items())]
 
     def jobs(self, params: Mapping[str, Any]) -> list[Job]:
-        """A trial's runs."""
-        found = []
+        """Return the runs of a trial."""
+        jobs = []
         for seed in range(self.seeds):
             words = (*self.overrides(params), f"seed={seed}")
-            found.append(Job("train", words, self.folder / "runs" / slug("train", words)))
-        return found
+            jobs.append(Job("train", words, self.folder / "runs" / slug("train", words)))
+        return jobs
 
 
-def search(cfg: Any, common: Sequence[str], launcher: Sequence[str], out: Path, command: str) -> int:
-    """Runs what is missing of a search's trials and renders all; 1 if a trial of it failed.
+def search(cfg: SweepConfig, common: Sequence[str], launcher: Sequence[str], out: Path, command: str) -> int:
+    """Run the missing trials of a search and render all of them.
+
+    Args:
+        cfg: the sweep's configuration, with ``search``.
+        common: overrides of ``train`` for all trials.
+        launcher: words for Hydra.
+        out: the search is in its ``search/<name>``.
+        command: the command line that runs it again.
+
+    Returns:
+        1 if trials are missing at the end because they failed, else 0.
 
     Raises:
-        UserError: the search does not say what it must, or its folder holds another one.
+        UserError: the search's file is wrong, or its folder holds a search with other settings.
     """
-    path = conf_file("search", cfg.search)
-    spec = read_spec(path)
-    _, words = effective("train", common, spec.overrides)
-    one = Search(out / "search" / path.stem, space_of(spec, path), words, cfg.seeds, cfg.threads, 0)
-    load_config("train", one.overrides({key: _example(kind) for key, kind in one.space.items()}))
-    with _alone(one.folder):
-        _check_same(one.folder / "search.json", {"words": words, "space": spec.space, "seeds": cfg.seeds})
-        study = one.study()
+    path = conf_file("search", str(cfg.search))
+    config = read_config(path)
+    _, words = effective("train", common, config.overrides)
+    spec = SearchSpec(
+        folder=out / "search" / path.stem,
+        space=space_of(config, path),
+        words=words,
+        seeds=cfg.seeds,
+        threads=cfg.threads,
+        began_at=0,
+    )
+    load_config("train", spec.overrides({key: _example(kind) for key, kind in spec.space.items()}))
+    with _alone(spec.folder):
+        _check_same(spec.folder / "search.json", {"words": words, "space": config.space, "seeds": cfg.seeds})
+        study = spec.study()
         again = requeue(study)
         complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-        wanted = cfg.trials or spec.trials
-        one = Search(one.folder, one.space, words, cfg.seeds, cfg.threads, len(study.trials))
+        wanted = cfg.trials or config.trials
+        spec = replace(spec, began_at=len(study.trials))
         print(f"{wanted} trials: {complete} done{f', {again} to be tried again' if again else ''}", flush=True)
         if complete < wanted:
-            multirun(partial(run_trial, one, wanted - complete), wanted - complete, launcher, out)
-        return report(one, wanted, command)
+            missing = wanted - complete
+            multirun(partial(run_trial, spec=spec, total=missing), missing, launcher, out)
+        return report(spec, wanted, command)
 
 
-def read_spec(path: Path) -> SearchConfig:
-    """A search's file.
+def read_config(path: Path) -> SearchConfig:
+    """Return a search's file, checked.
 
     Raises:
         UserError: it does not say what a search must.
     """
     try:
-        spec: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.load(path)))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.load(path)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
-    if not spec.space or spec.trials < 1:
+    if not config.space or config.trials < 1:
         raise UserError(f"{path}: give a space of overrides, and at least one trial")
-    return spec
+    return config
 
 
-def space_of(spec: SearchConfig, path: Path) -> dict[str, BaseDistribution]:
-    """Optuna's distributions; whole numbers where both ends are.
+def space_of(config: SearchConfig, path: Path) -> dict[str, BaseDistribution]:
+    """Return Optuna's distribution of each key; whole numbers where both ends are.
 
     Raises:
         UserError: a range or choice makes no sense.
     """
     space: dict[str, BaseDistribution] = {}
-    for key, one in spec.space.items():
+    for key, limits in config.space.items():
         try:
-            if set(one) == {"choices"}:
-                space[key] = CategoricalDistribution(one["choices"])
+            if set(limits) == {"choices"}:
+                space[key] = CategoricalDistribution(limits["choices"])
             else:
-                whole = isinstance(one["low"], int) and isinstance(one["high"], int)
-                space[key] = (IntDistribution if whole else FloatDistribution)(**one)
+                whole = isinstance(limits["low"], int) and isinstance(limits["high"], int)
+                space[key] = (IntDistribution if whole else FloatDistribution)(**limits)
         except (TypeError, KeyError, ValueError) as error:
-            raise UserError(f"{path}: {key}: {one} is neither {{low, high, log}} nor {{choices}} ({error})") from error
+            raise UserError(
+                f"{path}: {key}: {limits} is neither {{low, high, log}} nor {{choices}} ({error})"
+            ) from error
     return space
 
 
 def requeue(study: optuna.Study) -> int:
-    """Puts trials that were killed or failed in the queue again, each set of values once; how many.
+    """Queue trials that were killed or failed once more, each set of values once, and return how many wait.
 
-    No other process is at work on the study: what says that it is running was killed.
+    No other process may be at work on the study: a trial that is stored as running was killed.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     trials = study.get_trials(deepcopy=False)
-    settled = [_values(trial) for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.WAITING)]
+    settled = _settled(trials)
     waiting = sum(trial.state == TrialState.WAITING for trial in trials)
     for trial in trials:
         if trial.state == TrialState.FAIL and trial.params and trial.params not in settled:
@@ -155,22 +197,33 @@ def requeue(study: optuna.Study) -> int:
     return waiting
 
 
+def _settled(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    """Return the values of trials that are complete or wait."""
+    return [_values(trial) for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.WAITING)]
+
+
 def _values(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", {})) if trial.state == TrialState.WAITING else trial.params
 
 
-def run_trial(one: Search, total: int, index: int) -> None:
-    """Asks for values, runs them, tells their score; whatever happens, the next trial goes on."""
-    study = one.study(index)
-    trial = study.ask(one.space)
+def run_trial(index: int, *, spec: SearchSpec, total: int) -> None:
+    """Ask the study for values, run them and tell it their score; whatever happens, the next trial goes on.
+
+    Args:
+        index: of the trial among those that this command runs.
+        spec: of the search.
+        total: trials that this command runs.
+    """
+    study = spec.study(index)
+    trial = study.ask(spec.space)
     shown = ", ".join(f"{key}={_short(value)}" for key, value in trial.params.items())
     print(f"{time.strftime('%H:%M')} [{index + 1}/{total}] trial {trial.number}: {shown} ...", flush=True)
-    jobs = one.jobs(trial.params)
+    jobs = spec.jobs(trial.params)
     try:
         for job in jobs:
-            execute(job, one.threads)
+            execute(job, spec.threads)
         reasons = [why for job in jobs if (why := why_not(job))]
-        value = None if reasons else float(np.mean([best_dev(job.folder) for job in jobs]))
+        value = None if reasons else float(np.mean([best_validation(job.folder) for job in jobs]))
         why = reasons[0] if reasons else None
     except Exception as error:  # noqa: BLE001 - whatever it is, the other trials go on
         value, why = None, f"{type(error).__name__}: {error}"
@@ -179,60 +232,81 @@ def run_trial(one: Search, total: int, index: int) -> None:
         study.tell(trial, state=TrialState.FAIL)
     else:
         study.tell(trial, value)
-    result = f"failed: {why}" if why else f"dev macro-F1 {value:.2f} (best {study.best_value:.2f})"
+    result = f"failed: {why}" if why else f"validation macro-F1 {value:.2f} (best {study.best_value:.2f})"
     print(f"{time.strftime('%H:%M')} [{index + 1}/{total}] trial {trial.number}: {result}", flush=True)
 
 
-def best_dev(folder: Path) -> float:
-    """The best dev macro-F1 of a finished run.
+def best_validation(folder: Path) -> float:
+    """Return the best validation macro-F1 of a finished run.
 
     Raises:
         ValueError: it has none.
     """
     history = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
     if not history:
-        raise ValueError(f"{folder} has no dev macro-F1: a system that is not trained in epochs cannot be searched")
-    return max(float(entry["dev_macro_f1"]) for entry in history)
+        raise ValueError(
+            f"{folder} has no validation macro-F1: a system that is not trained in epochs cannot be searched"
+        )
+    # Older runs call it dev_macro_f1.
+    return max(float(row[key]) for row in history for key in ("validation_macro_f1", "dev_macro_f1") if key in row)
 
 
-def report(one: Search, wanted: int, command: str) -> int:
-    """Writes and prints a search's table, figure and best overrides; 1 while trials are missing."""
-    trials = one.study().get_trials(deepcopy=False)
+def report(spec: SearchSpec, wanted: int, command: str) -> int:
+    """Write and print a search's table, figure and best overrides.
+
+    Args:
+        spec: of the search.
+        wanted: trials that should be complete.
+        command: the command line that runs the search again.
+
+    Returns:
+        1 while trials are missing, else 0.
+    """
+    trials = spec.study().get_trials(deepcopy=False)
     complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: -_value(t))
-    settled = [_values(t) for t in trials if t.state in (TrialState.COMPLETE, TrialState.WAITING)]
+    settled = _settled(trials)
     failed = [t for t in trials if t.state == TrialState.FAIL and t.params not in settled]
-    keys = list(one.space)
-    rows = [[str(t.number), f"{_value(t):.2f}", *(_short(t.params[key]) for key in keys)] for t in complete]
-    rows += [[str(t.number), "failed", *(_short(t.params.get(key, MISSING)) for key in keys)] for t in failed]
-    cells = Cells(["trial", "dev macro-F1", *keys], rows)
-    reasons = [f"- trial {t.number}: {t.user_attrs.get('error', 'killed')}" for t in failed]
-    best = shlex.join(["python", "-m", "mmprofile.train", *one.overrides(complete[0].params)]) if complete else None
-    found = {"best": best, "command": command, "trials": [_plain(one, t) for t in (*complete, *failed)]}
-    title = f"Search {one.folder.name}"
-    figure = ["![Dev macro-F1 of every trial](table.png)"] if complete else []
-    text = [f"# {title}", markdown(cells), "\n".join(reasons), *figure, f"Best: `{best}`", f"Made by `{command}`."]
-    (one.folder / "table.md").write_text("\n\n".join(part for part in text if part) + "\n", encoding="utf-8")
-    (one.folder / "table.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    (one.folder / "table.tex").write_text(latex(title, cells), encoding="utf-8")
-    with (one.folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+    cells = trial_cells(list(spec.space), complete, failed)
+    best = shlex.join(["python", "-m", "mmprofile.train", *spec.overrides(complete[0].params)]) if complete else None
+    reasons = "\n".join(f"- trial {t.number}: {t.user_attrs.get('error', 'killed')}" for t in failed)
+    title = f"Search {spec.folder.name}"
+    figure = ["![Validation macro-F1 of every trial](table.png)"] if complete else []
+    text = [f"# {title}", markdown(cells), reasons, *figure, f"Best: `{best}`", f"Made by `{command}`."]
+    write_text(spec.folder / "table.md", "\n\n".join(part for part in text if part) + "\n")
+    rows = [trial_row(spec, trial) for trial in (*complete, *failed)]
+    write_json(spec.folder / "table.json", {"best": best, "command": command, "trials": rows})
+    write_text(spec.folder / "table.tex", latex(title, cells))
+    with (spec.folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([cells.titles, *cells.rows])
     print_cells(title, cells)
-    print("\n".join(reasons))
+    print(reasons)
     if best:
-        save_figure(_draw(complete), one.folder / "table.png")
+        save_figure(draw_trials(complete), spec.folder / "table.png")
         print(f"best: {best}")
-    print(f"{one.folder}/table.md, .csv, .json, .tex, .png", flush=True)
+    print(f"{spec.folder}/table.md, .csv, .json, .tex, .png", flush=True)
     return int(len(complete) < wanted)
 
 
-def _plain(one: Search, trial: FrozenTrial) -> dict[str, Any]:
-    runs = [str(job.folder) for job in one.jobs(trial.params)]
-    what = {"trial": trial.number, "dev_macro_f1": trial.value, "params": trial.params, "runs": runs}
-    return what | {"error": None if trial.state == TrialState.COMPLETE else trial.user_attrs.get("error", "killed")}
+def trial_cells(keys: Sequence[str], complete: Sequence[FrozenTrial], failed: Sequence[FrozenTrial]) -> Cells:
+    """Return a line per trial: its number, value and overrides."""
+    rows = [[str(t.number), f"{_value(t):.2f}", *(_short(t.params[key]) for key in keys)] for t in complete]
+    rows += [[str(t.number), "failed", *(_short(t.params.get(key, NOT_MEASURED)) for key in keys)] for t in failed]
+    return Cells(["trial", "validation macro-F1", *keys], rows)
 
 
-def _draw(complete: Sequence[FrozenTrial]) -> Figure:
-    """The value of every trial, and the best so far."""
+def trial_row(spec: SearchSpec, trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial as it stands in ``table.json``."""
+    return {
+        "trial": trial.number,
+        "validation_macro_f1": trial.value,
+        "params": trial.params,
+        "runs": [str(job.folder) for job in spec.jobs(trial.params)],
+        "error": None if trial.state == TrialState.COMPLETE else trial.user_attrs.get("error", "killed"),
+    }
+
+
+def draw_trials(complete: Sequence[FrozenTrial]) -> Figure:
+    """Draw the value of every trial, and the best so far."""
     trials = sorted(complete, key=lambda t: t.number)
     numbers, values = [t.number for t in trials], [_value(t) for t in trials]
     figure = Figure(figsize=(6.4, 3.4), layout="constrained")
@@ -240,7 +314,7 @@ def _draw(complete: Sequence[FrozenTrial]) -> Figure:
     axes.scatter(numbers, values, color="#0072b2", label="trial")
     axes.step(numbers, np.maximum.accumulate(values), where="post", color="#e69f00", label="best so far")
     axes.set_xlabel("trial")
-    axes.set_ylabel("dev macro-F1 (0-100)")
+    axes.set_ylabel("validation macro-F1 (0-100)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     clean_axes(axes)
@@ -260,20 +334,31 @@ def _example(kind: BaseDistribution) -> Any:
 
 
 def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
-    """A study's trials belong together."""
+    """Check that a study's trials belong together.
+
+    Raises:
+        UserError: the folder holds a search with other settings.
+    """
     text = json.dumps(settings, indent=2) + "\n"
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path.parent} holds a search with other settings: delete it, or choose another out=")
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One sweep at a time: what a study says is running, was killed."""
+    """Let one sweep at a time work on a search: then a trial that is stored as running was killed.
+
+    Raises:
+        UserError: another sweep is at work in the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = lock_of(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
+        lock.acquire(timeout=0)
+    except Timeout as error:
         raise UserError(f"another sweep is at work in {folder}: wait for it, or choose another out=") from error
+    try:
+        yield
+    finally:
+        lock.release()

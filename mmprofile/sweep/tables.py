@@ -1,4 +1,4 @@
-"""A table: rows that are overrides of a command, and the runs that they ask for."""
+"""A table: its rows are overrides of a command, and each row asks for runs."""
 
 import glob
 import re
@@ -12,10 +12,11 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmprofile.config.compose import difference, load_config, nearest
-from mmprofile.config.settings import TrainConfig
+from mmprofile.config.settings import SweepConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
-from mmprofile.sweep.jobs import Job, done, quoted, slug
+from mmprofile.sweep.jobs import Job, quoted, slug
+from mmprofile.sweep.locked_run import done
 
 BASELINES = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 LAYOUTS = ("list", "grid", "curves")
@@ -25,11 +26,19 @@ LAYOUTS = ("list", "grid", "curves")
 class RowConfig:
     """A system of a table.
 
-    ``overrides``: of ``python -m mmprofile.<command>``; a command other than ``train`` reads the run that ``after`` (overrides
-    of ``train``) describes. ``needs``: ways to say what the row cannot do without (the last word of one of them
-    must be given). ``baseline``: the row comes from that
-    entry of every run's ``baselines``. ``line`` and ``column`` place it in a grid (no column: in all), ``line`` and ``x`` on a
-    curve. ``reference``: tested against that system instead of the table's. ``paper``: the paper's figures.
+    Attributes:
+        system: its name; no other row of the table has it.
+        label: its name for readers; None: ``system``.
+        command: ``train``, or a command that reads the run that ``after`` describes.
+        overrides: of ``python -m mmprofile.<command>``.
+        after: overrides of ``train``.
+        needs: ways to say what the row cannot do without; the last word of one of them must be given.
+        baseline: the row comes from that entry of every run's ``baselines``.
+        line: of a grid or a set of curves.
+        column: of a grid; None: the row stands in all columns.
+        x: place on a curve.
+        reference: the system that this row is tested against instead of the table's.
+        paper: the paper's figures.
     """
 
     system: str = MISSING
@@ -47,13 +56,22 @@ class RowConfig:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The row's name for readers."""
         return self.label or self.system
 
 
 @dataclass
 class TableConfig:
-    """``conf/table/*.yaml``, ``conf/figure/*.yaml``. ``gain``: a grid's second column minus its first."""
+    """``conf/table/*.yaml``, ``conf/figure/*.yaml``.
+
+    Attributes:
+        title: of the table.
+        note: stands below it.
+        layout: one of :data:`LAYOUTS`.
+        reference: the system that rows are tested against.
+        gain: whether a grid shows its second column minus its first.
+        rows: the systems.
+    """
 
     title: str = MISSING
     note: str = ""
@@ -64,7 +82,14 @@ class TableConfig:
 
 
 class Planned(NamedTuple):
-    """A row and its runs, one per seed; or why it has none."""
+    """A row of a table before its runs are read.
+
+    Attributes:
+        row: what is asked.
+        jobs: its runs, one per seed.
+        error: why it has no runs; None where it has.
+        left_out: whether that is no failure.
+    """
 
     row: RowConfig
     jobs: list[Job]
@@ -73,25 +98,25 @@ class Planned(NamedTuple):
 
 
 def conf_file(group: str, name: str) -> Path:
-    """``conf/<group>/<name>.yaml``, or a YAML file of the user's.
+    """Return ``conf/<group>/<name>.yaml``, or the user's YAML file of that name.
 
     Raises:
         UserError: there is none.
     """
-    own = name.endswith((".yaml", ".yml"))
-    path = Path(name).expanduser() if own else conf_dir() / group / f"{name}.yaml"
+    is_file = name.endswith((".yaml", ".yml"))
+    path = Path(name).expanduser() if is_file else conf_dir() / group / f"{name}.yaml"
     if not path.is_file():
-        choices = sorted(one.stem for one in (conf_dir() / group).glob("*.yaml"))
+        choices = sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
         known = f"choices: {', '.join(choices)}, or a YAML file"
         raise UserError(f"{group}={name}: there is no such {group}{nearest(name, choices)}; {known}")
     return path
 
 
 def load_table(group: str, name: str) -> TableConfig:
-    """A table by its name, or from a file; see :func:`conf_file`.
+    """Return a table by its name, or from a file; see :func:`conf_file`.
 
     Raises:
-        UserError: there is none, or it does not say what a table must.
+        UserError: there is none, or it is not complete and consistent.
     """
     path = conf_file(group, name)
     try:
@@ -99,19 +124,19 @@ def load_table(group: str, name: str) -> TableConfig:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{group}={name}: {path}: {str(error).splitlines()[0]}") from error
     systems = [row.system for row in table.rows]
-    wrong = [f"system {system} is there twice" for system in systems if systems.count(system) > 1]
+    problems = [f"system {system} is there twice" for system in systems if systems.count(system) > 1]
     for reference in (table.reference, *(row.reference for row in table.rows)):
         if reference not in (None, *systems):
-            wrong.append(f"reference {reference} is no row")
+            problems.append(f"reference {reference} is no row")
     if table.layout not in LAYOUTS:
-        wrong.append(f"layout {table.layout} is not one of {', '.join(LAYOUTS)}")
-    if wrong:
-        raise UserError(f"{group}={name}: {path}: {wrong[0]}")
+        problems.append(f"layout {table.layout} is not one of {', '.join(LAYOUTS)}")
+    if problems:
+        raise UserError(f"{group}={name}: {path}: {problems[0]}")
     return table
 
 
-def choose_rows(tables: Iterable[TableConfig], cfg: Any) -> None:
-    """Leaves the rows of ``only``, and takes ``reference``.
+def choose_rows(tables: Iterable[TableConfig], cfg: SweepConfig) -> None:
+    """Keep the rows of ``only`` in the tables, and set their ``reference``.
 
     Raises:
         UserError: a name in ``only``, ``rows`` or ``reference`` is no row of any of the tables.
@@ -131,7 +156,7 @@ def choose_rows(tables: Iterable[TableConfig], cfg: Any) -> None:
 
 
 def check_common(tables: Iterable[TableConfig], common: Sequence[str]) -> None:
-    """An override of all rows must be one of a row.
+    """Check that every override of all rows changes at least one row of each table.
 
     Raises:
         UserError: no row has that key, or every row of a table sets it itself.
@@ -139,12 +164,12 @@ def check_common(tables: Iterable[TableConfig], common: Sequence[str]) -> None:
     for word, table in ((word, table) for word in common for table in tables):
         rows = [row for row in table.rows if not row.baseline]
         trained = [row.overrides if row.command == "train" else row.after for row in rows]
-        own = trained if is_training(word) else [row.overrides for row in rows if row.command != "train"]
-        if not own:
+        concerned = trained if is_training(word) else [row.overrides for row in rows if row.command != "train"]
+        if not concerned:
             raise UserError(
                 f"{word}: unknown config key {_key(word)!r} in {table.title!r}, whose rows are trainings alone"
             )
-        if all(_key(word) in map(_key, words) for words in own):
+        if all(_key(word) in map(_key, words) for words in concerned):
             raise UserError(
                 f"{word}: every row of {table.title!r} sets {_key(word)} itself; rows.<row>=[{word}] changes one"
             )
@@ -153,11 +178,11 @@ def check_common(tables: Iterable[TableConfig], common: Sequence[str]) -> None:
 def plan(
     table: TableConfig, common: Sequence[str], extra: Mapping[str, Sequence[str]], seeds: int, out: Path
 ) -> list[Planned]:
-    """The runs of every row. What does not compose, or is left out, is a row with an error.
+    """Return the runs of every row; a row that does not compose, or is left out, has an error.
 
     Args:
-        table: see :class:`TableConfig`.
-        common: overrides for all rows, of ``train`` or of the rows' other command; a row's own win over them.
+        table: whose rows.
+        common: overrides for all rows, of ``train`` or of the rows' other command; a row's own overrides win over them.
         extra: system -> further overrides of that row.
         seeds: runs per row, of seeds 0, 1, ...
         out: the runs' folders are in its ``runs``.
@@ -165,47 +190,50 @@ def plan(
     planned = []
     for row in table.rows:
         own = [*row.overrides, *extra.get(row.system, [])]
-        given = {_key(word) for word in own}
+        keys = {_key(word) for word in own}
         if row.baseline is not None:
             planned.append(Planned(row, []))
-        elif row.needs and not given & {_key(way.split(",")[-1]) for way in row.needs}:
+        elif row.needs and not keys & {_key(way.split(",")[-1]) for way in row.needs}:
             ways = " or ".join(f"rows.{row.system}=[{way}]" for way in row.needs)
-            planned.append(Planned(row, [], f"left out; to run it give {ways}", left_out=True))
+            planned.append(Planned(row, [], error=f"left out; to run it give {ways}", left_out=True))
         else:
             try:
                 planned.append(Planned(row, _jobs(row, own, common, seeds, out)))
             except UserError as error:
-                planned.append(Planned(row, [], str(error)))
+                planned.append(Planned(row, [], error=str(error)))
     return planned
 
 
 def _jobs(row: RowConfig, own: Sequence[str], common: Sequence[str], seeds: int, out: Path) -> list[Job]:
+    """Return the jobs of a row, whose overrides are ``own``; see :func:`plan`."""
     training = [word for word in common if is_training(word)]
-    runs = _seeds("train", training, own if row.command == "train" else row.after, seeds, out)
+    trained = own if row.command == "train" else row.after
+    runs = _seeds("train", common=training, own=trained, seeds=seeds, out=out)
     if row.command == "train":
         return runs
-    return _seeds(row.command, [word for word in common if not is_training(word)], own, seeds, out, runs)
+    other = [word for word in common if not is_training(word)]
+    return _seeds(row.command, common=other, own=own, seeds=seeds, out=out, needs=runs)
 
 
 def _seeds(
-    command: str, common: Sequence[str], own: Sequence[str], seeds: int, out: Path, needs: Sequence[Job] = ()
+    command: str, *, common: Sequence[str], own: Sequence[str], seeds: int, out: Path, needs: Sequence[Job] = ()
 ) -> list[Job]:
-    """A job per seed; each reads the run of ``needs`` that has its seed."""
-    reads = ["run=-"] if needs else []
-    cfg, words = effective(command, common, [*own, *reads])
-    words = [word for word in words if word not in reads]
+    """Return a job per seed; each reads the run of ``needs`` that has its seed."""
+    placeholder = ["run=-"] if needs else []
+    cfg, words = effective(command, common, [*own, *placeholder])
+    words = [word for word in words if word not in placeholder]
     jobs = []
     for seed in range(seeds):
         numbered, need = (*words, f"seed={seed}"), tuple(needs[seed : seed + 1])
-        name = slug(command, [*numbered, *(f"run={one.folder.name}" for one in need)])
-        read = tuple(f"run={quoted(str(one.folder))}" for one in need)
+        name = slug(command, [*numbered, *(f"run={job.folder.name}" for job in need)])
+        read = tuple(f"run={quoted(str(job.folder))}" for job in need)
         jobs.append(Job(command, (*read, *numbered), out / "runs" / name, need))
         check_same(jobs[-1], cfg)
     return jobs
 
 
 def is_training(word: str) -> bool:
-    """Whether an override is one of ``train``; one that ``apply`` has, too, is not for it."""
+    """Return whether an override is one of ``train``; an override that ``apply`` has as well goes to ``train``."""
     return re.split(r"[./]", _key(word))[0] in {*TrainConfig.__dataclass_fields__, "experiment"}
 
 
@@ -214,41 +242,48 @@ def _key(word: str) -> str:
 
 
 def effective(command: str, common: Sequence[str], own: Sequence[str]) -> tuple[Any, list[str]]:
-    """The overrides of a row without those of ``common`` that change nothing, so that they do not name another run.
+    """Compose a row's overrides and drop those of ``common`` that change nothing, so that they do not name another run.
+
+    Args:
+        command: of the row.
+        common: overrides of all rows.
+        own: overrides of this row.
 
     Returns:
-        The composed configuration, and the words.
+        The composed configuration, and the overrides that matter.
 
     Raises:
         UserError: they do not compose.
     """
     # "++": a model's file need not list the key; the dataclass still says whether there is such a key.
-    kept = [f"++{word}" if word.startswith("model.") else word for word in common]
-    cfg = load_config(command, [*kept, *own])
+    needed = [f"++{word}" if word.startswith("model.") else word for word in common]
+    cfg = load_config(command, [*needed, *own])
     # All at once, as data=demo model.size=tiny; else one by one.
-    for words in ([kept] if len(kept) > 1 else []) + [[word] for word in kept]:
-        fewer = [word for word in kept if word not in words]
+    for words in ([needed] if len(needed) > 1 else []) + [[word] for word in needed]:
+        fewer = [word for word in needed if word not in words]
         try:
-            if kept != fewer and load_config(command, [*fewer, *own]) == cfg:
-                kept = fewer
-        except UserError:  # it is needed for the rest to make sense
+            if needed != fewer and load_config(command, [*fewer, *own]) == cfg:
+                needed = fewer
+        except UserError:  # the rest makes no sense without it
             continue
-    return cfg, [*kept, *own]
+    return cfg, [*needed, *own]
 
 
 def check_same(job: Job, cfg: Any) -> None:
-    """A finished run stands for a job only if it had the configuration ``cfg``, but for name and seed, or the job's own.
+    """Check that a finished run was made with the configuration ``cfg``, but for name and seed, or with the job's own.
 
     Raises:
-        UserError: it had another.
+        UserError: it was made with another one.
     """
     if not done(job.folder):
         return
-    seed = job.words[-1].partition("=")[2]
+    seed = job.overrides[-1].partition("=")[2]
     old, quick = OmegaConf.load(job.folder / "config.yaml"), {"seed": int(seed), "name": job.folder.name}
     if not difference(old, OmegaConf.merge(cfg, quick), shared=True):
         return
-    asked = load_config(job.command, [*job.words, f"name={quoted(job.folder.name)}"])  # other keys may go by the seed
+    asked = load_config(
+        job.command, [*job.overrides, f"name={quoted(job.folder.name)}"]
+    )  # other keys may go by the seed
     changed = difference(old, asked, shared=True)
     if changed:
         raise UserError(
@@ -257,7 +292,10 @@ def check_same(job: Job, cfg: Any) -> None:
 
 
 def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, dict[str, list[Job]]]:
-    """A table of runs that are there: those that differ in nothing but their seed are one row.
+    """Make a table of runs that are there: runs that differ in nothing but their seed are one row.
+
+    Args:
+        patterns: folders of runs, with ``*`` and ``?`` as in a shell.
 
     Returns:
         The table, and the runs of each of its systems.
@@ -265,28 +303,45 @@ def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, dict[str, list[Job]]]
     Raises:
         UserError: a pattern has no finished run.
     """
-    folders = list[Path]()
-    for pattern in patterns:
-        found = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser())))]
-        finished = [folder for folder in found if (folder / "metrics.json").is_file()]
-        if not finished:
-            raise UserError(f"runs={pattern}: no finished run there (a folder with metrics.json)")
-        folders += [folder for folder in finished if folder not in folders]
-    groups = list[tuple[Any, list[Path]]]()
-    for folder in folders:
+    groups = list[tuple[Any, list[Path]]]()  # a configuration without its seed, and its runs
+    for folder in _finished(patterns):
         cfg: Any = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"name": "", "seed": 0})
-        same = [group for other, group in groups if not difference(other, cfg)]
+        same = [folders for other, folders in groups if not difference(other, cfg)]
         if same:
             same[0].append(folder)
         else:
             groups.append((cfg, [folder]))
-    labels = [cfg.paradigm.name for cfg, _ in groups]
-    for label in (lambda cfg: f"{cfg.model.name} {cfg.paradigm.name}", None):
-        if len(set(labels)) < len(labels):
-            labels = [label(cfg) for cfg, _ in groups] if label else [group[0].name for _, group in groups]
+    labels = _distinct_labels(groups)
     first = [RowConfig(key, label, baseline=key) for key, label in BASELINES.items() if key != "ceiling"]
     rows = [*first, *map(RowConfig, labels), RowConfig("ceiling", BASELINES["ceiling"], baseline="ceiling")]
     jobs = {
-        label: [Job("train", (), folder) for folder in group] for label, (_, group) in zip(labels, groups, strict=True)
+        label: [Job("train", (), folder) for folder in folders]
+        for label, (_, folders) in zip(labels, groups, strict=True)
     }
     return TableConfig("Runs", rows=rows), jobs
+
+
+def _finished(patterns: Sequence[str]) -> list[Path]:
+    """Return the folders of finished runs, each once, in the order of the patterns.
+
+    Raises:
+        UserError: a pattern has none.
+    """
+    folders = list[Path]()
+    for pattern in patterns:
+        matches = [Path(name) for name in sorted(glob.glob(str(Path(pattern).expanduser())))]
+        finished = [folder for folder in matches if done(folder)]
+        if not finished:
+            raise UserError(f"runs={pattern}: no finished run there (a folder with metrics.json)")
+        folders += [folder for folder in finished if folder not in folders]
+    return folders
+
+
+def _distinct_labels(groups: Sequence[tuple[Any, list[Path]]]) -> list[str]:
+    """Return a label per configuration: its paradigm, else its model and paradigm, else the name of its first run."""
+    labels = [cfg.paradigm.name for cfg, _ in groups]
+    if len(set(labels)) < len(labels):
+        labels = [f"{cfg.model.name} {cfg.paradigm.name}" for cfg, _ in groups]
+    if len(set(labels)) < len(labels):
+        labels = [folders[0].name for _, folders in groups]
+    return labels

@@ -1,0 +1,81 @@
+"""Searches: their spaces, and what a killed one goes on from."""
+
+import json
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+from PIL import Image
+
+from mmprofile.errors import UserError
+from mmprofile.sweep.run import main
+from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of
+from tests.support.sweeps import sweep
+
+
+def test_a_search_goes_on_from_its_storage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One trial is done, one was killed: with three wanted, that one is tried again, and one is new."""
+    study_folder = folder / "s" / "search" / "quick"
+    study_folder.mkdir(parents=True)
+    space = space_of(SearchConfig(space={"optim.lr_new": {"low": 1e-4, "high": 1e-2, "log": True}}), study_folder)
+    space["loader.batch_size"] = CategoricalDistribution([8, 16])
+    study = SearchSpec(study_folder, space, words=[], seeds=1, threads=None, began_at=0).study()
+    study.enqueue_trial({"optim.lr_new": 0.002, "loader.batch_size": 8})
+    study.tell(study.ask(space), 1.5)
+    study.enqueue_trial({"optim.lr_new": 0.003, "loader.batch_size": 16})
+    study.ask(space)
+    done = sweep(folder, "search=quick.yaml", "trials=2", "out=s", code=0)
+    assert "2 trials: 1 done, 1 to be tried again" in done.stdout
+    found = json.loads((study_folder / "table.json").read_text())
+    first, second = found["trials"]
+    assert first["params"] == {"optim.lr_new": 0.003, "loader.batch_size": 16}
+    assert first["validation_macro_f1"] == best_validation(folder / first["runs"][0])
+    assert (second["validation_macro_f1"], second["params"]["optim.lr_new"]) == (1.5, 0.002)
+    assert found["best"].endswith("experiment=smoke model=flan_t5 paradigm=text trainer.max_epochs=1 "
+                                  "optim.lr_new=0.003 loader.batch_size=16")  # fmt: skip
+    assert f"best: {found['best']}" in done.stdout
+    assert Image.open(study_folder / "table.png").size[0] > 400
+    monkeypatch.chdir(folder)
+    again = ["search=quick.yaml", "trials=2", "out=s", "experiment=smoke"]
+    assert main(again) == 0
+    assert "2 trials: 2 done\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="holds a search with other settings"):
+        main([*again, "inputs.reviews=2"])
+
+
+def test_failed_trials_are_queued_once() -> None:
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study(direction="maximize")
+    for x, end in (
+        (0.1, None),
+        (0.2, TrialState.FAIL),
+        (0.2, TrialState.FAIL),
+        (0.3, 5.0),
+        (0.4, TrialState.FAIL),
+        (0.4, 6.0),
+    ):
+        study.enqueue_trial({"x": x})
+        trial = study.ask(space)
+        if isinstance(end, TrialState):
+            study.tell(trial, state=end)
+        elif end is not None:
+            study.tell(trial, end)
+    assert requeue(study) == 2
+    assert requeue(study) == 2  # they still wait
+    assert [study.ask(space).params["x"] for _ in range(2)] == [0.1, 0.2]
+
+
+def test_spaces() -> None:
+    spec = {"a": {"low": 1, "high": 4}, "b": {"low": 0.1, "high": 1.0, "log": True}, "c": {"choices": [True, None]}}
+    assert space_of(SearchConfig(space=spec), Path("s")) == {
+        "a": IntDistribution(1, 4),
+        "b": FloatDistribution(0.1, 1.0, log=True),
+        "c": CategoricalDistribution([True, None]),
+    }
+    for wrong in ({"low": 1}, {"low": 2, "high": 1}, {"choices": []}, {"low": 1, "high": 2, "steps": 3}, 5):
+        with pytest.raises(UserError, match="x: "):
+            space_of(SearchConfig(space={"x": wrong}), Path("s"))
