@@ -1,20 +1,28 @@
-"""Profiles written by a model behind an endpoint: the prompt, and what is sent of a user."""
+"""Profiles written by a model behind an endpoint: the prompt, what is sent of a user, and the answers that are kept."""
 
 import base64
+import hashlib
+import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import openai
+from tqdm import tqdm
 
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import PhotoData
 from mmprofile.inputs.views import User, View
 from mmprofile.profile.schema import UNKNOWN, Schema
 from mmprofile.systems.answers import profile_text
-from mmprofile.systems.endpoint import Answer, Endpoint, Request
+from mmprofile.systems.endpoint import Endpoint
+from mmprofile.systems.journal import Journal, ask_in_threads
 
 JOURNAL = "answers.jsonl"
+SETTINGS = "model.options"
 
 
 @dataclass
@@ -31,8 +39,11 @@ class PromptConfig:
 class ChatConfig:
     """``model.options`` of ``conf/model/gpt.yaml``; see :class:`mmprofile.systems.endpoint.Endpoint`.
 
-    ``photos``: send the photos where the paradigm shows them. ``shots``: training users that are shown with their profiles.
-    ``repeat``: ask again with other photos, for ``test.unpaired`` and ``test.missing``.
+    Attributes:
+        photos: whether photos are sent where the paradigm shows them.
+        shots: number of training users that are shown with their profiles.
+        repeat: whether to ask again with other photos, for ``test.unpaired`` and ``test.missing``.
+        concurrency: requests at a time.
     """
 
     url: str
@@ -49,20 +60,20 @@ class ChatConfig:
     path: str | None = None
 
     def check(self) -> None:
-        """Refuses numbers that make no sense.
+        """Refuse numbers that make no sense.
 
         Raises:
             UserError: names the option.
         """
-        for name, least in (("shots", 0), ("concurrency", 1), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"model.options.{name}={getattr(self, name)}: give {least} or more")
+        for name, minimum in (("shots", 0), ("concurrency", 1), ("retries", 0)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"{SETTINGS}.{name}={getattr(self, name)}: give {minimum} or more")
         if not self.timeout > 0:
-            raise UserError(f"model.options.timeout={self.timeout}: give more than 0 seconds")
+            raise UserError(f"{SETTINGS}.timeout={self.timeout}: give more than 0 seconds")
 
 
 class Prompts:
-    """A user -> messages.
+    """The messages about a user.
 
     Args:
         templates: see :class:`PromptConfig`.
@@ -78,39 +89,39 @@ class Prompts:
         self.system = _filled("system", templates.system, attributes=attributes(schema), format=answer_format(schema))
 
     def user(self, user: User, jpegs: Sequence[bytes]) -> dict[str, Any]:
-        """The user's message: texts, and behind them the photos."""
-        t, texts = self.templates, []
+        """Return the user's message: texts, and behind them the photos."""
+        templates, texts = self.templates, []
         if user.reviews:
-            texts.append(_filled("reviews", t.reviews, items=_items("Review", user.reviews)))
+            texts.append(_filled("reviews", templates.reviews, items=_items("Review", user.reviews)))
         captions = [caption for caption in user.captions if caption]
         if captions and self.view.captions != "none":
-            texts.append(_filled("captions", t.captions, items=_items("Photo", captions)))
+            texts.append(_filled("captions", templates.captions, items=_items("Photo", captions)))
         if jpegs:
-            texts.append(t.photos.strip())
+            texts.append(templates.photos.strip())
         text = "\n\n".join(texts)
         if not jpegs:
             return {"role": "user", "content": text}
-        return {"role": "user", "content": [{"type": "text", "text": text}, *map(_image, jpegs)]}
+        return {"role": "user", "content": [{"type": "text", "text": text}, *map(_photo, jpegs)]}
 
     def messages(self, shots: Sequence[tuple[dict[str, Any], str]], user: dict[str, Any]) -> list[dict[str, Any]]:
-        """System message, shots (message, profile) and the user."""
-        shown = [part for message, text in shots for part in (message, {"role": "assistant", "content": text})]
-        return [{"role": "system", "content": self.system}, *shown, user]
+        """Return the system message, the shots (message and profile each) and the user's message."""
+        examples = [part for message, text in shots for part in (message, {"role": "assistant", "content": text})]
+        return [{"role": "system", "content": self.system}, *examples, user]
 
 
 def attributes(schema: Schema) -> str:
-    """A line per attribute: how many of which values."""
+    """Return a line per attribute: how many of which values."""
     lines = []
     for attribute in schema.attributes:
-        what = "one" if attribute.size == 1 else str(attribute.size)
+        number = "one" if attribute.size == 1 else str(attribute.size)
         order = ", the most important first" if attribute.kind == "ordered" else ""
         unknown = f", or {UNKNOWN}" if attribute.unknown else ""
-        lines.append(f"- {attribute.name}: {what} of {', '.join(attribute.values)}{order}{unknown}")
+        lines.append(f"- {attribute.name}: {number} of {', '.join(attribute.values)}{order}{unknown}")
     return "\n".join(lines)
 
 
 def answer_format(schema: Schema) -> str:
-    """The rendered profile with ``<value>`` for each value."""
+    """Return the form of an answer: a rendered profile with ``<value>`` for each value."""
     return "; ".join(f"{a.name}: {', '.join(['<value>'] * a.size)}" for a in schema.attributes)
 
 
@@ -120,7 +131,7 @@ def _filled(name: str, template: str, **values: str) -> str:
     except (KeyError, IndexError, ValueError) as error:
         known = ", ".join(f"{{{key}}}" for key in values)
         raise UserError(
-            f"model.options.prompt.{name}: a placeholder that means nothing ({error}); known: {known}"
+            f"{SETTINGS}.prompt.{name}: a placeholder that means nothing ({error}); known: {known}"
         ) from error
 
 
@@ -128,23 +139,114 @@ def _items(name: str, texts: Sequence[str]) -> str:
     return "\n".join(f"{name} {number}: {text}" for number, text in enumerate(texts, 1))
 
 
-def _image(jpeg: bytes) -> dict[str, Any]:
+def _photo(jpeg: bytes) -> dict[str, Any]:
     data = base64.b64encode(jpeg).decode("ascii")
     return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+
+
+class Request(NamedTuple):
+    """The question about a user: ``messages`` as the chat completions API takes them."""
+
+    user_id: str
+    messages: list[dict[str, Any]]
+
+
+class ChatRecord(NamedTuple):
+    """A line of the journal.
+
+    Attributes:
+        user_id: whom the request is about.
+        request: hash of everything that was sent, but not of the server's address.
+        answer: as it came; empty where there is none.
+        model: as the server names it.
+        seconds: from request to reply.
+        prompt_tokens: counted by the server; None where it does not count.
+        completion_tokens: counted by the server.
+        error: why there is no answer; the next run asks again.
+    """
+
+    user_id: str
+    request: str
+    answer: str
+    model: str
+    seconds: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    error: str | None = None
+
+
+def ends_run(error: openai.APIError) -> bool:
+    """Return whether a failure concerns more than one request: all do, but for refusals (status 400 or 422)."""
+    return not isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError))
+
+
+def ask(
+    requests: Sequence[Request],
+    endpoint: Endpoint,
+    journal: Journal[ChatRecord],
+    threads: int = 4,
+    label: str | None = None,
+) -> list[ChatRecord]:
+    """Return the record of each request, in order; what the journal answers is not asked.
+
+    Args:
+        requests: any number.
+        endpoint: the model that is asked.
+        journal: gets a line per reply at once.
+        threads: requests at a time.
+        label: of a progress bar; None shows none.
+
+    Raises:
+        UserError: the server fails, or refuses every request; the journal has what was answered until then.
+    """
+    keys = [_request_key(request, endpoint) for request in requests]
+    unanswered = {key: asked for key, asked in zip(keys, requests, strict=True) if not journal.answered(key)}
+
+    def complete(key: str) -> int:
+        start = time.perf_counter()
+        reply = endpoint.complete(unanswered[key].messages)
+        record = ChatRecord(
+            user_id=unanswered[key].user_id,
+            request=key,
+            answer=reply.text,
+            model=reply.model or endpoint.model,
+            seconds=round(time.perf_counter() - start, 3),
+            prompt_tokens=reply.prompt_tokens,
+            completion_tokens=reply.completion_tokens,
+            error=reply.error,
+        )
+        journal.write([record])
+        return 1
+
+    hidden = None if label else True  # None: shown on a terminal
+    bar = tqdm(total=len(unanswered), desc=label, disable=hidden, leave=False, dynamic_ncols=True)
+    ask_in_threads(complete, unanswered, threads, bar)
+    records = [journal.records[key] for key in keys]
+    if records and all(record.error is not None for record in records):
+        raise UserError(f"{endpoint.url}: model {endpoint.model} refused all requests: {records[0].error}")
+    return records
+
+
+def _request_key(request: Request, endpoint: Endpoint) -> str:
+    sent = {"model": endpoint.model, "messages": request.messages, **endpoint.parameters}
+    return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
 
 class Chat:
     """A model at an OpenAI-compatible endpoint, zero-shot or with some training users as examples.
 
+    What the server refuses for one user (status 400 or 422, a reply without an answer) is an empty answer with an error;
+    all else (no connection, wrong key, unknown model, a status of 429 or 500 that retries do not cure) ends the run.
+
     Args:
-        options: checked settings.
-        schema: what is asked for.
+        options: typed settings.
+        schema: the attributes that are asked for.
         view: what the paradigm shows when it predicts.
         folder: of the run; the answers are kept there.
         seed: of the shots.
 
     Raises:
-        UserError: a setting makes no sense, or nobody listens at the endpoint.
+        UserError: a setting makes no sense, the key is not set, the journal cannot be read, or nobody listens at the endpoint.
     """
 
     n_parameters: int | None = None
@@ -155,40 +257,47 @@ class Chat:
         self.view = view if options.photos else replace(view, photos="none")
         if view.photos != "none" and self.view.photos == self.view.captions == "none":
             raise UserError(
-                "model.options.photos=false hides all that this paradigm shows besides reviews: choose paradigm=text, or "
+                f"{SETTINGS}.photos=false hides all that this paradigm shows besides reviews: choose paradigm=text, or "
                 "paradigm=uni for captions"
             )
         self.prompts = Prompts(options.prompt, schema, self.view)
-        o = options
         self.endpoint = Endpoint(
-            o.url, o.model, o.key_env, o.parameters, folder / JOURNAL, o.concurrency, o.retries, o.timeout
+            url=options.url,
+            model=options.model,
+            key_env=options.key_env,
+            parameters=options.parameters,
+            settings=SETTINGS,
+            ends_run=ends_run,
+            retries=options.retries,
+            timeout=options.timeout,
         )
+        self.journal = Journal(folder / JOURNAL, ChatRecord)
         self.endpoint.check()
-        self.answers: list[Answer] = []
+        self.records: list[ChatRecord] = []
 
-    def fit(self, data: Any) -> None:
-        """Draws the shots."""
+    def fit(self, data: PhotoData) -> None:
+        """Draw the shots."""
         self.data = data
         train = data.users("train")
         drawn = np.random.default_rng(self.seed).permutation(len(train))[: self.options.shots]
         self.shots = [(self._message(train[i]), self.schema.render(train[i].profile)) for i in drawn]
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
-        """Asks for what the journal does not hold."""
+        """Return each user's profile text; the model is asked for what the journal does not have."""
         requests = [Request(u.user_id, self.prompts.messages(self.shots, self._message(u))) for u in users]
-        answers = self.endpoint.ask(requests, label)
-        self.answers += answers
-        return [profile_text(answer.answer) for answer in answers]
+        records = ask(requests, self.endpoint, self.journal, self.options.concurrency, label)
+        self.records += records
+        return [profile_text(record.answer) for record in records]
 
     def facts(self) -> dict[str, Any]:
-        """Models that answered, answers, refusals and tokens, of this run and of those that it goes on from."""
+        """Return the models that answered and the counts of answers, refusals and tokens, earlier runs' answers included."""
         return {
             "endpoint": {
-                "models": sorted({answer.model for answer in self.answers}),
-                "answers": sum(answer.error is None for answer in self.answers),
-                "refused": sum(answer.error is not None for answer in self.answers),
-                "prompt_tokens": sum(answer.prompt_tokens or 0 for answer in self.answers),
-                "completion_tokens": sum(answer.completion_tokens or 0 for answer in self.answers),
+                "models": sorted({record.model for record in self.records}),
+                "answers": sum(record.error is None for record in self.records),
+                "refused": sum(record.error is not None for record in self.records),
+                "prompt_tokens": sum(record.prompt_tokens or 0 for record in self.records),
+                "completion_tokens": sum(record.completion_tokens or 0 for record in self.records),
             }
         }
 

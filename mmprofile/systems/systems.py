@@ -3,19 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import Example, User, View, build_view, check_paradigm
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.answers import AnswerFile
 from mmprofile.systems.classical import LOGISTIC, Estimators, Features, Fitted, majority, tfidf
 from mmprofile.systems.features import PHOTOS_AND_TEXT, PhotoFeatures, tfidf_and_photos
-
-T = TypeVar("T")
 
 
 class System(Protocol):
@@ -101,7 +97,7 @@ class Linear:
 
 def tfidf_lr(cfg: Any, schema: Schema, folder: Path) -> System:
     """TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
-    captions = options(TfidfConfig, cfg).captions
+    captions = typed_part(TfidfConfig, cfg.model.options, "model.options").captions
     view = build_view("fusion", "uni" if captions else "text")
     return Linear(schema, view, lambda data: tfidf(captions), LOGISTIC)
 
@@ -118,7 +114,8 @@ def chat(cfg: Any, schema: Schema, folder: Path) -> System:
         from mmprofile.systems.chat import Chat, ChatConfig
     except ImportError as error:
         raise UserError(f"model.system=chat needs the package {error.name}: pip install 'mmprofile[llm]'") from error
-    return Chat(options(ChatConfig, cfg), schema, check_paradigm(cfg.paradigm).prediction_view, folder, cfg.seed)
+    settings = typed_part(ChatConfig, cfg.model.options, "model.options")
+    return Chat(settings, schema, check_paradigm(cfg.paradigm).prediction_view, folder, cfg.seed)
 
 
 def file(cfg: Any, schema: Schema, folder: Path) -> System:
@@ -127,19 +124,6 @@ def file(cfg: Any, schema: Schema, folder: Path) -> System:
     if path is None:
         raise UserError("model.system=file: add model.options.path=... (JSONL of user_id, and text or profile)")
     return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm).prediction_view)
-
-
-def options(kind: type[T], cfg: Any) -> T:
-    """``model.options`` as a dataclass.
-
-    Raises:
-        UserError: a key is unknown or missing, or a value has the wrong type.
-    """
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(kind), cfg.model.options)
-        return cast(T, OmegaConf.to_object(merged))
-    except OmegaConfBaseException as error:
-        raise UserError(f"model.options.{error.full_key}: {str(error).splitlines()[0]}") from error
 
 
 SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {

@@ -13,19 +13,19 @@ AT_ONCE = {"retry-after-ms": "1"}
 
 
 def completion(text: str | None) -> dict[str, Any]:
-    """The body of an answer, with 100 and 7 tokens."""
+    """Return the body of an answer, with 100 and 7 tokens."""
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "toy-1", "choices": [choice], "usage": usage}
 
 
 def error(message: str, code: str | None = None) -> dict[str, Any]:
-    """The body of a refusal."""
+    """Return the body of a refusal."""
     return {"error": {"message": message, "type": "x", "code": code}}
 
 
 class Server(ThreadingHTTPServer):
-    """``reply(n, body)`` gives status and body of the n-th request (from 0); what was sent is kept.
+    """A server whose ``reply(n, body)`` gives status and body of the n-th request (from 0); it keeps what was sent.
 
     Attributes:
         sent: bodies; ``keys``: their authorization; ``times``: when they came, by the monotonic clock.
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1"
 
     def die(self) -> None:
-        """Stops to listen."""
+        """Stop listening."""
         self.shutdown()
         self.server_close()
 
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def log_message(self, *_: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         assert self.path == "/v1/models"
@@ -76,11 +76,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(*self.server.reply(number, body))
 
     def answer(self, status: int, body: Any) -> None:
-        """Sends it; a body of None: hangs up."""
+        """Send a status and a body; where the body is None, hang up."""
         if body is None:
             return
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-        with contextlib.suppress(ConnectionError):  # who asked was killed, or waits no longer
+        with contextlib.suppress(ConnectionError):  # the client was killed, or waits no longer
             self.send_response(status)
             self.send_header("content-type", "application/json")
             self.send_header("content-length", str(len(raw)))
@@ -92,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(text: str = "") -> Iterator[Server]:
-    """A server that answers everything with ``text``, until it is told otherwise."""
+    """Yield a server that answers everything with ``text``, until its ``reply`` is replaced."""
     with Server(text) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -104,6 +104,6 @@ def serving(text: str = "") -> Iterator[Server]:
 
 
 def closed_port() -> str:
-    """The URL of a server that is no more."""
+    """Return the URL of a server that has stopped."""
     with Server() as made:
         return made.url

@@ -1,4 +1,4 @@
-"""What tests of teachers share: people in a file, the command in this process, and a tiny causal model in the hub's layout."""
+"""Helpers for tests of teachers: people in a file, the command in this process, a tiny causal model in the hub's layout."""
 
 import json
 from collections.abc import Mapping
@@ -30,14 +30,14 @@ def overrides(people: Path, *more: str) -> list[str]:
 
 
 def ask(people: Path, *more: str) -> list[dict[str, Any]]:
-    """Runs the command in this process -> the journal's last word on every question. It exits where one failed."""
+    """Run the command in this process and return the last record of each question. It exits where one failed."""
     teacher.main(load_config("llm", overrides(people, *more)))
     return journal(people)
 
 
 def journal(people: Path) -> list[dict[str, Any]]:
-    """The last record of each question, by user and sample."""
-    lines = (people.parent / "out" / "people" / "answers.jsonl").read_text().splitlines()
+    """Return the last record of each question, by user and sample."""
+    lines = (people.parent / "out" / "people" / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     last = {row["request"]: row for row in map(json.loads, lines)}
     return sorted(last.values(), key=lambda row: (row["user_id"], row["sample"]))
 
@@ -45,7 +45,7 @@ def journal(people: Path) -> list[dict[str, Any]]:
 def save_qwen3(
     folder: Path, tokenizer: PreTrainedTokenizerFast, template: str | None = None, context: int = 512
 ) -> Path:
-    """A random Qwen3 for ``tokenizer``; its weights are large, so that what it writes depends on what it reads."""
+    """Save a random Qwen3 for ``tokenizer``; its weights are large, so that what it writes depends on what it reads."""
     torch.manual_seed(0)
     tokenizer.chat_template = template
     config = Qwen3Config(

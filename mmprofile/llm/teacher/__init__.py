@@ -1,1 +1,1 @@
-"""Who answers about people: a lexicon, a local model, an endpoint."""
+"""The teachers that answer questions about people: a lexicon, a local model, a model at an endpoint."""

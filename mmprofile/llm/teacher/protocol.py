@@ -1,15 +1,10 @@
-"""What can be asked: the protocol of a teacher, and the choice of one."""
+"""What every teacher can do, whoever it is."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, Protocol
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
-
-T = TypeVar("T")
+from mmprofile.systems.journal import ChatReply
 
 
 class Question(NamedTuple):
@@ -20,18 +15,8 @@ class Question(NamedTuple):
     seed: int
 
 
-class Reply(NamedTuple):
-    """What came of a question: a text, or an error."""
-
-    text: str
-    error: str | None = None
-    model: str | None = None
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
 class Teacher(Protocol):
-    """What answers.
+    """A model, or a program, that answers questions about people.
 
     Attributes:
         name: of the model, part of what decides an answer.
@@ -46,27 +31,15 @@ class Teacher(Protocol):
     concurrency: int
 
     def check(self) -> None:
-        """Answers within seconds whether it can be asked at all.
+        """Check within seconds that the teacher can be asked at all.
 
         Raises:
             UserError: it cannot.
         """
 
-    def ask(self, questions: Sequence[Question]) -> list[Reply]:
-        """A reply to each; one that fails is a reply with an error.
+    def ask(self, questions: Sequence[Question]) -> list[ChatReply]:
+        """Return a reply to each question; one that fails gets a reply with an error.
 
         Raises:
             UserError: no further question makes sense (wrong key, unknown model, nobody listens).
         """
-
-
-def typed_settings(kind: type[T], cfg: Any) -> T:
-    """``teacher`` of the configuration as a dataclass.
-
-    Raises:
-        UserError: a value has the wrong type.
-    """
-    try:
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), cfg)))
-    except OmegaConfBaseException as error:
-        raise UserError(f"teacher.{error.full_key}: {str(error).splitlines()[0]}") from error

@@ -1,7 +1,6 @@
 """The embedded teacher, alone and through its command."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -12,11 +11,12 @@ from typing import Any
 import pytest
 
 from mmprofile.config.compose import load_config
+from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import stage_folder
-from mmprofile.llm.teacher.lexicon import Lexicon, read_cues
+from mmprofile.llm.teacher.lexicon import Lexicon, LexiconConfig, read_cues
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
@@ -25,7 +25,7 @@ TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 
 def lexicon(**settings: float) -> Lexicon:
     cfg = load_config("llm", [f"teacher.{name}={value}" for name, value in settings.items()])
-    return Lexicon(cfg.teacher, TEXT_ONLY)
+    return Lexicon(typed_part(LexiconConfig, cfg.teacher, "teacher"), TEXT_ONLY)
 
 
 def claims(teacher: Lexicon, person: Person, seed: int = 0) -> Any:
@@ -89,9 +89,9 @@ def test_every_value_has_cues_that_speak_for_it() -> None:
 
 
 def test_what_it_cannot_do() -> None:
-    cfg = load_config("llm", [])
+    config = typed_part(LexiconConfig, load_config("llm", []).teacher, "teacher")
     with pytest.raises(UserError, match="knows no attribute of profile toy"):
-        Lexicon(cfg.teacher, Schema("toy", [Attribute("Letter", ("a", "b"))]))
+        Lexicon(config, Schema("toy", [Attribute("Letter", ("a", "b"))]))
     with pytest.raises(UserError, match=r"teacher.reads=2.* is not a probability"):
         lexicon(reads=2.0)
 
@@ -141,7 +141,7 @@ def test_the_command_and_the_vote(tmp_path: Path) -> None:
     file = tmp_path / "people.jsonl"
     file.write_text(file.read_text().replace('"user_id": "u00", "reviews": ["', '"user_id": "u00", "reviews": ["New. '))
     printed = run("vote", *how)
-    assert "4 answers do not vote: what is asked of these people has changed since" in printed
+    assert "4 answers do not vote: the questions about these people have changed since" in printed
     assert "1 of 40 people have fewer than samples=4 answers" in printed
     assert "160 answers of lexicon about 40 people (4 each), 156 of them from before" in run("teacher", *how)
     assert "fewer" not in run("vote", *how)
@@ -159,7 +159,7 @@ def test_a_killed_run_loses_no_answer(tmp_path: Path) -> None:
     while not journal.exists() or journal.stat().st_size < 2000:
         assert started.poll() is None
         time.sleep(0.001)
-    started.send_signal(signal.SIGKILL)
+    started.kill()
     started.wait()
     whole = journal.read_bytes()
     before = whole[: whole.rfind(b"\n") + 1].decode().splitlines()

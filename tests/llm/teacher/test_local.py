@@ -12,9 +12,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.config.compose import load_config
+from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
 from mmprofile.llm.people import Person
-from mmprofile.llm.teacher.local import Local
+from mmprofile.llm.teacher.local import Local, LocalConfig
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.profile.schema import Schema
@@ -46,9 +47,9 @@ def local(folder: Path, **settings: Any) -> Local:
         "llm", ["teacher=local", f"teacher.name={folder}", "teacher.parameters.max_new_tokens=12"]
     ).teacher
     OmegaConf.set_struct(cfg, False)
-    made = Local(OmegaConf.merge(cfg, settings))
-    made.check()
-    return made
+    teacher = Local(typed_part(LocalConfig, OmegaConf.merge(cfg, settings), "teacher"))
+    teacher.check()
+    return teacher
 
 
 def questions(texts: list[str], seed: int = 0) -> list[Question]:

@@ -1,10 +1,8 @@
 """The command against an endpoint of our own that answers well, badly, late and not at all, and against a tiny model's."""
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from mmprofile.config.command import guarded
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm.teacher.openai import read_reply
 from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.profile.schema import Schema
 from tests.support.chatserver import Reply, Server, closed_port, completion, error, serving
@@ -103,6 +100,7 @@ BAD: dict[str, tuple[Callable[[], Reply], str]] = {
     "half": (lambda: (200, json.dumps(completion(answer())).encode()[:60]), r"a reply without an answer: '\{\"id\""),
     "garbage": (lambda: (200, b"\xff\xfe\x00"), "a reply without an answer: "),
     "empty": (lambda: (200, completion(None)), "a reply without an answer: "),
+    "blank": (lambda: (200, completion("")), "a reply without an answer: ''"),
     "other": (lambda: (200, {"choices": [7], "usage": "much"}), "a reply without an answer: "),
 }
 ODD = {
@@ -279,7 +277,7 @@ def test_a_killed_run_loses_no_answer_and_asks_for_none_twice(server: Server, tm
     command = [sys.executable, "-m", "mmprofile.llm.teacher", *overrides(file, *options)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     assert enough.wait(300)
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     gone.set()
     found = journal(file)
@@ -297,26 +295,39 @@ def test_a_killed_run_loses_no_answer_and_asks_for_none_twice(server: Server, tm
     ]  # on its way when it was killed
 
 
+OLD_JOURNAL = (
+    b'{"user_id": "bob", "sample": 0, "request": "6bca82b56b3f0d9ca559b84e1430d7a8", '
+    b'"prompt": "66c0745df8485f8279c5c9cb613ce9d6", '
+    b'"model": "toy", "seed": 0, "time": "2026-11-28T23:26:42+00:00", "seconds": 0.021, '
+    b'"answer": "", "prompt_tokens": null, "completion_tokens": null, '
+    b'"error": "status 400 (content filter)", "origin": "44ccf4bea7bd98c53134781b30c71461"}\n'
+    b'{"user_id": "ann", "sample": 0, "request": "96151fa7aa8f1d14b40d654fd48bf055", '
+    b'"prompt": "d6fb7cf6f79b5e931e1225a07213ef68", '
+    b'"model": "toy-1", "seed": 0, "time": "2026-11-28T23:26:42+00:00", "seconds": 0.025, '
+    b'"answer": "'
+    b'{\\"Gender\\": {\\"rationale\\": \\"sh\xc3\xa9\xe2\x80\xa8\\", \\"value\\": \\"Female\\", \\"confidence\\": 80}}", '
+    b'"prompt_tokens": 100, "completion_tokens": 7, "error": null, "origin": "44ccf4bea7bd98c53134781b30c71461"}\n'
+)
+
+
+def test_a_journal_of_an_earlier_version_is_used(server: Server, tmp_path: Path) -> None:
+    file, path = people(tmp_path, "ann", "bob"), tmp_path / "out" / "people" / "answers.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(OLD_JOURNAL)
+    settings = ["teacher.parameters={temperature: 1, max_tokens: 9}", "prompt.system=label", "prompt.user='{person}'"]
+    ann, bob = ask(file, *toy(server.url, *settings), "samples=1")
+    assert [who(body) for body in server.sent] == ["bob"]  # he was refused
+    assert (ann["model"], ann["time"], ann["seconds"]) == ("toy-1", "2026-11-28T23:26:42+00:00", 0.025)
+    assert (bob["answer"], bob["error"], bob["request"]) == (answer(), None, "6bca82b56b3f0d9ca559b84e1430d7a8")
+    assert path.read_bytes().startswith(OLD_JOURNAL)
+
+
 def test_the_extra_that_is_needed_is_named(monkeypatch: pytest.MonkeyPatch, schema: Schema) -> None:
-    for module in ("mmprofile.llm.openai_teacher", "mmprofile.baselines.endpoint"):
+    for module in ("mmprofile.llm.teacher.openai", "mmprofile.systems.endpoint"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "openai", None)
     with pytest.raises(UserError, match=r"teacher=openai needs the package openai: pip install 'mmprofile\[llm\]'"):
         make_teacher(load_config("llm", toy("http://127.0.0.1:1/v1")).teacher, schema)
-
-
-@pytest.mark.parametrize(
-    "body", [None, 7, "text", [], {}, {"choices": []}, {"choices": [{"message": {"content": [1]}}]}]
-)
-def test_other_json_is_no_answer(body: Any) -> None:
-    reply = read_reply(json.dumps(body).encode())
-    assert (reply.text, reply.model, reply.prompt_tokens) == ("", None, None)
-    assert str(reply.error).startswith("a reply without an answer: ")
-
-
-def test_tokens_that_are_no_numbers_are_not_counted() -> None:
-    body = completion("yes") | {"usage": {"prompt_tokens": "many", "completion_tokens": 3}, "model": None}
-    assert read_reply(json.dumps(body).encode())[:] == ("yes", None, None, None, 3)
 
 
 def test_a_model_that_writes_nonsense_is_counted(

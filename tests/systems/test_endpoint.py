@@ -1,0 +1,73 @@
+"""The client alone, against an endpoint of our own; ``test_chat.py`` and the teacher's tests use it through their commands."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mmprofile.errors import UserError
+from mmprofile.systems.chat import ends_run
+from mmprofile.systems.endpoint import Endpoint, read_reply
+from tests.support.chatserver import Server, closed_port, completion, error, serving
+
+pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+QUESTION = [{"role": "user", "content": "who is ann?"}]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving("Stars: 4") as made:
+        yield made
+
+
+def endpoint(url: str, key_env: str | None = None, **options: Any) -> Endpoint:
+    return Endpoint(
+        url=url, model="toy", key_env=key_env, parameters={}, settings="model.options", ends_run=ends_run, **options
+    )
+
+
+def test_nobody_listens() -> None:
+    url = closed_port()
+    with pytest.raises(UserError, match=rf"{url} cannot be reached .ConnectError: .*check model.options.url"):
+        endpoint(url).check()
+    with pytest.raises(UserError, match=r"cannot be reached .*; check model.options.url"):
+        endpoint("nonsense").check()
+
+
+def test_the_key_is_from_the_environment_and_nowhere_else(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="environment variable TOY_KEY with the key is not set"):
+        endpoint(server.url, "TOY_KEY")
+    monkeypatch.setenv("TOY_KEY", "s3cret")
+    keyed = endpoint(server.url, "TOY_KEY")
+    keyed.check()
+    assert "s3cret" not in str(keyed.complete(QUESTION))
+    assert server.keys == ["Bearer s3cret"]
+    server.lists_models = 404
+    keyed.check()  # a server need not list its models
+    server.lists_models = 401
+    with pytest.raises(UserError, match="status 401"):
+        keyed.check()
+
+
+def test_after_a_failure_that_ends_the_run_nothing_more_is_sent(server: Server) -> None:
+    asked = endpoint(server.url, retries=0)
+    server.reply = lambda n, body: (500, error("broken"))
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"model toy: status 500 .broken.; the same command again"):
+            asked.complete(QUESTION)
+    assert len(server.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [None, 7, "text", [], {}, {"choices": []}, {"choices": [{"message": {"content": [1]}}]}]
+)
+def test_other_json_is_no_answer(body: Any) -> None:
+    reply = read_reply(json.dumps(body).encode())
+    assert (reply.text, reply.model, reply.prompt_tokens) == ("", None, None)
+    assert str(reply.error).startswith("a reply without an answer: ")
+
+
+def test_tokens_that_are_no_numbers_are_not_counted() -> None:
+    body = completion("yes") | {"usage": {"prompt_tokens": "many", "completion_tokens": 3}, "model": None}
+    assert read_reply(json.dumps(body).encode())[:] == ("yes", None, None, None, 3)
