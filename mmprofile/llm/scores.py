@@ -28,14 +28,14 @@ BINS = 10
 THRESHOLDS = tuple(step / 20 for step in range(21))
 
 
-class Table(NamedTuple):
+class LabelTable(NamedTuple):
     """Labels beside gold, (U, A) each.
 
     Attributes:
         scored: there is a gold value, maybe Unknown.
         known: the gold value is not Unknown.
         labelled: there is a label, maybe Unknown.
-        said: it is scored, and the label is not Unknown: a prediction.
+        predicted: it is scored, and the label is not Unknown.
         correct: the label is the known gold value.
         confidence: of the label; 0 where there is none.
     """
@@ -43,14 +43,14 @@ class Table(NamedTuple):
     scored: Bools
     known: Bools
     labelled: Bools
-    said: Bools
+    predicted: Bools
     correct: Bools
     confidence: Array
 
     def claims(self, attribute: int | slice = slice(None)) -> tuple[Array, Bools]:
         """Return confidence and correctness of the P predictions of an attribute (or of all), (P,) each."""
-        said = self.said[:, attribute]
-        return self.confidence[:, attribute][said], self.correct[:, attribute][said]
+        predicted = self.predicted[:, attribute]
+        return self.confidence[:, attribute][predicted], self.correct[:, attribute][predicted]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class LabelScores:
         brier: mean squared difference of confidence and correctness of the predictions.
         aurc: area under the risk-coverage curve: the mean, over the predictions from the most confident on, of the share of
             errors so far; equal confidences share their errors (Geifman et al. 2019).
-        scored: labels beside a gold value; ``said``, ``known``, ``correct``: as in :class:`Table`, of those.
+        scored: labels beside a gold value; of these, ``said``: predictions, labels that are not Unknown; ``known`` and
+            ``correct``: as in :class:`LabelTable`.
         without_gold: users without a gold value.
         without_label: scored users without a label, which counts as Unknown.
 
@@ -168,12 +169,12 @@ def score_labels(
     )
 
 
-def resampled_f1(table: Table, resamples: int, seed: int) -> Array:
+def resampled_f1(table: LabelTable, resamples: int, seed: int) -> Array:
     """Return the mean F1 of resamples of the users, (R,); every table of the same people and seed has the same resamples."""
     # Users without gold would change nothing; without them every resample has somebody to score.
     with_gold = table.scored.any(axis=1)
-    scored = Table._make(column[with_gold] for column in table)
-    draws = [_mean(_rates(scored, weights))[2] for weights in resample_weights(len(scored.said), resamples, seed)]
+    scored = LabelTable._make(column[with_gold] for column in table)
+    draws = [_mean(_rates(scored, weights))[2] for weights in resample_weights(len(scored.predicted), resamples, seed)]
     return np.concatenate(draws)
 
 
@@ -183,12 +184,19 @@ def percentiles(draws: Array) -> Interval:
     return low, high
 
 
-def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> Table:
+def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> LabelTable:
     """Put labels beside gold; arguments and errors as for :func:`score_labels`."""
     if len(gold) != len(labels):
         raise ValueError(f"labels of {len(labels)} users for {len(gold)} gold profiles")
     shape = (len(gold), len(names))
-    table = Table._make([*np.zeros((5, *shape), dtype=bool), np.zeros(shape)])
+    table = LabelTable(
+        scored=np.zeros(shape, dtype=bool),
+        known=np.zeros(shape, dtype=bool),
+        labelled=np.zeros(shape, dtype=bool),
+        predicted=np.zeros(shape, dtype=bool),
+        correct=np.zeros(shape, dtype=bool),
+        confidence=np.zeros(shape),
+    )
     for row, (profile, claims) in enumerate(zip(gold, labels, strict=True)):
         for column, name in enumerate(names):
             at, values, claim = (row, column), profile.get(name), claims.get(name)
@@ -198,24 +206,30 @@ def tabulate(names: Sequence[str], gold: Sequence[Profile], labels: Sequence[Map
             if claim is not None:
                 if not 0 <= claim.confidence <= 1:
                     raise ValueError(f"{name}: confidence {claim.confidence} lies outside 0..1")
-                table.said[at] = table.scored[at] and claim.value != UNKNOWN
+                table.predicted[at] = table.scored[at] and claim.value != UNKNOWN
                 table.correct[at] = values == (claim.value,)
                 table.confidence[at] = claim.confidence
     return table
 
 
-def _rates(table: Table, weights: Array, threshold: float = 0.0) -> Array:
+def _rates(table: LabelTable, weights: Array, threshold: float = 0.0) -> Array:
     """Return precision, recall, F1, accuracy and coverage of weighted users, (5, R, A) for weights (R, U)."""
-    said = table.said & (table.confidence >= threshold)
-    hit = table.correct & said
-    right = hit | (table.scored & ~table.known & ~said)
-    n_scored, n_known, n_said, n_hit, n_right = (
-        weights @ cells.astype(np.float64) for cells in (table.scored, table.known, said, hit, right)
+    predicted = table.predicted & (table.confidence >= threshold)
+    hit = table.correct & predicted
+    right = hit | (table.scored & ~table.known & ~predicted)
+    scored, known, predictions, hits, rights = (
+        weights @ cells.astype(np.float64) for cells in (table.scored, table.known, predicted, hit, right)
+    )  # (R, A) each: counts
+    shares = (
+        (hits, predictions),
+        (hits, known),
+        (2 * hits, predictions + known),
+        (rights, scored),
+        (predictions, scored),
     )
-    shares = ((n_hit, n_said), (n_hit, n_known), (2 * n_hit, n_said + n_known), (n_right, n_scored), (n_said, n_scored))
     # Counts are whole: the maximum only replaces 0 / 0 by 0 / 1.
-    rates = np.stack([100.0 * part / np.maximum(whole, 1.0) for part, whole in shares])
-    return np.where(n_scored > 0, rates, np.nan)
+    rates = np.stack([100.0 * part / np.maximum(total, 1.0) for part, total in shares])
+    return np.where(scored > 0, rates, np.nan)
 
 
 def _mean(rates: Array) -> Array:
@@ -224,7 +238,7 @@ def _mean(rates: Array) -> Array:
     return np.asarray(np.where(known, rates, 0.0).sum(axis=2) / known.sum(axis=2))
 
 
-def _label_scores(rates: Array, table: Table, attribute: int | slice) -> LabelScores:
+def _label_scores(rates: Array, table: LabelTable, attribute: int | slice) -> LabelScores:
     scored, known, labelled = table.scored[:, attribute], table.known[:, attribute], table.labelled[:, attribute]
     confidence, correct = table.claims(attribute)
     of_confidence = calibration(confidence, correct, BINS) if len(confidence) else None
@@ -247,6 +261,6 @@ def _label_scores(rates: Array, table: Table, attribute: int | slice) -> LabelSc
     )
 
 
-def _at_threshold(table: Table, everybody: Array, threshold: float) -> AtThreshold:
+def _at_threshold(table: LabelTable, everybody: Array, threshold: float) -> AtThreshold:
     precision, recall, f1, _, coverage = _mean(_rates(table, everybody, threshold))[:, 0].tolist()
     return AtThreshold(threshold=threshold, precision=precision, recall=recall, f1=f1, coverage=coverage)

@@ -50,17 +50,17 @@ def test_by_hand() -> None:
     assert age.brier == pytest.approx((0.01 + 0.36 + 0.09) / 3)
     assert age.aurc == pytest.approx((0 + 1 / 2 + 2 / 3) / 3)
     assert (pet.ece, pet.brier, pet.aurc) == pytest.approx(((0.2 + 0.6) / 2, (0.04 + 0.36) / 2, 0.0))
-    every = scores.overall
-    assert (every.precision, every.recall, every.f1) == pytest.approx((200 / 3, 50.0, (100 / 3 + 80) / 2))
-    assert (every.scored, every.known, every.said, every.correct) == (7, 6, 5, 3)
-    assert every.brier == pytest.approx((0.01 + 0.36 + 0.09 + 0.04 + 0.36) / 5)
+    overall = scores.overall
+    assert (overall.precision, overall.recall, overall.f1) == pytest.approx((200 / 3, 50.0, (100 / 3 + 80) / 2))
+    assert (overall.scored, overall.known, overall.said, overall.correct) == (7, 6, 5, 3)
+    assert overall.brier == pytest.approx((0.01 + 0.36 + 0.09 + 0.04 + 0.36) / 5)
     # Together, surest first: right, right, wrong, right, wrong.
-    assert every.aurc == pytest.approx((0 + 0 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
+    assert overall.aurc == pytest.approx((0 + 0 + 1 / 3 + 1 / 4 + 2 / 5) / 5)
     assert (scores.users, scores.without_gold, scores.without_labels, scores.interval) == (5, 0, 0, None)
 
 
 def test_a_threshold_turns_labels_to_unknown() -> None:
-    at = {one.threshold: one for one in score_labels(NAMES, GOLD, LABELS, resamples=0).thresholds}
+    at = {means.threshold: means for means in score_labels(NAMES, GOLD, LABELS, resamples=0).thresholds}
     assert list(at) == list(THRESHOLDS)
     assert at[0.6][1:] == at[0.45][1:]  # .6 itself is kept
     # From .65 on, Age says 1 and it is right; Pet says 1 and it is right.
@@ -143,7 +143,10 @@ def test_thresholds_agree_with_labels_turned_by_hand(seed: int) -> None:
     gold, labels = random_case(seed)
     for at in score_labels(NAMES, gold, labels, resamples=0).thresholds:
         turned = [
-            {name: one if one.confidence >= at.threshold else one._replace(value=UNKNOWN) for name, one in row.items()}
+            {
+                name: claim if claim.confidence >= at.threshold else claim._replace(value=UNKNOWN)
+                for name, claim in row.items()
+            }
             for row in labels
         ]
         means = score_labels(NAMES, gold, turned, resamples=0).overall
@@ -205,12 +208,12 @@ def test_what_a_threshold_does_not_do(seed: int) -> None:
     gold, labels = random_case(seed, users=8)
     if any(gold):
         scores = score_labels(NAMES, gold, labels, resamples=0)
-        coverages = [one.coverage for one in scores.thresholds]
+        coverages = [means.coverage for means in scores.thresholds]
         assert coverages == sorted(coverages, reverse=True)
         assert scores.thresholds[0].f1 == scores.overall.f1
-        for one in scores.per_attribute.values():
-            assert math.isnan(one.f1) or min(one.precision, one.recall) <= one.f1 + 1e-9
-            assert math.isnan(one.f1) or one.f1 <= max(one.precision, one.recall) + 1e-9
+        for attribute in scores.per_attribute.values():
+            assert math.isnan(attribute.f1) or min(attribute.precision, attribute.recall) <= attribute.f1 + 1e-9
+            assert math.isnan(attribute.f1) or attribute.f1 <= max(attribute.precision, attribute.recall) + 1e-9
 
 
 def macro_f1(gold: Sequence[Profile], labels: Sequence[Mapping[str, Claim]]) -> float:
@@ -223,9 +226,9 @@ def test_the_interval_is_that_of_resampled_users() -> None:
     interval = score_labels(NAMES, gold, labels, resamples=300, seed=5).interval
     assert interval == score_labels(NAMES, gold, labels, resamples=300, seed=5).interval
     assert interval != score_labels(NAMES, gold, labels, resamples=300, seed=6).interval
-    some = [i for i, profile in enumerate(gold) if profile]
-    drawn = np.random.default_rng(5).integers(0, len(some), size=(300, len(some)))
-    draws = [macro_f1([gold[some[i]] for i in row], [labels[some[i]] for i in row]) for row in drawn]
+    with_gold = [i for i, profile in enumerate(gold) if profile]
+    drawn = np.random.default_rng(5).integers(0, len(with_gold), size=(300, len(with_gold)))
+    draws = [macro_f1([gold[with_gold[i]] for i in row], [labels[with_gold[i]] for i in row]) for row in drawn]
     assert interval == pytest.approx(np.percentile(draws, [2.5, 97.5]).tolist())
 
 

@@ -44,14 +44,14 @@ def make(folder: Path) -> Path:
 
 
 def labels_of(users: Sequence[str]) -> list[Label]:
-    """Everybody is a nurse (0.8, two votes) of Unknown age (0.25); of the first user nobody said anything."""
+    """Everybody is a nurse (0.8, two votes) of Unknown age (0.25); of the first user there is no vote."""
     votes = (Vote(0, "Nurse", 0.9, "a"), Vote(1, "Nurse", 0.7, "b"))
-    found = []
+    labels = []
     for user in users[1:]:
-        found.append(Label(user, "Occupation", "Nurse", 0.8, "Nurse", 1.0, 0.8, "scrubs", votes, "origin"))
+        labels.append(Label(user, "Occupation", "Nurse", 0.8, "Nurse", 1.0, 0.8, "scrubs", votes, "origin"))
         age = Label(user, "Age", UNKNOWN, 0.25, "18-24", 0.5, 0.5, "", (Vote(0, "18-24", 0.2),), "origin")
-        found.append(age)
-    return [*found, Label(users[0], "Age", UNKNOWN, 0.1, UNKNOWN, provenance="origin")]
+        labels.append(age)
+    return [*labels, Label(users[0], "Age", UNKNOWN, 0.1, UNKNOWN, provenance="origin")]
 
 
 @pytest.fixture(scope="module")
@@ -131,16 +131,18 @@ def test_training_sees_labels_and_scoring_gold(folder: Path, users: list[str], t
         shown = {"of": draws.users(split), "judged": draws.judged(split)}
         if split == "train":
             shown["training"] = [draws.training(1, i) for i in range(len(shown["of"]))]
-        for name, found in shown.items():
-            redrawn = [plain.training(1, i) for i in range(len(found))] if name == "training" else plain.users(split)
-            for user, observed in zip(found, redrawn, strict=True):
+        for name, shown_users in shown.items():
+            redrawn = (
+                [plain.training(1, i) for i in range(len(shown_users))] if name == "training" else plain.users(split)
+            )
+            for user, observed in zip(shown_users, redrawn, strict=True):
                 assert user.profile is not None
                 known = user.user_id != users[0]
                 assert {n: user.profile[n] for n in YELP.names} == observed.profile
                 assert replace(user, profile=observed.profile, weights={}) == observed
-                said = dict.fromkeys(TEXT_ONLY.names, ()) | {"Occupation": ("Nurse",) if known else ()}
-                rest = {n: user.profile[n] for n in TEXT_ONLY.names}
-                assert rest == (gold[user.user_id] if name == "judged" else said)
+                attached = dict.fromkeys(TEXT_ONLY.names, ()) | {"Occupation": ("Nurse",) if known else ()}
+                text_only = {n: user.profile[n] for n in TEXT_ONLY.names}
+                assert text_only == (gold[user.user_id] if name == "judged" else attached)
                 weights = dict.fromkeys(TEXT_ONLY.names, 0.0)
                 assert user.weights == (weights | {"Occupation": 0.8, "Age": 0.25} if known else weights)
     assert draws.users("train")[0].user_id == users[0]
@@ -170,8 +172,8 @@ def test_labels_that_do_not_fit_are_refused(folder: Path, users: list[str], tmp_
     other = Schema("own", [Attribute("Age", ("young", "old"), unknown=True, text_only=True)])
     with pytest.raises(UserError, match="Age was attached with other values or not at all"):
         read_text_only(open_prepared(bare), other)
-    one = Schema("own", [TEXT_ONLY["Age"]])
-    assert read_text_only(open_prepared(bare), one)[users[1]].weights == {"Age": 0.25}
+    age = Schema("own", [TEXT_ONLY["Age"]])
+    assert read_text_only(open_prepared(bare), age)[users[1]].weights == {"Age": 0.25}
     (bare / "text_only.parquet").write_bytes(b"")
     with pytest.raises(UserError, match=r"is not the table that manifest\.json tells of"):
         Draws(bare, BOTH, INPUTS, True)
@@ -215,9 +217,9 @@ def test_the_commands_one_after_another(smoke: tuple[Path, list[str]]) -> None:
     test, apart = metrics["test"], metrics["test"]["text_only"]
     assert tuple(test["per_attribute"]) == YELP.names
     assert tuple(apart["per_attribute"]) == TEXT_ONLY.names
-    every = {name: one["macro_f1"] for name, one in test["per_attribute"].items()}
-    assert sum(every.values()) / 6 == pytest.approx(test["macro_f1"])
-    assert all(tuple(one["per_attribute"]) == YELP.names for one in metrics["baselines"].values())
+    macro_f1 = {name: scores["macro_f1"] for name, scores in test["per_attribute"].items()}
+    assert sum(macro_f1.values()) / 6 == pytest.approx(test["macro_f1"])
+    assert all(tuple(scores["per_attribute"]) == YELP.names for scores in metrics["baselines"].values())
     assert tuple(test["unpaired"]["per_attribute"]) == YELP.names
     assert metrics["config"]["purpose"] == "a test of ours"
     page = (path / "report.html").read_text(encoding="utf-8")
@@ -233,8 +235,8 @@ def test_the_commands_one_after_another(smoke: tuple[Path, list[str]]) -> None:
     assert support == {value: sum(row["gold"]["Age"] == [value] for row in rows) for value in TEXT_ONLY["Age"].values}
 
     run("evaluate", "run=out/joint", cwd=where)
-    again = json.loads((path / "evaluation-test.json").read_text())
-    assert again["test"] == test
+    evaluation = json.loads((path / "evaluation-test.json").read_text())
+    assert evaluation["test"] == test
     (where / "users.jsonl").write_text(
         json.dumps({"user_id": "ann", "reviews": ["My husband loved the pizza."]}) + "\n"
     )

@@ -27,15 +27,15 @@ def run(stage: str, *arguments: str, code: int = 0) -> str:
 def voted(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Labels of a small city; the words that choose it."""
     out = tmp_path_factory.mktemp("out")
-    how = ["data=demo", "data.prepare.source.users=30", f"out={out}", "samples=2", "seed=0"]
-    run("teacher", *how)
-    run("vote", *how)
-    return how
+    arguments = ["data=demo", "data.prepare.source.users=30", f"out={out}", "samples=2", "seed=0"]
+    run("teacher", *arguments)
+    run("vote", *arguments)
+    return arguments
 
 
 def test_the_command_trains_and_goes_on_when_killed(random_student: Path, voted: list[str]) -> None:
     out = Path(voted[2].partition("=")[2]) / "demo"
-    how = [
+    arguments = [
         *voted,
         f"student={random_student}",
         *READ,
@@ -43,14 +43,14 @@ def test_the_command_trains_and_goes_on_when_killed(random_student: Path, voted:
         "students.other.batch_size=4",
         "students.other.lr=1e-2",
     ]
-    started = subprocess.Popen(command("distill", *how), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(command("distill", *arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list((out / "student.partial").glob("checkpoint-*/trainer_state.json")):
         assert started.poll() is None
         time.sleep(0.01)
     started.send_signal(signal.SIGKILL)
     started.wait()
     assert not (out / "student").exists()
-    printed = run("distill", *how)
+    printed = run("distill", *arguments)
     assert "left out: 0 without labels, 0 with texts too long" in printed
     before, after = (
         AutoModelForCausalLM.from_pretrained(random_student),
@@ -59,7 +59,7 @@ def test_the_command_trains_and_goes_on_when_killed(random_student: Path, voted:
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
     assert not (out / "student.partial").exists()
     assert "a demonstration on generated people" in (out / "student" / "README.md").read_text()
-    assert run("distill", *how).endswith("student: found\n")
+    assert run("distill", *arguments).endswith("student: found\n")
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,8 @@ def test_what_is_read_is_not_learned(random_student: Path) -> None:
     examples = build_examples([*PEOPLE[:1], PEOPLE[2]], labels_of(), pupil, cfg.distill, 0)
     assert (len(examples.rows), examples.unlabelled, examples.too_long) == (2, ["u2"], [])  # u0 in two epochs
     row = examples.rows[0]
-    read = [one for one, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE]
-    assert pupil.tokenizer.decode(read) == f"I live alone. My wife waits! We left.{script.ANSWER}"
+    prompt = [token for token, label in zip(row["input_ids"], row["labels"], strict=True) if label == IGNORE]
+    assert pupil.tokenizer.decode(prompt) == f"I live alone. My wife waits! We left.{script.ANSWER}"
     written = [label for label in row["labels"] if label != IGNORE]
     assert written[-1] == pupil.tokenizer.eos_token_id
     text = pupil.tokenizer.decode(written[:-1])
@@ -55,9 +55,9 @@ def test_people_with_answers_too_long_to_write_are_counted(random_student: Path)
 
 def test_texts_with_evidence_stay() -> None:
     rng = random.Random(0)
-    kept = [len(thin_texts(PEOPLE[0], ["MY wife"], 0.5, rng).reviews) for _ in range(2000)]
+    lengths = [len(thin_texts(PEOPLE[0], ["MY wife"], 0.5, rng).reviews) for _ in range(2000)]
     assert all("My wife waits! It rained." in thin_texts(PEOPLE[0], ["my wife"], 1.0, rng).reviews for _ in range(9))
-    assert sum(kept) / 2000 == pytest.approx(2.0, abs=0.06)  # the evidence, and each other text half of the time
+    assert sum(lengths) / 2000 == pytest.approx(2.0, abs=0.06)  # the evidence, and each other text half of the time
     assert thin_texts(PEOPLE[0], [""], 1.0, rng).reviews == PEOPLE[0].reviews[:1]  # never nothing
     assert (
         thin_texts(PEOPLE[0], ["my wife", "She is married."], 1.0, rng) == PEOPLE[0]
@@ -69,12 +69,12 @@ def test_tokens_weigh_what_their_attribute_does(random_student: Path) -> None:
     text = target_answer(labels_of(), SCHEMA)
     ids, spans = pupil.answer(text)
     weights = token_weights(text, spans, {name: claim.confidence for name, claim in CLAIMS.items()})
-    found: dict[float, str] = {}
-    for one, weight in zip(ids[:-1], weights[:-1], strict=True):
-        found[weight] = found.get(weight, "") + pupil.tokenizer.decode([one])
+    texts: dict[float, str] = {}
+    for token, weight in zip(ids[:-1], weights[:-1], strict=True):
+        texts[weight] = texts.get(weight, "") + pupil.tokenizer.decode([token])
     assert weights[-1] == 1.0
-    assert [round(weight, 1) for weight in found] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    for part, (name, claim) in zip(found.values(), CLAIMS.items(), strict=True):
+    assert [round(weight, 1) for weight in texts] == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    for part, (name, claim) in zip(texts.values(), CLAIMS.items(), strict=True):
         assert f'"{name}": {{"rationale": "{claim.rationale}", "value": "{claim.value}"' in part
 
 
@@ -97,16 +97,18 @@ def test_the_loss_is_the_weighted_cross_entropy(random_student: Path) -> None:
 
 
 def test_training_goes_on_from_the_last_checkpoint_that_is_whole(random_student: Path, tmp_path: Path) -> None:
-    how = ["students.other.epochs=8", "students.other.batch_size=1", "progress=false"]
-    pupil, cfg = open_student(random_student, *how, "students.other.lr=1e-2")
+    overrides = ["students.other.epochs=8", "students.other.batch_size=1", "progress=false"]
+    pupil, cfg = open_student(random_student, *overrides, "students.other.lr=1e-2")
     rows = build_examples(PEOPLE[:1], labels_of(), pupil, cfg.distill, 0).rows
     loss = train(pupil, rows, cfg, tmp_path)
     half = tmp_path / "checkpoint-999"
     half.mkdir()
     (half / "trainer_state.json").write_text('{"best_global_step": nu')
-    again, cfg = open_student(random_student, *how, "students.other.lr=1e-3")  # would end elsewhere if it began anew
-    assert train(again, rows, cfg, tmp_path) == loss
-    for before, after in zip(pupil.model.parameters(), again.model.parameters(), strict=True):
+    resumed, cfg = open_student(
+        random_student, *overrides, "students.other.lr=1e-3"
+    )  # would end elsewhere if it began anew
+    assert train(resumed, rows, cfg, tmp_path) == loss
+    for before, after in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(before, after)
 
 

@@ -41,11 +41,11 @@ def test_no_more_people_are_voted_than_the_steps_visit(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmprofile.llm.rollouts.PART", 2)
-    how = ["reinforce.rollouts=2", "reinforce.steps=1", "reinforce.low=0", "reinforce.high=1"]
-    labels = vote_rollouts(toy_student(start), TOY_PEOPLE, toy_config(*how), "confidence", tmp_path)
+    overrides = ["reinforce.rollouts=2", "reinforce.steps=1", "reinforce.low=0", "reinforce.high=1"]
+    labels = vote_rollouts(toy_student(start), TOY_PEOPLE, toy_config(*overrides), "confidence", tmp_path)
     assert len({label.user_id for label in labels}) == 2
-    how[1] = "reinforce.steps=2"
-    more = vote_rollouts(toy_student(start), TOY_PEOPLE, toy_config(*how), "confidence", tmp_path)
+    overrides[1] = "reinforce.steps=2"
+    more = vote_rollouts(toy_student(start), TOY_PEOPLE, toy_config(*overrides), "confidence", tmp_path)
     assert more[: len(labels)] == labels
     assert len({label.user_id for label in more}) == 4
 

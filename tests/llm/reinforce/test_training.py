@@ -49,36 +49,37 @@ def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     for name in ("reward", "frac_reward_zero_std", "parse_faults", "entropy", "grad_norm"):
         assert all(name in row for row in history)
     assert "40 steps; reward" in describe(history)
-    gone = [row["kl"] for row in history if "kl" in row]
-    assert len(gone) == 4
-    assert gone[-1] > 0.01  # nats a token, most of which are the form of the answer
+    divergences = [row["kl"] for row in history if "kl" in row]
+    assert len(divergences) == 4
+    assert divergences[-1] > 0.01  # nats a token, most of which are the form of the answer
     assert {row["sample"]["user_id"] for row in history} <= {person.user_id for person in TOY_PEOPLE}
 
 
 def test_the_divergence_is_that_of_the_tokens_probabilities(start: Path, tmp_path: Path) -> None:
-    one, other = toy_student(start), toy_student(start)
-    assert divergence(one, other, TOY_PEOPLE, seed=0) == pytest.approx(0, abs=1e-6)
+    student, start_student = toy_student(start), toy_student(start)
+    assert divergence(student, start_student, TOY_PEOPLE, seed=0) == pytest.approx(0, abs=1e-6)
     with torch.no_grad():
-        for part in other.model.parameters():
+        for part in start_student.model.parameters():
             part.mul_(1.1)
-    texts = [own[0] for own in one.write(TOY_PEOPLE, 1, 1.0, seed=0)]
+    texts = [answers[0] for answers in student.write(TOY_PEOPLE, 1, 1.0, seed=0)]
     ratios = []
     for person, text in zip(TOY_PEOPLE, texts, strict=True):
-        read, written = one.prompt(person), one.answer(text)[0]
+        prompt, answer = student.prompt(person), student.answer(text)[0]
         new, old = (
-            torch.log_softmax(pupil.model(torch.tensor([read + written])).logits[0], -1) for pupil in (one, other)
+            torch.log_softmax(pupil.model(torch.tensor([prompt + answer])).logits[0], -1)
+            for pupil in (student, start_student)
         )
-        ratios += [(new - old)[len(read) + i - 1, token].item() for i, token in enumerate(written)]
-    assert divergence(one, other, TOY_PEOPLE, seed=0) == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
+        ratios += [(new - old)[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
+    assert divergence(student, start_student, TOY_PEOPLE, seed=0) == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
     assert abs(sum(ratios)) > 0.1
 
 
 def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
     """Neither where a checkpoint falls on the last step, amid a turn through the people."""
-    how = ["reinforce.steps=10", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
-    pupil, history = steps(start, frozen(1.0), tmp_path / "run", *how)
-    again, repeated = steps(start, frozen(1.0), tmp_path / "run", *how)
+    overrides = ["reinforce.steps=10", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
+    pupil, history = steps(start, frozen(1.0), tmp_path / "run", *overrides)
+    resumed, repeated = steps(start, frozen(1.0), tmp_path / "run", *overrides)
     assert [row["reward"] for row in history] == [row["reward"] for row in repeated]
     assert len(history) == 10
-    for before, after in zip(pupil.model.parameters(), again.model.parameters(), strict=True):
+    for before, after in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(before, after)

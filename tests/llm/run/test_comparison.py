@@ -16,13 +16,13 @@ def test_a_row_is_the_mean_of_its_draws() -> None:
     right, wrong = [{"Letter": Claim("a", 0.9)}] * 8, [{"Letter": Claim("b", 0.9)}] * 8
     mixed = [*right[:6], *wrong[:2]]
     draws = [right, wrong, mixed]
-    found = score(schema, people, draws, resample(schema, people, draws, 0))
-    assert found["f1"] == pytest.approx((100 + 0 + 75) / 3, abs=1e-3)
-    assert found["ece"] == pytest.approx((0.1 + 0.9 + 0.15) / 3, abs=1e-4)
-    own = score_labels(schema.names, [person.gold for person in people], mixed).interval
-    assert own is not None
-    assert found["interval"] == pytest.approx([(100 + end) / 3 for end in own], abs=1e-3)
-    assert np.isfinite(found["aurc"])
+    row = score(schema, people, draws, resample(schema, people, draws, 0))
+    assert row["f1"] == pytest.approx((100 + 0 + 75) / 3, abs=1e-3)
+    assert row["ece"] == pytest.approx((0.1 + 0.9 + 0.15) / 3, abs=1e-4)
+    interval = score_labels(schema.names, [person.gold for person in people], mixed).interval
+    assert interval is not None
+    assert row["interval"] == pytest.approx([(100 + end) / 3 for end in interval], abs=1e-3)
+    assert np.isfinite(row["aurc"])
     assert (resample(schema, people, [right], 0) - resample(schema, people, [wrong], 0) == 100).all()
 
 

@@ -30,18 +30,18 @@ JOURNALS = ("answers.jsonl", "rollouts.jsonl", "draws.jsonl")
 STUDENTS = ("student", "student_confidence", "student_majority")
 
 
-def command(how: Sequence[str], out: Path) -> list[str]:
-    return [sys.executable, "-m", "mmprofile.llm.run", "progress=false", *how, f"out={out}"]
+def command(arguments: Sequence[str], out: Path) -> list[str]:
+    return [sys.executable, "-m", "mmprofile.llm.run", "progress=false", *arguments, f"out={out}"]
 
 
-def run(how: Sequence[str], out: Path) -> str:
-    done = subprocess.run(command(how, out), capture_output=True, text=True, timeout=600)
+def run(arguments: Sequence[str], out: Path) -> str:
+    done = subprocess.run(command(arguments, out), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def how(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The words that choose people who say little, a random student that learns to write answers, and a short training."""
     folder, rng = tmp_path_factory.mktemp("start"), random.Random(0)
     people, texts = [], []
@@ -69,10 +69,10 @@ def how(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(how: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stage's folder of a run that nobody killed."""
     out = tmp_path_factory.mktemp("undisturbed")
-    run(how, out)
+    run(arguments, out)
     return out / "people"
 
 
@@ -102,10 +102,10 @@ def stages(whole: Path) -> dict[str, Callable[[Path], bool]]:
     }
 
 
-def kill(how: Sequence[str], out: Path, stage: str, amid: Callable[[Path], bool]) -> None:
+def kill(arguments: Sequence[str], out: Path, stage: str, amid: Callable[[Path], bool]) -> None:
     """Starts the command and kills it amid a stage."""
     with (out / f"{stage}.txt").open("w") as printed:
-        process = subprocess.Popen(command(how, out), stdout=printed, stderr=printed, start_new_session=True)
+        process = subprocess.Popen(command(arguments, out), stdout=printed, stderr=printed, start_new_session=True)
         try:
             while not amid(out / "people"):
                 assert process.poll() is None, f"{stage} was not caught\n{(out / f'{stage}.txt').read_text()}"
@@ -124,25 +124,25 @@ def timeless(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_run_that_is_killed_in_every_stage_ends_as_if_undisturbed(
-    how: list[str], undisturbed: Path, tmp_path: Path
+    arguments: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "people"
-    kept: dict[str, list[bytes]] = {name: [] for name in JOURNALS}
+    written: dict[str, list[bytes]] = {name: [] for name in JOURNALS}
     trained: dict[str, list[dict[str, Any]]] = {}
     for stage, amid in stages(undisturbed).items():
-        kill(how, tmp_path, stage, amid)
-        for name, before in kept.items():
-            kept[name] = whole_lines(folder / name)
-            assert kept[name][: len(before)] == before
+        kill(arguments, tmp_path, stage, amid)
+        for name, before in written.items():
+            written[name] = whole_lines(folder / name)
+            assert written[name][: len(before)] == before
         if stage in STUDENTS:
             checkpoint = last_checkpoint(folder / f"{stage}.partial")
             assert checkpoint is not None
             state = json.loads((Path(checkpoint) / "trainer_state.json").read_text())
             assert 0 < state["global_step"] < state["max_steps"]
             trained[stage] = [row for row in state["log_history"] if "reward" in row]
-    printed = run(how, tmp_path)
+    printed = run(arguments, tmp_path)
     assert printed.count(": found") == 3
-    for name, before in kept.items():
+    for name, before in written.items():
         lines = whole_lines(folder / name)
         assert lines[: len(before)] == before
         answers = {row["request"]: row["answer"] for row in map(json.loads, lines)}
