@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmprofile.__main__ import COMMANDS as DOORS
 from mmprofile.config.compose import load_config
 from mmprofile.sweep.run import read_words
 
@@ -16,7 +17,13 @@ COMMAND = r"python -m mmprofile\.(\w+)(?:\.\w+)?((?: [^\s`|&]+)*)"
 PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
 NOTEBOOKS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
 PAGES += ["".join(cell["source"]) for book in NOTEBOOKS for cell in book["cells"] if cell["cell_type"] == "markdown"]
-COMMANDS = sorted({found for page in PAGES for found in re.findall(COMMAND, page)})
+COMMANDS = sorted({command for page in PAGES for command in re.findall(COMMAND, page)})
+
+
+def test_commands_are_found() -> None:
+    """Nothing below would fail if the pages were written in a way that hides their commands."""
+    assert {name.split(".")[0] for name in DOORS} <= {name for name, _ in re.findall(COMMAND, README)}
+    assert len(COMMANDS) >= 40
 
 
 @pytest.mark.parametrize(("name", "arguments"), COMMANDS)
