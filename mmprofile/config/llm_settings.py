@@ -80,7 +80,7 @@ class ReinforceConfig:
 
 @dataclass
 class TableConfig:
-    """See :mod:`mmprofile.llm.run.run`."""
+    """See :mod:`mmprofile.llm.run.comparison`."""
 
     draws: int = MISSING
     temperature: float = MISSING
