@@ -26,7 +26,7 @@ from mmprofile.inputs.data import BatchData
 from mmprofile.inputs.reading import Reader, Token, Word
 from mmprofile.inputs.views import User, View, donors, unpaired
 from mmprofile.inspection.counterfactuals import Effect, black_photos, blackened, changes, effects
-from mmprofile.model.decoding import WIDTH, Decoded
+from mmprofile.model.decoding import SEARCH_WIDTH, Decoded
 from mmprofile.model.fusion import CrossAttention, Fused, Gates, SelectiveAttention, row_gates
 from mmprofile.model.model import ProfileModel
 
@@ -198,13 +198,16 @@ class Inspector:
                     decoded=decoded[u],
                 )
 
-    def decode(self, users: Sequence[User], width: int = WIDTH) -> list[Decoded]:
+    def decode(self, users: Sequence[User], width: int = SEARCH_WIDTH) -> list[Decoded]:
         """Return the profile and the posteriors of each user; ``width``: see :meth:`ProfileModel.decode`."""
         batches = self._batches(users, self.views[0])
         return [decoded for batch, _ in batches for decoded in self.model.decode(batch, width=width)]
 
     def counterfactuals(
-        self, users: Sequence[User], change: Callable[[User, User], Mapping[str, User]] = changes, width: int = WIDTH
+        self,
+        users: Sequence[User],
+        change: Callable[[User, User], Mapping[str, User]] = changes,
+        width: int = SEARCH_WIDTH,
     ) -> list[Effect]:
         """Predict each user before and after changes; return a row per user, change, attribute and value.
 

@@ -1,208 +1,113 @@
-"""Profiles for anybody: ``python -m mmprofile.predict run=outputs/both input=users.jsonl``.
+"""The command ``predict``: profiles of anybody, from a file of users (see :mod:`mmprofile.predict.users`).
 
-Input, a user a line: ``{"user_id": "ann", "reviews": ["...", "..."], "photos": ["photos/1.jpg"], "captions": ["..."]}``;
-``photos`` (relative to the input file) and ``captions`` (parallel to them) may be left out. Output, a user a line:
-``{"user_id", "profile", "text", "faults", "used", "confidence"}``; confidence is the probability that the model gives each
-attribute's values, not calibrated, and left out with ``beams=``.
+Output, a user a line: ``{"user_id", "profile", "text", "faults", "used", "confidence"}``. Confidence is the probability that
+the model gives to each attribute's values; it is not calibrated, and left out with ``beams=``.
 """
 
-import io
 import json
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import torch
 from hydra.utils import instantiate
-from PIL import Image
 from tqdm import tqdm
 
+from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import load_run
-from mmprofile.inputs.views import Masking, User, View, paradigm_views, user_rng
+from mmprofile.inputs.views import Masking, View, paradigm_views
 from mmprofile.model.model import ProfileModel
+from mmprofile.predict.users import InputUser, UserPhotos, read_users, select
+from mmprofile.profile.schema import Profile, Schema
 
 
-def read_users(path: Path) -> list[dict[str, Any]]:
-    """The users of an input file, checked.
-
-    Raises:
-        UserError: the file cannot be read, a line is no user, or two users have one id; names the line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input={path}: cannot be read ({error})") from error
-    users: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+def main(cfg: PredictConfig) -> None:
+    """Write the profiles of all users in the input file, to a file or to standard output."""
+    torch.set_flush_denormal(True)  # as in training
+    path = Path(cfg.input).expanduser()
+    users = read_users(path)
+    run = load_run(cfg.run)
+    photos = UserPhotos(path.parent, instantiate(cfg.photos), run.model.transform)
+    rows = tqdm(
+        predict(run.model, users, photos, cfg.beams or run.cfg.evaluation.beams, cfg.batch_size),
+        total=len(users), unit="user", disable=None, leave=False,
+    )  # fmt: skip
+    if cfg.output is None:
+        _write(rows, sys.stdout)
+    else:
+        target = Path(cfg.output).expanduser()
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: no JSON ({error}); expected one user a line") from error
-        user = _checked(row, f"{path}, line {number}", str(number))
-        if user["user_id"] in users:
-            raise UserError(f"{path}, line {number}: user_id {user['user_id']!r} stands there a second time")
-        users[user["user_id"]] = user
-    if not users:
-        raise UserError(f"input={path}: no users in it")
-    return list(users.values())
-
-
-def _checked(row: Any, where: str, default_id: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with reviews, photos")
-    user: dict[str, Any] = {"user_id": str(row.get("user_id", default_id))}
-    for key in ("reviews", "photos", "captions"):
-        values = row.get(key) or []
-        if not isinstance(values, list) or not all(isinstance(value, str) or value is None for value in values):
-            raise UserError(f"{where}: {key!r} must be a list of strings")
-        user[key] = values
-    user["reviews"] = [text for text in user["reviews"] if text and text.strip()]
-    if not user["reviews"] and not user["photos"]:
-        raise UserError(f"{where}: user {user['user_id']!r} has neither reviews nor photos")
-    if user["captions"] and len(user["captions"]) != len(user["photos"]):
-        raise UserError(
-            f"{where}: {len(user['captions'])} captions for {len(user['photos'])} photos; give one for each, or null"
-        )
-    return user
-
-
-class Photos:
-    """Photo path -> pixels for the model; what cannot be used is counted by reason."""
-
-    def __init__(
-        self, root: Path, process: Callable[[Path], Any], transform: Callable[[Image.Image], np.ndarray] | None
-    ) -> None:
-        self.root, self.process, self.transform = root, process, transform
-        self.reasons: Counter[str] = Counter()
-        self._pixels: dict[str, np.ndarray] = {}
-
-    def problem(self, path: str) -> str | None:
-        """Decodes a photo and keeps its pixels; the reason where that is impossible."""
-        if self.transform is None or path in self._pixels:
-            return None
-        photo = self.process(self.root / path)
-        if photo.reason is not None:
-            self.reasons[photo.reason] += 1
-            return str(photo.reason)
-        self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
-        return None
-
-    def __call__(self, path: str) -> np.ndarray:
-        return self._pixels[path]
-
-    def forget(self) -> None:
-        """Lets go of the pixels of users that are done."""
-        self._pixels.clear()
-
-
-def select(row: dict[str, Any], inputs: dict[str, Any], view: View, photos: Photos) -> tuple[User, dict[str, Any]]:
-    """The reviews and photos that the model is shown of a user: as many as in training, drawn by the user's id.
-
-    Returns:
-        The user, and the numbers of what the model's view really shows.
-    """
-    rng = user_rng(inputs["sample_seed"], row["user_id"])
-    reviews = _draw(row["reviews"], inputs["reviews"], rng)
-    unusable: dict[str, str] = {}
-    usable = []
-    for path, caption in zip(row["photos"], row["captions"] or [None] * len(row["photos"]), strict=True):
-        reason = photos.problem(path)
-        if reason is None:
-            usable.append((path, caption))
-        else:
-            unusable[path] = reason
-    most = inputs["reviews"] * inputs["photos_per_review"]
-    drawn = _draw(usable, most if inputs.get("photos") is None else min(most, inputs["photos"]), rng)
-    user = User(
-        row["user_id"], tuple(reviews), tuple(path for path, _ in drawn), tuple(caption for _, caption in drawn)
-    )
-    used = {
-        "reviews": len(reviews) if view.reviews else 0,
-        "photos": len(drawn) if view.photos != "none" else 0,
-        "captions": sum(caption is not None for caption in user.captions) if view.captions != "none" else 0,
-        "unusable_photos": unusable,
-    }
-    return user, used
-
-
-def _draw(items: list[Any], count: int, rng: np.random.Generator) -> list[Any]:
-    if len(items) <= count:
-        return items
-    return [items[i] for i in sorted(rng.choice(len(items), size=count, replace=False).tolist())]
-
-
-def prediction_view(model: ProfileModel) -> View:
-    """What the model is shown when it predicts."""
-    modality = model.settings["inputs"]["modality"]
-    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+            with target.open("w", encoding="utf-8") as file:
+                _write(rows, file)
+        except OSError as error:
+            raise UserError(f"output={cfg.output}: cannot be written ({error.strerror})") from error
+        print(f"{len(users)} profiles in {target}")
+    for line in warnings(run.model, users, photos):
+        print(line, file=sys.stderr)
 
 
 def predict(
-    model: ProfileModel, rows: list[dict[str, Any]], photos: Photos, beams: int | None, batch_size: int
+    model: ProfileModel, users: Sequence[InputUser], photos: UserPhotos, beams: int | None, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """Profiles of users, in order, as rows of the output file."""
+    """Yield the profiles of users, in order, as rows of the output file.
+
+    Args:
+        model: in evaluation mode.
+        users: whose profiles.
+        photos: of these users.
+        beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
+        batch_size: users at a time.
+    """
     inputs, view = model.settings["inputs"], prediction_view(model)
     collator = model.collator(inputs, photos, Masking(), 0)
-    todo = iter(rows)
-    while chunk := list(islice(todo, batch_size)):
-        users, used = zip(*(select(row, inputs, view, photos) for row in chunk), strict=True)
-        batch = collator(users, (view,))
+    remaining = iter(users)
+    while chunk := list(islice(remaining, batch_size)):
+        selections = [select(user, inputs, view, photos) for user in chunk]
+        batch = collator([selection.user for selection in selections], (view,))
         decoded = model.decode(batch) if beams is None else None
-        texts = model.generate(batch, beams) if decoded is None else [found.text for found in decoded]
+        texts = model.generate(batch, beams) if decoded is None else [one.text for one in decoded]
         photos.forget()
-        for i, (user, shown, text) in enumerate(zip(users, used, texts, strict=True)):
+        for i, (selection, text) in enumerate(zip(selections, texts, strict=True)):
             parsed = model.schema.parse(text)
-            profile = {
-                name: list(values) if model.schema[name].kind != "single" else (values[0] if values else None)
-                for name, values in parsed.profile.items()
+            row: dict[str, Any] = {
+                "user_id": selection.user.user_id,
+                "profile": plain_profile(model.schema, parsed.profile),
+                "text": text,
+                "faults": parsed.faults,
+                "used": selection.used,
             }
-            row = {"user_id": user.user_id, "profile": profile, "text": text, "faults": parsed.faults, "used": shown}
             if decoded is not None:
                 row["confidence"] = {name: round(share, 3) for name, share in decoded[i].confidence.items()}
             yield row
 
 
-def main(cfg: Any) -> None:
-    """Entry point."""
-    torch.set_flush_denormal(True)  # as in training
-    path = Path(cfg.input).expanduser()
-    rows = read_users(path)
-    _, train_cfg, model = load_run(cfg.run)
-    photos = Photos(path.parent, instantiate(cfg.photos), model.transform)
-    done = tqdm(
-        predict(model, rows, photos, cfg.beams or train_cfg.evaluation.beams, cfg.batch_size),
-        total=len(rows), unit="user", disable=None, leave=False,
-    )  # fmt: skip
-    if cfg.output is None:
-        _write(done, sys.stdout)
-    else:
-        target = Path(cfg.output).expanduser()
-        try:
-            with target.open("w", encoding="utf-8") as file:
-                _write(done, file)
-        except OSError as error:
-            raise UserError(f"output={cfg.output}: cannot be written ({error.strerror})") from error
-        print(f"{len(rows)} profiles in {target}")
-    if (
-        prediction_view(model).captions != "none"
-        and any(r["photos"] for r in rows)
-        and not any(r["captions"] for r in rows)
-    ):
-        print(
-            "this model was trained with captions of the photos, and the input has none: expect worse", file=sys.stderr
-        )
+def plain_profile(schema: Schema, profile: Profile) -> dict[str, Any]:
+    """Return a profile as JSON has it: a value or None where an attribute has a single one, else a list."""
+    return {
+        name: list(values) if schema[name].kind != "single" else (values[0] if values else None)
+        for name, values in profile.items()
+    }
+
+
+def prediction_view(model: ProfileModel) -> View:
+    """Return the view that a model predicts from."""
+    modality = model.settings["inputs"]["modality"]
+    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+
+
+def warnings(model: ProfileModel, users: Sequence[InputUser], photos: UserPhotos) -> Iterator[str]:
+    """Yield what the user should know about these predictions."""
+    reads_captions = prediction_view(model).captions != "none"
+    if reads_captions and any(user.photos for user in users) and not any(user.captions for user in users):
+        yield "this model was trained with captions of the photos, and the input has none: expect worse"
     if "purpose" in model.settings:
-        print(f"this model was trained for the purpose: {model.settings['purpose']}", file=sys.stderr)
+        yield f"this model was trained for the purpose: {model.settings['purpose']}"
     if photos.reasons:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(photos.reasons.items()))
-        print(f"photos left out: {counts} (named in each user's `used.unusable_photos`)", file=sys.stderr)
+        yield f"photos left out: {counts} (named in each user's `used.unusable_photos`)"
 
 
 def _write(rows: Iterable[dict[str, Any]], file: TextIO) -> None:

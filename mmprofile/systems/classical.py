@@ -1,14 +1,14 @@
-"""Classical reference rows: majority class, TF-IDF with logistic regression, and the ceiling of true cues.
+"""Classical baselines: majority class, TF-IDF with logistic regression, and the ceiling of true cues.
 
-Each is a function ``(schema, train, test) -> one profile per test example``, deterministic, fitted on train only. The
-two fitted ones (:class:`Fitted`) choose their estimator and how far to correct for class frequencies per attribute, by
-cross-validated macro-F1 on train, so that the rows are as strong as the metric allows.
+Each is a function ``(schema, train, test) -> one profile per test example``. It is deterministic and fitted on train only.
+The two fitted ones (:class:`AttributeClassifiers`) choose, per attribute, an estimator and how far to correct for class
+frequencies, by cross-validated macro-F1 on train, so that the baselines are as strong as the metric allows.
 
-Shapes: N train examples, M test examples, C classes of one attribute.
+Shapes: N train examples, M test examples, F features, C classes of one attribute.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +21,32 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.views import Example
+from mmprofile.inputs.views import Cues, Example
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
-Array = npt.NDArray[np.float64]
-Transform = Callable[[Sequence["Example"]], Any]
-Features = Callable[[Sequence["Example"]], Transform]
-"""Fitted to train examples: what turns N examples into (N, F) features, dense or sparse."""
+Array: TypeAlias = npt.NDArray[np.float64]
+Matrix: TypeAlias = Any
+"""(N, F) features, a NumPy array or a sparse matrix of SciPy."""
+Transform = Callable[[Sequence[Example]], Matrix]
+"""N examples -> (N, F) features."""
+FitFeatures = Callable[[Sequence[Example]], Transform]
+"""Train examples -> the transform fitted to them."""
+
+
+class Estimator(Protocol):
+    """What this module needs of a classifier of scikit-learn."""
+
+    def fit(self, features: Matrix, labels: npt.NDArray[np.int_], /) -> "Estimator":
+        """Fit to features (N, F) and labels (N,), and return the estimator."""
+
+    def predict_proba(self, features: Matrix, /) -> Array:
+        """Return the probability of each class: (M, classes)."""
+
+
 Estimators = Mapping[str, Callable[[], Any]]
-Classifiers = list[tuple[npt.NDArray[np.int_], Any]]
-"""Of one attribute: the classes seen, and the model that tells them apart; None where there is but one."""
+"""Name -> a function that makes a new :class:`Estimator`."""
+
 THREADS = 1  # these problems are tiny: a second thread costs more than it brings, most of all on a busy machine
 FOLDS = 3
 MIN_FOR_FOLDS = 30  # with fewer users a choice by cross-validation is noise: the first estimator is taken
@@ -39,37 +54,52 @@ POWERS = (0.0, 0.5, 1.0)  # probability / class frequency ** power; 1 treats all
 BLEND = "blend"
 
 
+class Classifier(NamedTuple):
+    """A fitted classifier; ``classes``: (classes,) seen in training; ``model``: None where there is only one."""
+
+    classes: npt.NDArray[np.int_]
+    model: Estimator | None
+
+
+class Choice(NamedTuple):
+    """What cross-validation chose for an attribute: the estimator (or ``BLEND``), and the power of :data:`POWERS`."""
+
+    estimator: str
+    power: float
+
+
 def majority(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
-    """The most frequent class of every attribute, or as many classes as it has values; ties by schema order.
+    """Predict the most frequent class of every attribute, or as many classes as it has values; ties by schema order.
 
     Raises:
-        UserError: no train example.
+        UserError: there is no train example.
     """
-    _require(train)
+    _check_train(train)
     profile: Profile = {}
     for attribute in schema.attributes:
         frequency = _targets(attribute, train).sum(axis=0)
-        profile[attribute.name] = _decode(attribute, frequency[None])[0] if frequency.any() else ()
+        profile[attribute.name] = _likeliest(attribute, frequency[None])[0] if frequency.any() else ()
     return [dict(profile) for _ in test]
 
 
 def tfidf_lr(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
-    """Logistic regression per attribute (per class where it has several values) on TF-IDF of word 1-2-grams.
+    """Predict by logistic regression per attribute (per class where it has several values) on TF-IDF of word 1-2-grams.
 
     Raises:
-        UserError: no train example.
+        UserError: there is no train example.
     """
-    return Fitted(schema, train, tfidf(), LOGISTIC).predict(test)
+    return AttributeClassifiers(schema, train, tfidf(), LOGISTIC).predict(test)
 
 
 def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
-    """Upper reference: the better, per attribute, of logistic regression, boosted trees and their mean on TRUE cues.
+    """Predict from the TRUE cues: the upper reference.
 
-    It reads what the generator put into exactly these reviews and photos, so no error of perception is left; what it
-    misses, the sampled evidence does not tell (to these estimators).
+    The generator put these cues into exactly these reviews and photos, so no error of perception is left; what the ceiling
+    misses, the sampled evidence does not tell (to these estimators). Per attribute it is the best of logistic regression,
+    boosted trees and their mean.
 
     Raises:
-        UserError: no train example, or none with any cue.
+        UserError: there is no train example, or none with any cue.
     """
     if train and not any(cues for example in train for cues in (*example.review_cues, *example.photo_cues)):
         raise UserError("ceiling: no train example has cues; this row exists for generated data (cues.parquet) only")
@@ -80,24 +110,24 @@ def ceiling(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -
             max_iter=60, learning_rate=0.06, max_leaf_nodes=6, min_samples_leaf=10, random_state=0
         ),
     }
-    return Fitted(schema, train, _cue_features, estimators, blend=True).predict(test)
+    return AttributeClassifiers(schema, train, _cue_features, estimators, blend=True).predict(test)
 
 
-def _require(train: Sequence[Example]) -> None:
+def _check_train(train: Sequence[Example]) -> None:
     if not train:
         raise UserError("baselines: the train split has no user; prepare the data with a larger split.train")
 
 
 def logistic(c: float) -> Callable[[], Any]:
-    """Makes logistic regressions with an inverse penalty of ``c``."""
+    """Return a function that makes logistic regressions with an inverse penalty of ``c``."""
     return lambda: LogisticRegression(C=c, solver="newton-cg", max_iter=200)
 
 
 LOGISTIC: Estimators = {f"C={c}": logistic(c) for c in (3.0, 30.0)}
 
 
-def tfidf(captions: bool = False) -> Features:
-    """TF-IDF of word 1-2-grams of the reviews, and of the captions as well."""
+def tfidf(captions: bool = False) -> FitFeatures:
+    """Return features: TF-IDF of word 1-2-grams of the reviews and, with ``captions``, of the captions."""
 
     def text(example: Example) -> str:
         return f"{example.text}\n{example.captions}" if captions else example.text
@@ -116,9 +146,9 @@ def tfidf(captions: bool = False) -> Features:
 
 
 def _cue_features(train: Sequence[Example]) -> Transform:
-    """Counts of every cue value in reviews, in photos and in both, means of numeric cues, numbers of items."""
-    shown = [cues for example in train for cues in (*example.review_cues, *example.photo_cues)]
-    pairs = {(name, value) for cues in shown for name, value in cues.items() if value is not None}
+    """Fit features: counts of every cue value in reviews, in photos and in both, means of numeric cues, numbers of items."""
+    train_cues = [cues for example in train for cues in (*example.review_cues, *example.photo_cues)]
+    pairs = {(name, value) for cues in train_cues for name, value in cues.items() if value is not None}
     names = sorted({name for name, _ in pairs})
     numeric = [name for name in names if all(_is_number(value) for key, value in pairs if key == name)]
     column = {pair: index for index, pair in enumerate(sorted(pairs))}
@@ -133,156 +163,176 @@ def _cue_features(train: Sequence[Example]) -> Transform:
                     for pair in cues.items():
                         if pair in column:
                             counts[side, row, column[pair]] += 1
-                for index, name in enumerate(numeric):
-                    seen = [float(v) for cues in items if (v := cues.get(name)) is not None and _is_number(v)]
-                    means[side, row, index] = np.mean(seen) if seen else 0.0
+                means[side, row] = [_mean_cue(items, name) for name in numeric]
         return np.concatenate([counts[0], counts[1], counts[0] + counts[1], means[0], means[1], sizes], axis=1)
 
     return table
+
+
+def _mean_cue(items: Sequence[Cues], name: str) -> float:
+    """Return the mean of a numeric cue over items; 0 where none shows it."""
+    values = [float(value) for cues in items if (value := cues.get(name)) is not None and _is_number(value)]
+    return float(np.mean(values)) if values else 0.0
 
 
 def _is_number(value: str) -> bool:
     return value.replace(".", "", 1).isdecimal()
 
 
-class Fitted:
-    """Estimators per attribute, chosen on train and then fitted to all of it.
+class AttributeClassifiers:
+    """Classifiers of every attribute, chosen by cross-validation on train and then fitted to all of it.
 
     Args:
-        schema: what is predicted.
+        schema: of the profiles.
         train: examples with profiles.
-        features: see :data:`Features`.
-        estimators: name -> a new estimator with ``predict_proba``.
+        features: see :data:`FitFeatures`.
+        estimators: to choose from.
         blend: the mean of all estimators' probabilities is one more choice.
 
+    Attributes:
+        choices: by attribute.
+
     Raises:
-        UserError: no train example.
+        UserError: there is no train example.
     """
 
     def __init__(
         self,
         schema: Schema,
         train: Sequence[Example],
-        features: Features,
+        features: FitFeatures,
         estimators: Estimators,
         blend: bool = False,
     ) -> None:
-        _require(train)
+        _check_train(train)
         self.schema = schema
         self._frequency: dict[str, Array] = {}
-        self._models: dict[str, tuple[list[Classifiers], float]] = {}
+        self._classifiers: dict[str, list[list[Classifier]]] = {}
         with threadpool_limits(THREADS):
-            self.choices = _choose(schema, train, features, estimators, blend)
+            self.choices = _cross_validate(schema, train, features, estimators, blend)
             self._transform = features(train)
-            seen = self._transform(train)
+            table = self._transform(train)
             for attribute in schema.attributes:
-                rows, targets = _known(attribute, train)
-                if len(rows):
-                    name, power = self.choices[attribute.name]
+                labelled = _labelled(attribute, train)
+                if len(labelled.rows):
+                    name = self.choices[attribute.name].estimator
                     used = list(estimators) if name == BLEND else [name]
-                    fitted = [_fit(attribute, estimators[n], seen[rows], targets) for n in used]
-                    self._models[attribute.name], self._frequency[attribute.name] = (
-                        (fitted, power),
-                        targets.mean(axis=0),
-                    )
+                    self._classifiers[attribute.name] = [
+                        _fit(attribute, estimators[n], table[labelled.rows], labelled.targets) for n in used
+                    ]
+                    self._frequency[attribute.name] = labelled.targets.mean(axis=0)
 
     def predict(self, examples: Sequence[Example]) -> list[Profile]:
-        """A profile for each example; an attribute that no train example has stays unknown."""
+        """Return a profile for each example; an attribute that no train example has stays unknown."""
         profiles: list[Profile] = [dict.fromkeys(self.schema.names, ()) for _ in examples]
         if not examples:
             return profiles
         with threadpool_limits(THREADS):
             features = self._transform(examples)
             for attribute in self.schema.attributes:
-                if attribute.name in self._models:
-                    fitted, power = self._models[attribute.name]
-                    table = np.mean([_probabilities(attribute, one, features) for one in fitted], axis=0)
-                    values = _decode(attribute, table, self._frequency[attribute.name], power)
+                if attribute.name in self._classifiers:
+                    tables = [_probabilities(attribute, one, features) for one in self._classifiers[attribute.name]]
+                    table = np.mean(tables, axis=0)
+                    power = self.choices[attribute.name].power
+                    values = _likeliest(attribute, table, self._frequency[attribute.name], power)
                     for profile, value in zip(profiles, values, strict=True):
                         profile[attribute.name] = value
         return profiles
 
     @property
     def n_parameters(self) -> int:
-        """Coefficients and intercepts of the fitted linear models."""
-        models = [model for fitted, _ in self._models.values() for one in fitted for _, model in one]
+        """The number of coefficients and intercepts of the fitted linear models."""
+        models = [one.model for fits in self._classifiers.values() for fit in fits for one in fit]
         last = [model[-1] if isinstance(model, Pipeline) else model for model in models]
         return sum(m.coef_.size + m.intercept_.size for m in last if isinstance(m, LogisticRegression))
 
 
-def _choose(
-    schema: Schema, train: Sequence[Example], features: Features, estimators: Estimators, blend: bool
-) -> dict[str, tuple[str, float]]:
-    """Per attribute, the estimator (or ``BLEND``) and the power with the best out-of-fold macro-F1."""
-    choices = {attribute.name: (next(iter(estimators)), 0.0) for attribute in schema.attributes}
+def _cross_validate(
+    schema: Schema, train: Sequence[Example], features: FitFeatures, estimators: Estimators, blend: bool
+) -> dict[str, Choice]:
+    """Return, per attribute, the choice with the best out-of-fold macro-F1; with few examples the first estimator."""
+    choices = {attribute.name: Choice(next(iter(estimators)), 0.0) for attribute in schema.attributes}
     if len(train) < MIN_FOR_FOLDS:
         return choices
-    guesses = {
+    out_of_fold = {
         attribute.name: {name: np.zeros((len(train), len(attribute.values))) for name in estimators}
         for attribute in schema.attributes
     }
     for inner, outer in KFold(FOLDS, shuffle=True, random_state=0).split(np.zeros((len(train), 1))):
-        kept = [train[i] for i in inner]
-        transform = features(kept)
-        seen, unseen = transform(kept), transform([train[i] for i in outer])
+        fold = [train[i] for i in inner]
+        transform = features(fold)
+        inside, outside = transform(fold), transform([train[i] for i in outer])
         for attribute in schema.attributes:
-            rows, targets = _known(attribute, kept)
+            rows, targets = _labelled(attribute, fold)
             for name, make in estimators.items() if len(rows) else ():
-                fitted = _fit(attribute, make, seen[rows], targets)
-                guesses[attribute.name][name][outer] = _probabilities(attribute, fitted, unseen)
+                fit = _fit(attribute, make, inside[rows], targets)
+                out_of_fold[attribute.name][name][outer] = _probabilities(attribute, fit, outside)
     for attribute in schema.attributes:
-        rows, targets = _known(attribute, train)
+        rows, targets = _labelled(attribute, train)
         if len(rows):
-            tables = guesses[attribute.name]
+            tables = out_of_fold[attribute.name]
             if blend:
                 tables[BLEND] = np.mean(list(tables.values()), axis=0)
             gold = [train[i].profile for i in rows]
-            choices[attribute.name] = _best(attribute, tables, rows, targets.mean(axis=0), gold)
+            known = {name: table[rows] for name, table in tables.items()}
+            choices[attribute.name] = _best_choice(attribute, known, targets.mean(axis=0), gold)
     return choices
 
 
-def _best(
-    attribute: Attribute, tables: Mapping[str, Array], rows: npt.NDArray[np.int_], frequency: Array, gold: list[Profile]
-) -> tuple[str, float]:
-    one = Schema(attribute.name, [attribute])
-    scored: dict[tuple[str, float], float] = {}
+def _best_choice(attribute: Attribute, tables: Mapping[str, Array], frequency: Array, gold: list[Profile]) -> Choice:
+    """Return the choice with the best macro-F1.
+
+    Args:
+        attribute: what is predicted.
+        tables: estimator -> (N, C) probabilities.
+        frequency: (C,) of the classes.
+        gold: N.
+    """
+    schema = Schema(attribute.name, [attribute])
+    scores: dict[Choice, float] = {}
     for name, table in tables.items():
         for power in POWERS:
-            values = _decode(attribute, table[rows], frequency, power)
+            values = _likeliest(attribute, table, frequency, power)
             predicted: list[Profile] = [{attribute.name: value} for value in values]
-            scored[name, power] = score(one, gold, predicted, resamples=0).macro_f1
-    return max(scored, key=lambda key: scored[key])
+            scores[Choice(name, power)] = score(schema, gold, predicted, resamples=0).macro_f1
+    return max(scores, key=lambda choice: scores[choice])
 
 
 def _targets(attribute: Attribute, examples: Sequence[Example]) -> Array:
-    """(N, C) of 0 and 1; a row of zeros where the value is unknown."""
+    """Return (N, C) of 0 and 1; a row of zeros where the value is unknown."""
     return np.array(
         [[value in e.profile.get(attribute.name, ()) for value in attribute.values] for e in examples], dtype=np.float64
     )
 
 
-def _known(attribute: Attribute, examples: Sequence[Example]) -> tuple[npt.NDArray[np.int_], Array]:
-    """Indices of the examples whose value is known, and their targets."""
+class Labelled(NamedTuple):
+    """The examples whose value of an attribute is known: their places, (n,), and their targets, (n, C)."""
+
+    rows: npt.NDArray[np.int_]
+    targets: Array
+
+
+def _labelled(attribute: Attribute, examples: Sequence[Example]) -> Labelled:
     targets = _targets(attribute, examples)
     rows = np.flatnonzero(targets.any(axis=1))
-    return rows, targets[rows]
+    return Labelled(rows, targets[rows])
 
 
-def _fit(attribute: Attribute, make: Callable[[], Any], seen: Any, targets: Array) -> Classifiers:
-    """One classifier for a single value, one per class for several values."""
+def _fit(attribute: Attribute, make: Callable[[], Any], features: Matrix, targets: Array) -> list[Classifier]:
+    """Fit one classifier for a single value, or one per class for several values, to (n, F) and (n, C)."""
     problems = [targets.argmax(axis=1)] if attribute.kind == "single" else list(targets.T.astype(int))
-    fitted: Classifiers = []
+    classifiers = []
     for labels in problems:
         classes = np.unique(labels)
-        fitted.append((classes, make().fit(seen, labels) if len(classes) > 1 else None))
-    return fitted
+        classifiers.append(Classifier(classes, make().fit(features, labels) if len(classes) > 1 else None))
+    return classifiers
 
 
-def _probabilities(attribute: Attribute, fitted: Classifiers, unseen: Any) -> Array:
-    """(M, C) probabilities: a softmax over a single value's classes, each class by itself for several values."""
-    result = np.zeros((unseen.shape[0], len(attribute.values)))
-    for index, (classes, model) in enumerate(fitted):
-        table = np.ones((unseen.shape[0], 1)) if model is None else model.predict_proba(unseen)
+def _probabilities(attribute: Attribute, classifiers: Sequence[Classifier], features: Matrix) -> Array:
+    """Return (M, C) probabilities: over all classes for a single value, of each class by itself for several values."""
+    result = np.zeros((features.shape[0], len(attribute.values)))
+    for index, (classes, model) in enumerate(classifiers):
+        table = np.ones((features.shape[0], 1)) if model is None else model.predict_proba(features)
         if attribute.kind == "single":
             result[:, classes] = table
         elif classes[-1] == 1:
@@ -290,10 +340,13 @@ def _probabilities(attribute: Attribute, fitted: Classifiers, unseen: Any) -> Ar
     return result
 
 
-def _decode(
+def _likeliest(
     attribute: Attribute, table: Array, frequency: Array | None = None, power: float = 0.0
 ) -> list[tuple[str, ...]]:
-    """The ``size`` best classes of every row of ``table``, (M, C); ties by schema order."""
+    """Return the ``size`` best classes of every row of ``table``, (M, C); ties by schema order.
+
+    With ``frequency``, (C,), probabilities are divided by it to the ``power`` first.
+    """
     if frequency is not None:
         table = np.where(frequency > 0, table / np.maximum(frequency, 1e-12) ** power, 0.0)
     best = np.argsort(-table, axis=1, kind="stable")[:, : attribute.size]

@@ -6,20 +6,22 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmprofile.config.parts import typed_part
+from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import PhotoData
 from mmprofile.inputs.views import Example, User, View, build_view, check_paradigm
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.answers import AnswerFile
-from mmprofile.systems.classical import LOGISTIC, Estimators, Features, Fitted, majority, tfidf
+from mmprofile.systems.classical import LOGISTIC, AttributeClassifiers, Estimators, FitFeatures, majority, tfidf
 from mmprofile.systems.features import PHOTOS_AND_TEXT, PhotoFeatures, tfidf_and_photos
 
 
 class System(Protocol):
-    """What writes profiles without being trained here.
+    """A system that writes profiles and is not trained by us.
 
     Attributes:
         view: what it is shown of a user.
-        repeats: whether it can be asked of the same users with other photos.
+        repeats: whether it can predict the same users again with other photos.
         n_parameters: fitted coefficients; None where nothing is fitted here.
     """
 
@@ -27,37 +29,83 @@ class System(Protocol):
     repeats: bool
     n_parameters: int | None
 
-    def fit(self, data: Any) -> None:
-        """Learns from ``data.users("train")``; called once, before :meth:`predict`."""
+    def fit(self, data: PhotoData) -> None:
+        """Learn from the training users; called once, before :meth:`predict`."""
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
-        """The profile text of each user; ``label`` is of a progress bar."""
+        """Return the profile text of each user; ``label`` is of a progress bar."""
 
     def facts(self) -> dict[str, Any]:
-        """What ``metrics.json`` tells besides."""
+        """Return what ``metrics.json`` should say about the system."""
 
 
-class Majority:
-    """The most frequent value of every attribute."""
+class MakeSystem(Protocol):
+    """Makes a system from a configuration, its schema and the run's folder."""
 
-    view = View("nothing", "text", reviews=False)
+    def __call__(self, *, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+        """Return the system.
+
+        Raises:
+            UserError: an option of the system is unknown or makes no sense.
+        """
+
+
+class MajoritySystem:
+    """Predicts the most frequent value of every attribute."""
+
     repeats = True
-    n_parameters: int | None = 0
 
-    def __init__(self, cfg: Any, schema: Schema, folder: Path) -> None:
-        self.schema = schema
+    def __init__(self, schema: Schema) -> None:
+        self.schema, self.view = schema, View("nothing", "text", reviews=False)
+        self.n_parameters: int | None = 0
 
-    def fit(self, data: Any) -> None:
-        """Counts."""
+    def fit(self, data: PhotoData) -> None:
+        """Keep the training examples."""
         self.train = data.examples("train")
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
-        """The same for everybody."""
-        return [self.schema.render(p) for p in majority(self.schema, self.train, [Example.of(u) for u in users])]
+        """Return the same text for every user."""
+        profiles = majority(self.schema, self.train, [Example.of(user) for user in users])
+        return [self.schema.render(profile) for profile in profiles]
 
     def facts(self) -> dict[str, Any]:
-        """Nothing."""
+        """Return nothing."""
         return {}
+
+
+class LinearSystem:
+    """Logistic regression on features, tuned per attribute; see :class:`mmprofile.systems.classical.AttributeClassifiers`.
+
+    Args:
+        schema: of the profiles.
+        view: what the features are made of.
+        features: data -> the function that fits features to training examples.
+        estimators: to choose from.
+    """
+
+    repeats = True
+
+    def __init__(
+        self, *, schema: Schema, view: View, features: Callable[[PhotoData], FitFeatures], estimators: Estimators
+    ) -> None:
+        self.schema, self.view, self.features, self.estimators = schema, view, features, estimators
+        self.n_parameters: int | None = None
+
+    def fit(self, data: PhotoData) -> None:
+        """Choose an estimator for each attribute by cross-validation, then fit it to all training examples."""
+        self.classifiers = AttributeClassifiers(
+            self.schema, data.examples("train"), self.features(data), self.estimators
+        )
+        self.n_parameters = self.classifiers.n_parameters
+
+    def predict(self, users: Sequence[User], label: str) -> list[str]:
+        """Return the profile text of each user."""
+        profiles = self.classifiers.predict([Example.of(user) for user in users])
+        return [self.schema.render(profile) for profile in profiles]
+
+    def facts(self) -> dict[str, Any]:
+        """Return what cross-validation chose for each attribute."""
+        return {"choices": self.classifiers.choices}
 
 
 @dataclass
@@ -67,79 +115,66 @@ class TfidfConfig:
     captions: bool
 
 
-class Linear:
-    """Logistic regression on features, chosen by cross-validation; see :class:`mmprofile.systems.classical.Fitted`.
-
-    Args:
-        features: the data -> what is made of the users.
-        estimators: the choices.
-    """
-
-    repeats = True
-
-    def __init__(self, schema: Schema, view: View, features: Callable[[Any], Features], estimators: Estimators) -> None:
-        self.schema, self.view, self.features, self.estimators = schema, view, features, estimators
-        self.n_parameters: int | None = None
-
-    def fit(self, data: Any) -> None:
-        """Chooses, then fits."""
-        self.fitted = Fitted(self.schema, data.examples("train"), self.features(data), self.estimators)
-        self.n_parameters = self.fitted.n_parameters
-
-    def predict(self, users: Sequence[User], label: str) -> list[str]:
-        """One text per user."""
-        return [self.schema.render(profile) for profile in self.fitted.predict([Example.of(user) for user in users])]
-
-    def facts(self) -> dict[str, Any]:
-        """What cross-validation chose for each attribute."""
-        return {"choices": self.fitted.choices}
+def majority_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+    """Return the system that predicts the most frequent values."""
+    return MajoritySystem(schema)
 
 
-def tfidf_lr(cfg: Any, schema: Schema, folder: Path) -> System:
-    """TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
+def tfidf_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+    """Return TF-IDF of the reviews and, with ``options.captions``, of the photos' captions."""
     captions = typed_part(TfidfConfig, cfg.model.options, "model.options").captions
     view = build_view("fusion", "uni" if captions else "text")
-    return Linear(schema, view, lambda data: tfidf(captions), LOGISTIC)
+    return LinearSystem(schema=schema, view=view, features=lambda data: tfidf(captions), estimators=LOGISTIC)
 
 
-def tfidf_image(cfg: Any, schema: Schema, folder: Path) -> System:
-    """TF-IDF of the reviews, colours and edges of the photos."""
-    view = build_view("fusion", "multi")
-    return Linear(schema, view, lambda data: tfidf_and_photos(PhotoFeatures(data.jpeg)), PHOTOS_AND_TEXT)
+def tfidf_photos_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+    """Return TF-IDF of the reviews with colours and edges of the photos."""
+    return LinearSystem(
+        schema=schema,
+        view=build_view("fusion", "multi"),
+        features=lambda data: tfidf_and_photos(PhotoFeatures(data.jpeg)),
+        estimators=PHOTOS_AND_TEXT,
+    )
 
 
-def chat(cfg: Any, schema: Schema, folder: Path) -> System:
-    """A model at an endpoint, asked for what the paradigm shows when it predicts."""
+def chat_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+    """Return a model at an endpoint, which reads what the paradigm shows when it predicts."""
     try:
         from mmprofile.systems.chat import Chat, ChatConfig
     except ImportError as error:
         raise UserError(f"model.system=chat needs the package {error.name}: pip install 'mmprofile[llm]'") from error
-    settings = typed_part(ChatConfig, cfg.model.options, "model.options")
-    return Chat(settings, schema, check_paradigm(cfg.paradigm).prediction_view, folder, cfg.seed)
+    return Chat(
+        typed_part(ChatConfig, cfg.model.options, "model.options"),
+        schema=schema,
+        view=check_paradigm(cfg.paradigm).prediction_view,
+        folder=folder,
+        seed=cfg.seed,
+    )
 
 
-def file(cfg: Any, schema: Schema, folder: Path) -> System:
-    """Answers from a file."""
+def answer_file_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> System:
+    """Return a system whose answers are in a file."""
     path = cfg.model.options.get("path")
     if path is None:
         raise UserError("model.system=file: add model.options.path=... (JSONL of user_id, and text or profile)")
     return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm).prediction_view)
 
 
-SYSTEMS: dict[str, Callable[[Any, Schema, Path], System]] = {
-    "majority": Majority,
-    "tfidf_lr": tfidf_lr,
-    "tfidf_image": tfidf_image,
-    "chat": chat,
-    "file": file,
+SYSTEMS: dict[str, MakeSystem] = {
+    "majority": majority_system,
+    "tfidf_lr": tfidf_system,
+    "tfidf_image": tfidf_photos_system,
+    "chat": chat_system,
+    "file": answer_file_system,
 }
+"""The values of ``model.system`` besides ``neural``."""
 
 
 def check_system(name: str) -> None:
-    """Whether there is such a system.
+    """Refuse an unknown ``model.system``.
 
     Raises:
-        UserError: there is not.
+        UserError: names the known ones.
     """
     if name != "neural" and name not in SYSTEMS:
         raise UserError(f"model.system={name!r} is not one of neural, {', '.join(SYSTEMS)}")

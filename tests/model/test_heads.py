@@ -26,7 +26,8 @@ from mmprofile.model.backbones import drop_decoder
 from mmprofile.model.build import build_model, load_pretrained
 from mmprofile.model.heads import CoopNet, LateFusion, Votes, mixture, posterior
 from mmprofile.model.model import ProfileModel
-from mmprofile.predict.run import Photos, predict
+from mmprofile.predict.run import predict
+from mmprofile.predict.users import InputUser, UserPhotos
 from mmprofile.profile.schema import Attribute, Schema
 from mmprofile.train import run as train
 
@@ -457,8 +458,8 @@ def test_training_and_evaluation_agree(trained: Path) -> None:
 
 def test_users_of_ones_own(trained: Path) -> None:
     model = load_run(str(trained)).model
-    rows = [{"user_id": "ann", "reviews": ["Loved the pizza."], "photos": [], "captions": []}]
-    [row] = predict(model, rows, Photos(trained, lambda path: None, model.transform), None, 4)
+    users = [InputUser("ann", ["Loved the pizza."])]
+    [row] = predict(model, users, UserPhotos(trained, lambda path: None, model.transform), None, 4)
     assert row["faults"] == []
     assert list(row["confidence"]) == list(model.schema.names)
     assert all(0 < share <= 1 for share in row["confidence"].values())

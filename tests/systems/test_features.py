@@ -11,7 +11,7 @@ from skimage.feature import hog as oracle
 from mmprofile.inputs.views import Example
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Schema
-from mmprofile.systems.classical import Fitted
+from mmprofile.systems.classical import AttributeClassifiers
 from mmprofile.systems.features import (
     BLOCK,
     CELL,
@@ -121,7 +121,7 @@ def test_what_only_photos_tell_is_learned(vectors: PhotoFeatures) -> None:
         return [Example("a place", profile={"Meal": (meal,)}, photos=(shown[meal], "grey")) for meal in meals]
 
     train, test = users(40, 0), users(20, 1)
-    fitted = Fitted(MEAL, train, tfidf_and_photos(vectors), PHOTOS_AND_TEXT)
+    fitted = AttributeClassifiers(MEAL, train, tfidf_and_photos(vectors), PHOTOS_AND_TEXT)
     predicted = fitted.predict(test)
     assert score(MEAL, [example.profile for example in test], predicted, resamples=0).macro_f1 == 100
     name, _ = fitted.choices["Meal"]

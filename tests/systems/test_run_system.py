@@ -8,9 +8,10 @@ import pytest
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import predictions as evaluate
+from mmprofile.evaluate.runs import load_run
 from mmprofile.model.build import load_pretrained
-from mmprofile.predict import run as predict
+from mmprofile.predict.run import prediction_view
+from mmprofile.predict.users import InputUser, UserPhotos, select
 from mmprofile.profile.schema import Schema
 from mmprofile.train import run as train
 
@@ -63,7 +64,7 @@ def test_the_run_folder_is_a_trained_models_without_the_model(out: Path, caption
         "config.yaml", "environment.json", "metrics.json", "predictions.jsonl", "report.html", "report.md", "report.png",
     }  # fmt: skip
     with pytest.raises(UserError, match="system tfidf_lr leaves no model behind"):
-        evaluate.load_run(str(out / "captions"))
+        load_run(str(out / "captions"))
 
 
 def test_captions_are_read(captions: dict[str, Any]) -> None:
@@ -128,10 +129,10 @@ def test_an_exported_model_knows_how_many_photos_it_is_shown(tmp_path: Path, sch
     cfg = load_config("train", ["inputs.photos=1", "inputs.missing=0.5", "inputs.pairing=unpaired"])
     train.make_model(cfg, schema).save_pretrained(tmp_path)
     model = load_pretrained(tmp_path)
-    inputs, view = model.settings["inputs"], predict.prediction_view(model)
+    inputs, view = model.settings["inputs"], prediction_view(model)
     assert (inputs["photos"], inputs["missing"], inputs["pairing"]) == (1, 0.5, "unpaired")
-    row = {"user_id": "ann", "reviews": ["a"] * 5, "photos": ["1.jpg", "2.jpg", "3.jpg"], "captions": ["x", "y", "z"]}
-    photos = predict.Photos(tmp_path, lambda _: None, None)
-    assert predict.select(row, inputs, view, photos)[1]["photos"] == 1
+    row = InputUser("ann", ["a"] * 5, photos=["1.jpg", "2.jpg", "3.jpg"], captions=["x", "y", "z"])
+    photos = UserPhotos(tmp_path, lambda _: None, None)
+    assert select(row, inputs, view, photos).used["photos"] == 1
     before = {key: value for key, value in inputs.items() if key not in ("photos", "missing", "pairing")}
-    assert predict.select(row, before, view, photos)[1]["photos"] == 3  # a model exported before there was a limit
+    assert select(row, before, view, photos).used["photos"] == 3  # a model exported before there was a limit

@@ -89,7 +89,11 @@ def test_tensorboard_reads_a_run(trained: tuple[Path, str], folder: Path) -> Non
     assert done.returncode == 0, done.stderr
     tags = {line.strip() for line in done.stdout.splitlines()}
     asked = ("paired", "unpaired", "unpaired_pixels", "gap", "gap_pixels")
-    assert {"dev/macro_f1", *(f"dev/{name}" for name in ATTRIBUTES), *(f"probe/{name}" for name in asked)} <= tags
+    assert {
+        "validation/macro_f1",
+        *(f"validation/{name}" for name in ATTRIBUTES),
+        *(f"probe/{name}" for name in asked),
+    } <= tags
 
 
 def test_predictions_hold_gold_text_and_parse(trained: tuple[Path, str]) -> None:
@@ -150,7 +154,7 @@ def test_a_killed_training_goes_on_to_the_same_result(trained: tuple[Path, str],
     assert "going on from" in done.stdout
     undisturbed, resumed = metrics_of(trained[0]), metrics_of(folder / "out" / "killed")
     for one, other in zip(resumed["history"], undisturbed["history"], strict=True):
-        assert {"dev_loss_paired", "dev_loss_unpaired", "dev_loss_unpaired_pixels"} <= set(other)
+        assert {"validation_loss_paired", "validation_loss_unpaired", "validation_loss_unpaired_pixels"} <= set(other)
         assert one == pytest.approx(other | {"seconds": one["seconds"]}, abs=1e-5)
     first, second = (p / "predictions.jsonl" for p in (trained[0], folder / "out" / "killed"))
     assert first.read_text() == second.read_text()
@@ -204,7 +208,8 @@ def test_the_benchmark_of_inspection(trained: tuple[Path, str], tmp_path: Path) 
 
 
 def test_inspection_of_a_run_whose_data_moved(trained: tuple[Path, str], folder: Path, tmp_path: Path) -> None:
-    _, cfg, model = load_run(str(trained[0]))
+    trained_run = load_run(str(trained[0]))
+    cfg, model = trained_run.cfg, trained_run.model
     prepare = instantiate(cfg.data.prepare, _partial_=True)
     shutil.copytree(prepare(schema=model.schema.observed), tmp_path / "here")
     run("inspection", "run=out/smoke", "count=1", f"folder={tmp_path / 'here'}", cwd=folder)
@@ -232,7 +237,7 @@ def test_report_of_a_run_again(trained: tuple[Path, str], folder: Path, tmp_path
     assert {name: (path / name).read_bytes() for name in first} == first
     run("report", "run=out/smoke", "count=0", cwd=folder)
     page = Page((path / "report.html").read_text(encoding="utf-8"))
-    assert "None is shown." in page.text
+    assert "No user is shown." in page.text
     assert "test users with photos" in page.text  # gates are of many
     (path / "report.html").write_bytes(first["report.html"])
 
@@ -315,30 +320,6 @@ def test_mistakes_are_one_line_and_status_2(command: str, arguments: list[str], 
     assert len(lines) == 1
     assert says in lines[0]
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ('{"reviews": ["a"]}\n{"reviews": [', "line 2"),
-        ("[1, 2]", "line 1"),
-        ('{"user_id": "a"}', "neither reviews nor photos"),
-        ('{"user_id": "a", "reviews": ["x"]}\n{"user_id": "a", "reviews": ["y"]}', "second time"),
-        ('{"reviews": "x"}', "list of strings"),
-        (
-            '{"reviews": ["x"], "photos": ["a.jpg"], "captions": []}\n{"photos": ["b"], "captions": ["x", "y"]}',
-            "2 captions",
-        ),
-        ("", "no users"),
-    ],
-)
-def test_bad_users_are_named_by_line(text: str, says: str, tmp_path: Path) -> None:
-    from mmprofile.errors import UserError
-    from mmprofile.predict.run import read_users
-
-    (tmp_path / "users.jsonl").write_text(text)
-    with pytest.raises(UserError, match=re.escape(says)):
-        read_users(tmp_path / "users.jsonl")
 
 
 GOLDEN = [0.4087, 0.2406]
