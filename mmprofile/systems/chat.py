@@ -18,7 +18,7 @@ from mmprofile.inputs.data import PhotoData
 from mmprofile.inputs.views import User, View
 from mmprofile.profile.schema import UNKNOWN, Schema
 from mmprofile.systems.answers import profile_text
-from mmprofile.systems.endpoint import Endpoint
+from mmprofile.systems.endpoint import Endpoint, ServerConfig
 from mmprofile.systems.journal import Journal, ask_in_threads
 
 JOURNAL = "answers.jsonl"
@@ -36,40 +36,24 @@ class PromptConfig:
 
 
 @dataclass
-class ChatConfig:
-    """``model.options`` of ``conf/model/gpt.yaml``; see :class:`mmprofile.systems.endpoint.Endpoint`.
+class ChatConfig(ServerConfig):
+    """``model.options`` of ``conf/model/gpt.yaml``.
 
     Attributes:
+        model: its name on the server.
         photos: whether photos are sent where the paradigm shows them.
         shots: number of training users that are shown with their profiles.
         repeat: whether to ask again with other photos, for ``test.unpaired`` and ``test.missing``.
-        concurrency: requests at a time.
+        prompt: the templates.
+        path: not used here; ``model.system=file`` has it.
     """
 
-    url: str
     model: str
-    key_env: str | None
-    parameters: dict[str, Any]
     photos: bool
     shots: int
     repeat: bool
-    concurrency: int
-    retries: int
-    timeout: float
     prompt: PromptConfig
     path: str | None = None
-
-    def check(self) -> None:
-        """Refuse numbers that make no sense.
-
-        Raises:
-            UserError: names the option.
-        """
-        for name, minimum in (("shots", 0), ("concurrency", 1), ("retries", 0)):
-            if getattr(self, name) < minimum:
-                raise UserError(f"{SETTINGS}.{name}={getattr(self, name)}: give {minimum} or more")
-        if not self.timeout > 0:
-            raise UserError(f"{SETTINGS}.timeout={self.timeout}: give more than 0 seconds")
 
 
 class Prompts:
@@ -152,18 +136,7 @@ class Request(NamedTuple):
 
 
 class ChatRecord(NamedTuple):
-    """A line of the journal.
-
-    Attributes:
-        user_id: whom the request is about.
-        request: hash of everything that was sent, but not of the server's address.
-        answer: as it came; empty where there is none.
-        model: as the server names it.
-        seconds: from request to reply.
-        prompt_tokens: counted by the server; None where it does not count.
-        completion_tokens: counted by the server.
-        error: why there is no answer; the next run asks again.
-    """
+    """A line of the journal: the reply, the hash of all that was sent (not of the server's address), and the seconds it took."""
 
     user_id: str
     request: str
@@ -252,7 +225,9 @@ class Chat:
     n_parameters: int | None = None
 
     def __init__(self, options: ChatConfig, schema: Schema, view: View, folder: Path, seed: int) -> None:
-        options.check()
+        options.check(SETTINGS)
+        if options.shots < 0:
+            raise UserError(f"{SETTINGS}.shots={options.shots}: give 0 or more")
         self.options, self.schema, self.seed, self.repeats = options, schema, seed, options.repeat
         self.view = view if options.photos else replace(view, photos="none")
         if view.photos != "none" and self.view.photos == self.view.captions == "none":
@@ -261,16 +236,7 @@ class Chat:
                 "paradigm=uni for captions"
             )
         self.prompts = Prompts(options.prompt, schema, self.view)
-        self.endpoint = Endpoint(
-            url=options.url,
-            model=options.model,
-            key_env=options.key_env,
-            parameters=options.parameters,
-            settings=SETTINGS,
-            ends_run=ends_run,
-            retries=options.retries,
-            timeout=options.timeout,
-        )
+        self.endpoint = Endpoint(options, options.model, SETTINGS, ends_run)
         self.journal = Journal(folder / JOURNAL, ChatRecord)
         self.endpoint.check()
         self.records: list[ChatRecord] = []

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import openai
@@ -17,6 +18,39 @@ NO_KEY = "none"  # the client insists on a key; a server that asks for none igno
 SHOWN = 200  # characters of a reply that is no answer
 
 
+@dataclass
+class ServerConfig:
+    """The settings that every user of an endpoint has.
+
+    Attributes:
+        url: up to and without ``/chat/completions``.
+        key_env: environment variable with the key; None: the server asks for none.
+        parameters: sent with every request (``temperature``, ...); None leaves one out.
+        concurrency: requests at a time.
+        retries: of one request, waiting longer each time.
+        timeout: seconds for one try.
+    """
+
+    url: str
+    key_env: str | None
+    parameters: dict[str, Any]
+    concurrency: int
+    retries: int
+    timeout: float
+
+    def check(self, settings: str) -> None:
+        """Refuse numbers that make no sense; ``settings`` is where users set them, such as ``teacher``.
+
+        Raises:
+            UserError: names the setting.
+        """
+        for name, minimum in (("concurrency", 1), ("retries", 0)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"{settings}.{name}={getattr(self, name)}: give {minimum} or more")
+        if not self.timeout > 0:
+            raise UserError(f"{settings}.timeout={self.timeout}: give more than 0 seconds")
+
+
 class Endpoint:
     """A server and a model on it, asked by the ``openai`` client.
 
@@ -24,14 +58,10 @@ class Endpoint:
     remains is a reply with an error, or ends the run: ``ends_run`` decides.
 
     Args:
-        url: up to and without ``/chat/completions``.
+        config: the server.
         model: its name on the server.
-        key_env: environment variable with the key; None: the server asks for none.
-        parameters: sent with every request (``temperature``, ...); None leaves one out.
         settings: where users set all this, such as ``model.options``; error messages name it.
         ends_run: whether no other question would fare better after this failure.
-        retries: of one request, waiting longer each time.
-        timeout: seconds for one try.
         per_minute: requests a minute at most, retries among them; None: no limit.
 
     Raises:
@@ -40,24 +70,19 @@ class Endpoint:
 
     def __init__(
         self,
-        *,
-        url: str,
+        config: ServerConfig,
         model: str,
-        key_env: str | None,
-        parameters: Mapping[str, Any],
         settings: str,
         ends_run: Callable[[openai.APIError], bool],
-        retries: int = 5,
-        timeout: float = 120.0,
         per_minute: float | None = None,
     ) -> None:
-        self.url, self.model, self.settings, self.ends_run = url, model, settings, ends_run
-        self.parameters = {name: value for name, value in parameters.items() if value is not None}
+        self.url, self.model, self.settings, self.ends_run = config.url, model, settings, ends_run
+        self.parameters = {name: value for name, value in config.parameters.items() if value is not None}
         self.client = openai.OpenAI(
-            base_url=url,
-            api_key=self._key(key_env),
-            timeout=timeout,
-            max_retries=retries,
+            base_url=config.url,
+            api_key=self._key(config.key_env),
+            timeout=config.timeout,
+            max_retries=config.retries,
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait]}),  # called for every try
         )
         self._gap = 60 / per_minute if per_minute else 0.0

@@ -32,16 +32,12 @@ class ChatReply(NamedTuple):
 
 
 class Entry(Protocol):
-    """A named tuple that a journal keeps."""
+    """A named tuple that a journal keeps: a hash of all that decides the answer, and why there is no answer."""
 
     @property
-    def request(self) -> str:
-        """Hash of everything that decides the answer."""
-
+    def request(self) -> str: ...
     @property
-    def error(self) -> str | None:
-        """Why there is no answer; the next run asks again."""
-
+    def error(self) -> str | None: ...
     def _asdict(self) -> dict[str, Any]: ...
 
 

@@ -13,7 +13,7 @@ from mmprofile.inputs.views import User, build_view
 from mmprofile.profile.schema import Attribute, Schema
 from mmprofile.systems.answers import profile_text
 from mmprofile.systems.chat import ChatRecord, PromptConfig, Prompts, Request, ask, ends_run
-from mmprofile.systems.endpoint import Endpoint
+from mmprofile.systems.endpoint import Endpoint, ServerConfig
 from mmprofile.systems.journal import Journal
 from tests.support.chatserver import Reply, Server, completion, error, serving
 
@@ -32,15 +32,9 @@ def server() -> Iterator[Server]:
 
 
 def endpoint(url: str, retries: int = 5, model: str = "toy", temperature: int = 0) -> Endpoint:
-    return Endpoint(
-        url=url,
-        model=model,
-        key_env=None,
-        parameters={"temperature": temperature, "seed": None},
-        settings="model.options",
-        ends_run=ends_run,
-        retries=retries,
-    )
+    parameters = {"temperature": temperature, "seed": None}
+    config = ServerConfig(url, key_env=None, parameters=parameters, concurrency=4, retries=retries, timeout=120)
+    return Endpoint(config, model, "model.options", ends_run)
 
 
 def requests(*names: str) -> list[Request]:

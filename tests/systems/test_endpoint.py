@@ -8,7 +8,7 @@ import pytest
 
 from mmprofile.errors import UserError
 from mmprofile.systems.chat import ends_run
-from mmprofile.systems.endpoint import Endpoint, read_reply
+from mmprofile.systems.endpoint import Endpoint, ServerConfig, read_reply
 from tests.support.chatserver import Server, closed_port, completion, error, serving
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
@@ -21,10 +21,9 @@ def server() -> Iterator[Server]:
         yield made
 
 
-def endpoint(url: str, key_env: str | None = None, **options: Any) -> Endpoint:
-    return Endpoint(
-        url=url, model="toy", key_env=key_env, parameters={}, settings="model.options", ends_run=ends_run, **options
-    )
+def endpoint(url: str, key_env: str | None = None, retries: int = 5) -> Endpoint:
+    config = ServerConfig(url, key_env, parameters={}, concurrency=4, retries=retries, timeout=120)
+    return Endpoint(config, "toy", "model.options", ends_run)
 
 
 def test_nobody_listens() -> None:

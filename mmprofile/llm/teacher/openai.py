@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import openai
 
 from mmprofile.errors import UserError
 from mmprofile.llm.teacher.protocol import Question
-from mmprofile.systems.endpoint import Endpoint
+from mmprofile.systems.endpoint import Endpoint, ServerConfig
 from mmprofile.systems.journal import ChatReply
 
 HOPELESS = (401, 402, 403, 404)  # wrong key, no money, not allowed, unknown model: no other question would fare better
@@ -16,33 +15,14 @@ NO_SERVER = ("ConnectError", "ConnectTimeout")  # by name: the client's HTTP lib
 
 
 @dataclass
-class OpenAIConfig:
+class OpenAIConfig(ServerConfig):
     """``conf/llm/teacher/openai.yaml``."""
 
     kind: str
-    url: str
     name: str
-    key_env: str | None
-    parameters: dict[str, Any]
     seeds: bool
-    concurrency: int
     per_minute: float | None
-    retries: int
-    timeout: float
     prices: dict[str, float | None]
-
-    def check(self) -> None:
-        """Refuse numbers that make no sense.
-
-        Raises:
-            UserError: names the setting.
-        """
-        for name, minimum in (("concurrency", 1), ("retries", 0)):
-            if getattr(self, name) < minimum:
-                raise UserError(f"teacher.{name}={getattr(self, name)}: give {minimum} or more")
-        for name in ("timeout", "per_minute"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"teacher.{name}={getattr(self, name)}: give more than 0")
 
 
 class OpenAI:
@@ -61,19 +41,11 @@ class OpenAI:
     batch = 1  # so that every answer is written down when it comes
 
     def __init__(self, config: OpenAIConfig) -> None:
-        config.check()
+        config.check("teacher")
+        if config.per_minute is not None and not config.per_minute > 0:
+            raise UserError(f"teacher.per_minute={config.per_minute}: give more than 0")
         self.name, self.concurrency, self.seeds = config.name, config.concurrency, config.seeds
-        self.endpoint = Endpoint(
-            url=config.url,
-            model=config.name,
-            key_env=config.key_env,
-            parameters=config.parameters,
-            settings="teacher",
-            ends_run=ends_run,
-            retries=config.retries,
-            timeout=config.timeout,
-            per_minute=config.per_minute,
-        )
+        self.endpoint = Endpoint(config, config.name, "teacher", ends_run, config.per_minute)
         self.settings = {"kind": config.kind, "seeds": config.seeds, "parameters": self.endpoint.parameters}
 
     def check(self) -> None:
