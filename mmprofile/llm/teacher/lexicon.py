@@ -85,7 +85,7 @@ class Lexicon:
                 f"teacher=lexicon knows no attribute of profile {schema.name}; take teacher=openai or local"
             )
         self.settings = {
-            "cues": hashlib.sha256(CUES.read_bytes()).hexdigest()[:16],
+            "cues": cues_key(CUES),
             "reads": self.reads,
             "overlooks": self.overlooks,
             "misreads": self.misreads,
@@ -149,6 +149,12 @@ class Lexicon:
     def _rounded(confidence: float, rng: np.random.Generator) -> float:
         noisy = confidence + rng.normal(0.0, STEP)
         return float(np.clip(round(noisy / STEP) * STEP, STEP, 1.0))
+
+
+def cues_key(path: Path) -> str:
+    """Return a hash of the cues. The comment above them counts in its first wording, so that old journals stay valid."""
+    text = path.read_text(encoding="utf-8").replace("mmprofile/llm/teacher/lexicon.py", "mmprofile/llm/lexicon.py")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_cues(path: Path) -> list[Cue]:

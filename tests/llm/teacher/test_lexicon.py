@@ -88,6 +88,15 @@ def test_every_value_has_cues_that_speak_for_it() -> None:
     assert {(cue.attribute, cue.value) for cue in cues} == {(a.name, v) for a in TEXT_ONLY.attributes for v in a.values}
 
 
+def test_requests_of_earlier_versions_are_the_same() -> None:
+    schema = Schema("toy", [Attribute("Gender", ("Female", "Male"))])
+    teacher = Lexicon(typed_part(LexiconConfig, load_config("llm", ["teacher.reads=1"]).teacher, "teacher"), schema)
+    assert (
+        teacher.settings["cues"] == "38b083d3b8c725f1"
+    )  # another hash only with other cues: all answers are asked for again
+    assert json.dumps(teacher.settings["reads"]) == "1"  # 1.0 would be another request
+
+
 def test_what_it_cannot_do() -> None:
     config = typed_part(LexiconConfig, load_config("llm", []).teacher, "teacher")
     with pytest.raises(UserError, match="knows no attribute of profile toy"):
