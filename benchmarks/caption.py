@@ -1,11 +1,11 @@
 """What does captioning cost besides the model? ``python benchmarks/caption.py``.
 
 ``python -m mmprofile.caption`` captions photos of 600 x 400 pixels (256 on the shorter side once prepared) in a process of its
-own, on a CPU, by a random BLIP-2 of a few million parameters (ViT-Ti/16 at 224 pixels, 4 layers of Q-Former, the T5 that is
-shipped), beam 5, 30 tokens, batches of 16. *Overhead* is the share of the loop's time, from Lightning's start to the file's end,
-that is not spent in transformers' ``generate``; start-up (imports, loading) is timed apart. On a CPU nothing else runs during
-``generate``. Memory is what the process has allocated (anonymous pages, so without the files that it maps). *Resume* is what
-a run costs, besides imports, that finds all photos captioned: open the data, compare, count.
+own, on a CPU, by a random BLIP-2 of a few million parameters (ViT-Ti/16 at 224 pixels, 4 layers of Q-Former, the shipped T5),
+with beam 5, 30 tokens, and batches of 16. *Overhead* is the share of the loop's time, from the start of Lightning to the end of
+the file, that is not spent in ``generate`` of transformers; start-up (imports, loading) is timed apart. On a CPU nothing else runs
+during ``generate``. Memory is what the process has allocated (anonymous pages, so without the files that it maps). *Resume* is the
+cost, without imports, of a run that finds all photos captioned: open the data, compare, count.
 """
 
 import json

@@ -1,14 +1,14 @@
 """Times decoding against transformers' ``generate``: ``python benchmarks/decode.py [--run outputs/both]``.
 
-Random weights of flan-t5-small's shape, the shipped profile schema, 8 users, 230 input states, the encoder left out; beam 5
-with and without ``prefix_allowed_tokens_fn``. Without it a model may stop when it likes, so it is made to write as many
-tokens as a profile has. ``flat``: the output weights are made so small that all profiles are about equally likely, the worst
-case for a search that gives up what is unlikely: its beam is always full. Random weights as they are come near the best case (1.4
-partial profiles a user at a time, 6.6 with ``flat``); a trained model lies between. transformers ties the output weights to
-the embeddings here, on both sides, where flan-t5 has weights of its own; ``flat`` therefore has small embeddings as well.
+The model has random weights and the shape of flan-t5-small; the schema is the shipped one. There are 8 users and 230 input
+states, without the encoder; beam 5 runs with and without ``prefix_allowed_tokens_fn``. Without it a model may stop at any token,
+so it must write as many tokens as a profile has. ``flat``: the output weights are so small that all profiles are about equally
+likely. This is the worst case for a search that drops unlikely profiles: its beam is always full. Unchanged random weights are
+near the best case (1.4 partial profiles per user at a time, 6.6 with ``flat``); a trained model lies between. Here transformers
+ties the output weights to the embeddings, on both sides; flan-t5 has separate ones. So ``flat`` has small embeddings as well.
 
-Whose profile is likelier, the model's own beam 5's or ours, is asked of 32 users of the random model or, with ``--run``, of
-a trained model's test users.
+For 32 users of the random model or, with ``--run``, for the test users of a trained model, we compare which profile is
+likelier: that of beam 5 or ours.
 """
 
 import time
@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.views import User
-from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.decoding import Decoded, ProfileSearch
 from mmprofile.model.kernels import ATTENTION
 from mmprofile.model.trees import decoder_states
 from mmprofile.paths import ASSETS, conf_dir
@@ -57,7 +57,8 @@ class Setting(NamedTuple):
 
         with torch.no_grad():
             states = decoder_states(self.text, self.hidden, self.mask)
-            return Search(self.grammar, 0, logits, self.vocabulary)(states, [self.grammar] * len(self.hidden))
+            search = ProfileSearch(grammar=self.grammar, start=0, logits=logits, vocabulary=self.vocabulary)
+            return search(states, [self.grammar] * len(self.hidden))
 
     def generate(self, **options: Any) -> Tensor:
         """Transformers' beam 5 -> token ids, the start token first."""

@@ -1,9 +1,9 @@
 """Does a training step wait for its batch? ``python benchmarks/loader.py``.
 
-The default training on the demo city, as ``mmprofile.train paradigm=both`` does it, with the batches made by the process itself
-(ahead, in a thread) and by two workers. *Waits* is the time between asking for a batch and having it; what making batches costs
-a step besides, for it takes cores from it, is seen beside steps whose batches were all made beforehand. In its first epoch a
-process decodes photos that it remembers afterwards. The loader alone is timed over the batches of epochs that come after.
+This is the default training on the demo city, as in ``mmprofile.train paradigm=both``. The process makes the batches itself
+(ahead, in a thread), or two workers make them. *Waits* is the time between asking for a batch and having it. Making batches also
+takes cores from the step; steps whose batches were all made beforehand show this cost. In the first epoch a process decodes
+photos, which it then keeps. The loader alone is timed over the batches of later epochs.
 """
 
 import time

@@ -1,10 +1,10 @@
 """Times the preparation of raw data: ``python benchmarks/prepare.py [--raw DIR] [--large DIR]``.
 
-From raw JSON to selected, labelled tables: read the files of reviews, businesses and photo rows, keep reviews by length and users
-by number of reviews and of reviews of a business with photos, label six attributes, split, write. That photos can be decoded is
-taken for granted here. ``pandas`` is the script people write, whole and in chunks of the review file; its users, splits, labels
-and reviews must equal ours. ``orjson`` parses the review file line by line and does nothing more. The raw files are made by the
-demo generator, with reviews as long as Yelp's and photos of a quarter of the businesses.
+The work is from raw JSON to selected, labelled tables: read the files of reviews, businesses and photo rows; keep reviews by
+length, and users by number of reviews and of reviews of a business with photos; label six attributes; split; write. All photos
+are assumed to be readable. ``pandas`` is a script as people write it, for the whole review file and in chunks; its users, splits,
+labels and reviews must equal ours. ``orjson`` only parses the review file line by line. The raw files come from the demo
+generator, with reviews as long as Yelp's and photos of a quarter of the businesses.
 """
 
 import argparse

@@ -1,18 +1,18 @@
 """Times a joint training step against what people run: ``python benchmarks/train_step.py``.
 
-One step (forward, backward, Adam) of 4 users with 3 reviews and 3 photos of 224 px each, random weights and dropout of
-flan-t5-small's shape with vit_tiny; with `--base` also one step of flan-t5-base's with vit_base (the first, *literal* of
-`multi`, allocates Adam's moments besides). transformers ties the output weights to the embeddings here, on all sides, where
-flan-t5 has weights of its own: 16 M, base 25 M. Reviews have the lengths of the demo city's, scaled to 58.7 words on average.
-Three sides, alternating in one process:
+A step is forward, backward and Adam for 4 users with 3 reviews and 3 photos of 224 px each. The model has random weights and
+dropout, and the shape of flan-t5-small with vit_tiny; with `--base` there is also one step of flan-t5-base with vit_base (the
+first, *literal* of `multi`, also allocates Adam's moments). Here transformers ties the output weights to the embeddings, on all
+sides; flan-t5 has separate output weights: 16 M, base 25 M. Reviews have the lengths of those of the demo city, scaled to 58.7
+words on average. Three sides alternate in one process:
 
-- *literal*: every view of every user a sample of its own, padded to 600 tokens, float32, stock transformers T5 and timm;
-- *good*: as a careful engineer writes it with Hugging Face today: a batch a view, padded to its longest text, bf16 by autocast as
-  ours, one backward pass for the mean of the views' losses, T5's faster attention on a CPU (eager);
-- *ours*: mmprofile's step, loss over the schema's tokens; `joint` encodes what a view shows as one text, as in the paper,
-  `segments` each review, the captions and the masked profile apart.
+- *literal*: every view of every user is a sample of its own, padded to 600 tokens, float32, stock transformers T5 and timm;
+- *good*: the code of a careful engineer with Hugging Face today: a batch per view, padded to its longest text, bf16 by autocast as
+  in ours, one backward pass for the mean of the views' losses, and T5's faster attention on a CPU (eager);
+- *ours*: the step of mmprofile, with the loss over the schema's tokens; `joint` encodes all that a view shows as one text, as in
+  the paper; `segments` encodes each review, the captions and the masked profile apart.
 
-Peak memory is the largest resident size of a process that makes three steps of one side. Before anything is timed, the losses of
+Peak memory is the largest resident size of a process that makes three steps of one side. Before the timing, the losses of
 the three sides are compared (joint, all tokens, no dropout).
 """
 
@@ -97,7 +97,9 @@ def build(size: Size, dropout: float = 0.1) -> ProfileModel:
     vision = VisionEncoder(size.vision, pretrained=False, model_args=size.vision_args)
     fusion = build_fusion("xattn", config.d_model, vision.width)
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
-    return ProfileModel(text, tokenizer, vision, fusion, schema, {"vocabulary": "full"}).train()
+    settings: Any = {"vocabulary": "full"}
+    model = ProfileModel(text=text, tokenizer=tokenizer, vision=vision, fusion=fusion, schema=schema, settings=settings)
+    return model.train()
 
 
 class Town:

@@ -1,8 +1,8 @@
 """What does watching cost a training? ``python benchmarks/watching.py --page docs/inspection.md``.
 
-Epochs of the default training on the demo city, dev split included, of one process: with gates and probe and without, by turns
-(with, without, without, with, ...), after two that are not counted. Processor time is that of the whole process, so that
-neighbours on the machine disturb it less than the time on the clock.
+One process runs epochs of the default training on the demo city, validation included, with gates and probe and without, by
+turns (with, without, without, with, ...), after two epochs that are not counted. Processor time is that of the whole process, so
+other processes on the machine disturb it less than clock time.
 """
 
 import statistics
