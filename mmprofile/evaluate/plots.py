@@ -1,4 +1,4 @@
-"""Figures of confidences: how sure against how often right."""
+"""Figures of confidences, reliability diagram and risk-coverage curves, and what all figures share."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +16,14 @@ from mmprofile.profile.metrics import Array
 
 
 def clean_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
-    """No frame; light lines that help to read the values of the axis ``grid``."""
+    """Remove the frame, and draw light lines at the values of the axis ``grid``."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
 
 
 def save_figure(figure: Figure, path: Path | IO[bytes]) -> None:
-    """Writes a PNG."""
+    """Write a figure as PNG."""
     FigureCanvasAgg(figure)  # no display is needed, and no global state of pyplot's is touched
     figure.savefig(path, format="png", dpi=130, metadata={"Software": None})  # no version: same figures, same bytes
 
@@ -34,30 +34,30 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def reliability(confidences: Array, correct: npt.NDArray[np.bool_], bins: int) -> Figure:
-    """The share of right claims in each bin of confidence, and how many claims it has.
+    """Draw a reliability diagram: the share of right claims in each bin of confidence, and the number of claims in it.
 
     Args:
         confidences: of claims, (N,) in 0..1.
         correct: whether each is right, (N,).
-        bins: how many, of equal width.
+        bins: their number; they have equal width.
 
     Raises:
         ValueError: there are no claims.
     """
     ece = calibration(confidences, correct, bins).ece
-    found = bin_confidences(confidences, correct, bins)
+    binned = bin_confidences(confidences, correct, bins)
     centres, width = (np.arange(bins) + 0.5) / bins, 0.92 / bins
     figure = Figure(figsize=(4.8, 5.0), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    upper.bar(centres, np.nan_to_num(found.accuracy), width, color=COLOURS[0], label="share that is right")
-    upper.plot([0, 1], [0, 1], "--", color="#999999", linewidth=1.0, label="as sure as right")
-    upper.plot(found.confidence, found.accuracy, "o", color="#000000", markersize=4, label="mean confidence")
+    upper.bar(centres, np.nan_to_num(binned.accuracy), width, color=COLOURS[0], label="share right")
+    upper.plot([0, 1], [0, 1], "--", color="#999999", linewidth=1.0, label="perfect calibration")
+    upper.plot(binned.confidence, binned.accuracy, "o", color="#000000", markersize=4, label="mean confidence")
     upper.set_ylabel("share of claims that are right")
     upper.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.set_title(f"{len(confidences):,} claims, ECE {ece:.3f}", fontsize=10, loc="left")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, columnspacing=1.3)
-    bars = lower.bar(centres, found.number, width, color="#bbbbbb")
-    lower.bar_label(bars, [f"{number:,}" if number else "" for number in found.number], fontsize=7, padding=1)
+    bars = lower.bar(centres, binned.number, width, color="#bbbbbb")
+    lower.bar_label(bars, [f"{number:,}" if number else "" for number in binned.number], fontsize=7, padding=1)
     lower.set_ylabel("claims")
     lower.set_xlabel("confidence")
     lower.margins(y=0.22)
@@ -69,10 +69,10 @@ def reliability(confidences: Array, correct: npt.NDArray[np.bool_], bins: int) -
 
 
 def risk_coverage(curves: Mapping[str, CalibrationScores]) -> Figure:
-    """The share of errors among the surest claims against how many of them are kept, a line per name.
+    """Draw risk-coverage curves: the share of errors among the most confident claims, against the share of claims kept.
 
     Args:
-        curves: what :func:`mmprofile.profile.calibration.calibration` returned, by name; the first is drawn strongest.
+        curves: by name; the first is drawn strongest.
     """
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.add_subplot()
@@ -86,8 +86,8 @@ def risk_coverage(curves: Mapping[str, CalibrationScores]) -> Figure:
             label=f"{name} ({curve.aurc:.3f})",
             zorder=2 if index else 3,
         )
-    axes.set_xlabel("coverage: share of claims kept, the surest first")
-    axes.set_ylabel("risk: share of these that are wrong")
+    axes.set_xlabel("coverage: share of claims kept, most confident first")
+    axes.set_ylabel("risk: share of kept claims that are wrong")
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
     clean_axes(axes)

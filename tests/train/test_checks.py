@@ -1,0 +1,27 @@
+"""Settings of ``train`` that make no sense."""
+
+import pytest
+
+from mmprofile.config.compose import load_config
+from mmprofile.errors import UserError
+from mmprofile.train.checks import check_settings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["model=flan_t5", "paradigm=both"], "sees no photos"),
+        (["model=bart", "paradigm=multi"], "choose paradigm=text or paradigm=uni"),
+        (["model=od_tup", "paradigm=text", "model.target=each"], "model.target='each' is not one of"),
+        (["model.auxiliary=-1"], "model.auxiliary=-1.0: give 0 or more"),
+        (["model=od_tup", "model.auxiliary=0.5"], "unless a decoder writes whole profiles"),
+        (["model=coopnet", "model.auxiliary=0.5"], "unless a decoder writes whole profiles"),
+        (["model=majority", "paradigm=text", "model.auxiliary=0.5"], "does not go with the other choices"),
+        (["model.auxiliary=nan"], "model.auxiliary=nan: give 0 or more"),
+        (["model=llama", "paradigm=text", "model.text.lora.rank=-2"], "lora.rank=-2: give 1 or more"),
+        (["model=bart", "paradigm=text", "model.size=huge"], "model bart has the sizes tiny, base, large"),
+    ],
+)
+def test_settings_without_meaning(overrides: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_settings(load_config("train", overrides))
