@@ -35,14 +35,16 @@ def main(cfg: LlmConfig) -> None:
     joined = join(people, labels, schema, path)
     gold = [person.gold for person in people]
     scores = score_labels(schema.names, gold, joined.labels, seed=cfg.seed)
-    counts = {
-        "labels_of_others": joined.of_others, "labels_of_other_attributes": joined.of_other_attributes,
-    }  # fmt: skip
-    settings = {
-        "labels": str(path), "profile": schema.name, "splits": list(cfg.splits), "purpose": purpose(cfg),
+    facts = {
+        "labels_of_others": joined.of_others,
+        "labels_of_other_attributes": joined.of_other_attributes,
+        "labels": str(path),
+        "profile": schema.name,
+        "splits": list(cfg.splits),
+        "purpose": purpose(cfg),
         "calibrated_on": gold_split,
-    }  # fmt: skip
-    write_json(path.parent / "scores.json", {**scores.to_dict(), **counts, **settings}, ensure_ascii=False)
+    }
+    write_json(path.parent / "scores.json", scores.to_dict() | facts, ensure_ascii=False)
     print_scores(scores, joined, [split for split in cfg.splits if split != gold_split])
     if gold_split:
         print(f"the split {gold_split} is left out: the confidences were calibrated on its gold values")

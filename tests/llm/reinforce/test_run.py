@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 from mmprofile.llm.reinforce.rewards import FrozenLabels
-from mmprofile.llm.reinforce.run import main, vote_rollouts
+from mmprofile.llm.reinforce.run import main, reinforce, vote_rollouts
 from tests.support.toyreinforce import TOY, TOY_PEOPLE, toy_config, toy_student
 
 
@@ -86,6 +87,15 @@ def test_the_command(name: str, stage: list[str], tmp_path: Path, capsys: pytest
     before = (folder / f"frozen_{name}.json").read_text()
     main(toy_config(*stage, f"reinforce.reward={name}", "seed=1"))  # another draw is voted anew
     assert (folder / f"frozen_{name}.json").read_text() != before
+
+
+def test_the_reward_is_an_argument_and_the_configuration_stays(stage: list[str], tmp_path: Path) -> None:
+    cfg = toy_config(*stage, "reinforce.reward=confidence")
+    before = OmegaConf.to_yaml(cfg)
+    reinforce(cfg, "majority")
+    assert OmegaConf.to_yaml(cfg) == before
+    made_of = json.loads((tmp_path / "out" / "people" / "student_majority" / "made_of.json").read_text())
+    assert made_of["settings"]["reward"] == "majority"
 
 
 @pytest.mark.parametrize(
