@@ -1,8 +1,12 @@
-"""BLIP-2 captions by transformers; ``Trainer.predict`` shares the photos among devices and nodes, a shard writer a rank."""
+"""BLIP-2 captions by transformers. ``Trainer.predict`` shares the photos among devices and nodes; each rank writes shards.
+
+Dimension letters: B photos of a batch, H x W pixels, Q queries of the Q-Former, P tokens of the prompt, L tokens written.
+"""
 
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -18,47 +22,53 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
 from transformers.utils.hub import cached_file, extract_commit_hash
 
+from mmprofile.caption.store import CaptionStore, Photo, Shards
+from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
 from mmprofile.model.checkpoints import DTYPES, choose_dtype, fingerprint, loading
 
 
-class Captioned(NamedTuple):
+class CaptionBatch(NamedTuple):
     """Photos of a batch, ready for the model.
 
     Attributes:
         photos: those that can be decoded, B of them.
-        inputs: ``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, Q + prompt); empty without photos.
-        errors: the others, and why.
+        inputs: ``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, Q + P); empty without photos.
+        errors: the other photos, each with the reason.
     """
 
-    photos: list[Any]
+    photos: list[Photo]
     inputs: dict[str, Tensor]
-    errors: list[tuple[Any, str]]
+    errors: list[tuple[Photo, str]]
 
 
-def identity(cfg: Any) -> dict[str, str]:
-    """What makes these captions, a text for each column of the captions file that says so.
+def identity(cfg: CaptionConfig, checkpoint: str) -> dict[str, str]:
+    """Return what makes these captions: a text for each column of the captions file that records it.
+
+    Args:
+        cfg: the command's configuration.
+        checkpoint: hub id or folder of the model.
 
     Raises:
-        UserError: there is no such model, or no such revision of it; ``dtype`` is none that can be used here.
+        UserError: there is no such model, or no such revision of it; ``dtype`` cannot be used here.
     """
-    with loading("model", cfg.checkpoint):
-        config = AutoConfig.from_pretrained(cfg.checkpoint, **_revision(cfg))
-        folder = Path(cfg.checkpoint)
-        commit = extract_commit_hash(cached_file(cfg.checkpoint, "config.json", **_revision(cfg)), None) or ""
+    with loading("model", checkpoint):
+        config = AutoConfig.from_pretrained(checkpoint, **_revision(cfg))
+        folder = Path(checkpoint)
+        commit = extract_commit_hash(cached_file(checkpoint, "config.json", **_revision(cfg)), None) or ""
     if config.model_type != "blip-2":
         raise UserError(
-            f"model={cfg.checkpoint!r} is a {config.model_type} model: give a BLIP-2, such as Salesforce/blip2-flan-t5-xl"
+            f"model={checkpoint!r} is a {config.model_type} model: give a BLIP-2, such as Salesforce/blip2-flan-t5-xl"
         )
     if config.image_token_index is None:
         raise UserError(
-            f"model={cfg.checkpoint!r} is from before BLIP-2 had image tokens (no image_token_index in its config.json), which "
+            f"model={checkpoint!r} is from before BLIP-2 had image tokens (no image_token_index in its config.json), which "
             "transformers cannot caption with: fetch its newest revision"
         )
     return {
         "backend": "transformers",
         "backend_version": version("transformers"),
-        "model": folder.resolve().name if folder.is_dir() else cfg.checkpoint,
+        "model": folder.resolve().name if folder.is_dir() else checkpoint,
         "revision": fingerprint(folder) if folder.is_dir() else commit,
         "prompt": cfg.prompt,
         "decoding": json.dumps(dict(cfg.decoding), sort_keys=True),
@@ -66,36 +76,41 @@ def identity(cfg: Any) -> dict[str, str]:
     }
 
 
-def _revision(cfg: Any) -> dict[str, Any]:
+def _revision(cfg: CaptionConfig) -> dict[str, Any]:
     return {} if cfg.revision is None else {"revision": cfg.revision}
 
 
-def load_blip2(cfg: Any, dtype: str) -> tuple[Any, Any]:
-    """Model and processor, from the hub or a folder.
+def load_blip2(cfg: CaptionConfig, checkpoint: str, dtype: str) -> tuple[Any, Any]:
+    """Return model and processor, from the hub or a folder.
+
+    Args:
+        cfg: the command's configuration.
+        checkpoint: hub id or folder of the model.
+        dtype: one of :data:`mmprofile.model.checkpoints.DTYPES`, or ``int8``.
 
     Raises:
-        UserError: they cannot be had.
+        UserError: they cannot be loaded.
     """
-    how: dict[str, Any] = {"dtype": DTYPES[dtype]}
+    precision: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if dtype == "int8":
-        how = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    with loading("model", cfg.checkpoint):
-        processor = AutoProcessor.from_pretrained(cfg.checkpoint, **_revision(cfg))
-        model = Blip2ForConditionalGeneration.from_pretrained(cfg.checkpoint, **_revision(cfg), **how)
+        precision = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    with loading("model", checkpoint):
+        processor = AutoProcessor.from_pretrained(checkpoint, **_revision(cfg))
+        model = Blip2ForConditionalGeneration.from_pretrained(checkpoint, **_revision(cfg), **precision)
     processor.num_query_tokens = model.config.num_query_tokens
     return model.eval(), processor
 
 
-class Photos(Dataset[tuple[Any, Image.Image | str]]):
-    """Decoded photos; what cannot be decoded is the reason why."""
+class CaptionPhotos(Dataset[tuple[Photo, Image.Image | str]]):
+    """Photos with their decoded image, or with the reason why it cannot be decoded."""
 
-    def __init__(self, photos: Sequence[Any], jpeg: Callable[[str], bytes]) -> None:
+    def __init__(self, photos: Sequence[Photo], jpeg: Callable[[str], bytes]) -> None:
         self.photos, self.jpeg = photos, jpeg
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> tuple[Any, Image.Image | str]:
+    def __getitem__(self, index: int) -> tuple[Photo, Image.Image | str]:
         photo = self.photos[index]
         try:
             return photo, Image.open(io.BytesIO(self.jpeg(photo.photo_id))).convert("RGB")
@@ -104,47 +119,55 @@ class Photos(Dataset[tuple[Any, Image.Image | str]]):
 
 
 class Collate:
-    """Photos -> what the model reads, with the prompt."""
+    """Make batches: what the model reads of the photos, with the prompt."""
 
     def __init__(self, processor: Any, prompt: str) -> None:
         self.processor, self.prompt = processor, prompt
 
-    def __call__(self, items: Sequence[tuple[Any, Image.Image | str]]) -> Captioned:
+    def __call__(self, items: Sequence[tuple[Photo, Image.Image | str]]) -> CaptionBatch:
         good = [(photo, image) for photo, image in items if not isinstance(image, str)]
         bad = [(photo, reason) for photo, reason in items if isinstance(reason, str)]
         if not good:
-            return Captioned([], {}, bad)
+            return CaptionBatch(photos=[], inputs={}, errors=bad)
         images = [image for _, image in good]
         inputs = self.processor(images=images, text=[self.prompt] * len(images), return_tensors="pt")
-        return Captioned([photo for photo, _ in good], dict(inputs), bad)
+        return CaptionBatch(photos=[photo for photo, _ in good], inputs=dict(inputs), errors=bad)
 
 
 class Captioner(pl.LightningModule):
     """Writes captions by beam search.
 
     Args:
-        model: a BLIP-2, over OPT or Flan-T5.
-        processor: its own.
-        decoding: for transformers' ``generate``.
+        model: a BLIP-2 over OPT or Flan-T5.
+        processor: of the model.
+        decoding: options of transformers' ``generate``.
     """
 
     def __init__(self, model: Any, processor: Any, decoding: Mapping[str, Any]) -> None:
         super().__init__()
         self.model, self.processor, self.decoding = model, processor, dict(decoding)
 
-    def predict_step(self, batch: Captioned, batch_idx: int) -> list[str]:
-        """A caption for each photo, in order; empty where the model writes none."""
+    def predict_step(self, batch: CaptionBatch, batch_idx: int) -> list[str]:
+        """Return a caption for each photo, in order; it is empty where the model writes none."""
         return self.write(batch.inputs) if batch.photos else []
 
     def write(self, inputs: Mapping[str, Tensor]) -> list[str]:
-        """Captions of a batch; in halves where the device's memory does not hold all of it.
+        """Return the captions of a batch, made in halves where the device's memory does not hold all of it.
+
+        Args:
+            inputs: of a :class:`CaptionBatch` with B photos.
+
+        Returns:
+            B texts.
 
         Raises:
-            UserError: it does not hold one photo.
+            UserError: the memory does not hold one photo.
         """
         try:
             pixels = inputs["pixel_values"].to(self.model.dtype)
-            ids = self.model.generate(**{**inputs, "pixel_values": pixels}, do_sample=False, **self.decoding)
+            ids = self.model.generate(  # (B, L), or (B, Q + P + L) of a decoder-only model
+                **{**inputs, "pixel_values": pixels}, do_sample=False, **self.decoding
+            )
         except torch.OutOfMemoryError as error:
             count = len(inputs["pixel_values"])
             if count == 1:
@@ -156,29 +179,35 @@ class Captioner(pl.LightningModule):
             halves = slice(0, count // 2), slice(count // 2, count)
             return [text for half in halves for text in self.write({k: v[half] for k, v in inputs.items()})]
         if self.model.config.use_decoder_only_language_model:
-            ids = ids[:, inputs["input_ids"].shape[1] :]  # it repeats what it has read
+            ids = ids[:, inputs["input_ids"].shape[1] :]  # it repeats its input
         texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [" ".join(text.strip().partition("\n")[0].split()) for text in texts]
 
 
 class Writing(Callback):
-    """Hands captions to the shards as they come, and shows how far it is."""
+    """Hands captions to the shards as they come, and shows the progress.
 
-    def __init__(self, shards: Any, total: int, shown: bool) -> None:
-        self.shards, self.total, self.shown = shards, total, shown
+    Args:
+        shards: of this rank.
+        total: photos of all ranks.
+        progress: whether to show a bar.
+    """
+
+    def __init__(self, shards: Shards, total: int, progress: bool) -> None:
+        self.shards, self.total, self.progress = shards, total, progress
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The bar of the first rank counts for all."""
+        """Start the bar; that of the first rank counts for all."""
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=self.total, desc="caption", unit="photo", mininterval=0.2 if terminal else 10,
-            disable=not (self.shown and trainer.is_global_zero),
+            disable=not (self.progress and trainer.is_global_zero),
         )  # fmt: skip
 
     def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Captioned, *_: Any
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: CaptionBatch, *_: Any
     ) -> None:
-        """A batch is done."""
+        """Write the captions of a batch."""
         for photo, text in zip(batch.photos, outputs, strict=True):
             self.shards.add(photo, text, None if text else "the model wrote nothing")
         for photo, reason in batch.errors:
@@ -187,27 +216,29 @@ class Writing(Callback):
         self.bar.update(min(count, self.total - self.bar.n))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All batches are done."""
+        """Close the bar."""
         self.bar.close()
 
 
-def caption(cfg: Any, captions: Any) -> Any:
-    """Captions what is not captioned yet.
+def caption(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str] | None:
+    """Caption what is not captioned yet.
 
     Args:
-        cfg: see ``conf/caption.yaml``.
-        captions: the data set's, a :class:`datamodules.captions.Captions`.
+        cfg: the command's configuration.
+        captions: of the data set.
+        checkpoint: hub id or folder of the model.
 
     Returns:
         Numbers of captions by status; None on all ranks but the first.
 
     Raises:
-        UserError: the model cannot be had, or the captions that are there are another's.
+        UserError: the model cannot be loaded, or something else made the captions that are there.
     """
-    maker = identity(cfg)
-    t = cfg.trainer
+    maker = identity(cfg, checkpoint)
+    settings = cfg.trainer
     trainer = pl.Trainer(
-        accelerator=t.accelerator, devices=t.devices, strategy=t.strategy, num_nodes=t.num_nodes, logger=False,
+        accelerator=settings.accelerator, devices=settings.devices, strategy=settings.strategy,
+        num_nodes=settings.num_nodes, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     todo = captions.todo(maker, cfg.existing, cfg.retry)
@@ -216,13 +247,13 @@ def caption(cfg: Any, captions: Any) -> Any:
         print(f"{count - len(todo):,} of {count:,} photos are done, {len(todo):,} to do", flush=True)
     if todo:
         if trainer.is_global_zero:
-            print(f"loading {cfg.checkpoint} ({maker['dtype']})", flush=True)
-        model, processor = load_blip2(cfg, maker["dtype"])
-        photos, collate = Photos(todo, captions.jpeg), Collate(processor, cfg.prompt)
+            print(f"loading {checkpoint} ({maker['dtype']})", flush=True)
+        model, processor = load_blip2(cfg, checkpoint, maker["dtype"])
+        photos, collate = CaptionPhotos(todo, captions.jpeg), Collate(processor, cfg.prompt)
         workers = (0 if trainer.strategy.root_device.type == "cpu" else 2) if cfg.workers is None else cfg.workers
         loader = DataLoader(photos, cfg.batch_size, num_workers=workers, collate_fn=collate)
         with captions.shards(maker, trainer.global_rank, cfg.shard) as shards:
-            trainer.callbacks.append(Writing(shards, len(todo), t.progress))  # type: ignore[attr-defined]
+            trainer.callbacks.append(Writing(shards, len(todo), settings.progress))  # type: ignore[attr-defined]
             trainer.predict(Captioner(model, processor, cfg.decoding), loader, return_predictions=False)
         if trainer.interrupted:
             raise KeyboardInterrupt

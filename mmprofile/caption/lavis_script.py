@@ -15,16 +15,16 @@
 # [tool.uv]
 # override-dependencies = ["decord ; sys_platform == 'never'"]
 # ///
-"""BLIP-2 captions by LAVIS, whose pins go with nothing else here: a script with an environment of its own, made by uv.
+"""BLIP-2 captions by LAVIS. Its pinned versions fit nothing else here, so this script has its own environment, made by uv.
 
-``python -m mmprofile.caption backend=lavis`` runs it. Alone, photos of a prepared folder -> JSON lines for ``backend=file``:
+``python -m mmprofile.caption backend=lavis`` runs it. On its own it writes JSON lines for ``backend=file``:
 ``uv run --script lavis_script.py --photos PREPARED/photos > captions.jsonl``
 """
 
 import sys
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the files beside this one are another environment's
+    sys.path.pop(0)  # the files beside this one belong to another environment
 
 import argparse
 import io
@@ -46,13 +46,13 @@ from tqdm import tqdm
 MODELS = ("blip2_opt", "blip2_t5")
 
 
-class Photos(Dataset):
-    """Photos of a prepared folder, as the model reads them; what cannot be decoded is the reason why.
+class LavisPhotos(Dataset):
+    """Photos of a prepared folder as the model reads them, or the reason why a photo cannot be decoded.
 
     Args:
-        folder: its ``photos``.
-        ids: which; None: all.
-        processor: image -> (3, H, W).
+        folder: ``photos`` of the prepared folder.
+        ids: of the photos; None: all.
+        processor: image -> tensor (3, H, W).
     """
 
     def __init__(self, folder: Path, ids: list[str] | None, processor: Any) -> None:
@@ -61,7 +61,7 @@ class Photos(Dataset):
         self.rows = [(photo_id, place[photo_id]) for photo_id in (place if ids is None else ids)]
 
     def read(self, column: str) -> Any:
-        """A column of the photo table, memory-mapped."""
+        """Return a column of the photo table, memory-mapped."""
         files = sorted(self.folder.glob("*.arrow"))
         if not files:
             sys.exit(f"error: {self.folder} holds no photos (*.arrow) of a prepared data set")
@@ -69,7 +69,7 @@ class Photos(Dataset):
 
     @cached_property
     def jpegs(self) -> Any:
-        """Opened by each worker for itself."""
+        """The photos' files; each worker opens them for itself."""
         return self.read("jpeg")
 
     def __len__(self) -> int:
@@ -85,14 +85,14 @@ class Photos(Dataset):
 
 
 def load(name: str, device: str) -> tuple[Any, Any]:
-    """Model and image processor: ``name/type`` of LAVIS, or what a Python file's ``load(device)`` returns.
+    """Return model and image processor: ``name/type`` of LAVIS, or what a Python file's ``load(device)`` returns.
 
-    Exits with one line where there is none.
+    The process ends with a one-line error where they cannot be loaded.
     """
     if not name.endswith(".py"):
         without_hub()
     warnings.filterwarnings("ignore", module=r"(torch|fairscale|timm|transformers|huggingface_hub|lavis)\b.*")
-    from lavis.common.registry import registry  # takes seconds, as the next
+    from lavis.common.registry import registry  # these two imports take seconds
     from lavis.models import load_model_and_preprocess  # fills the registry
 
     try:
@@ -115,7 +115,7 @@ def load(name: str, device: str) -> tuple[Any, Any]:
 
 
 def without_hub() -> None:
-    """Where the hub cannot be reached its client looks into its cache only; of itself it would try for minutes, file by file."""
+    """Let the hub's client use its cache alone if the hub cannot be reached; else it would try each file for minutes."""
     try:
         requests.head(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=5)
     except requests.RequestException:
@@ -123,7 +123,7 @@ def without_hub() -> None:
 
 
 def write(model: Any, images: Any, prompt: str, decoding: dict[str, Any]) -> list[str]:
-    """Captions of images (B, 3, H, W); in halves where the device's memory does not hold all of them."""
+    """Return a caption for each of the images (B, 3, H, W); in halves where the device's memory does not hold all."""
     try:
         return model.generate({"image": images, "prompt": prompt}, **decoding)
     except torch.OutOfMemoryError:
@@ -134,10 +134,10 @@ def write(model: Any, images: Any, prompt: str, decoding: dict[str, Any]) -> lis
 
 
 def main() -> None:
-    """Prints a JSON line for each photo: ``photo_id``, ``caption``, ``error``."""
+    """Print a JSON line for each photo: ``photo_id``, ``caption``, ``error``."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True, help="photos/ of a prepared folder")
-    parser.add_argument("--ids", type=Path, help="file of the photo ids to caption, one a line; default: all")
+    parser.add_argument("--ids", type=Path, help="file of the photo ids to caption, one per line; default: all")
     parser.add_argument(
         "--model", default="blip2_t5/pretrain_flant5xl", help="NAME/TYPE, or a Python file with load(device)"
     )
@@ -147,22 +147,28 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--interval", type=float, default=0.2, help="seconds between two marks of progress; 0: none")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever LAVIS prints
-    ids = given.ids.read_text(encoding="utf-8").split("\n") if given.ids else None
-    model, processor = load(given.model, given.device)
-    photos = Photos(given.photos, ids, processor)
-    loader = DataLoader(photos, given.batch_size, num_workers=given.workers, collate_fn=list)
-    bar = tqdm(total=len(photos), desc="caption", unit="photo", mininterval=given.interval, disable=not given.interval)
+    ids = arguments.ids.read_text(encoding="utf-8").split("\n") if arguments.ids else None
+    model, processor = load(arguments.model, arguments.device)
+    photos = LavisPhotos(arguments.photos, ids, processor)
+    loader = DataLoader(photos, arguments.batch_size, num_workers=arguments.workers, collate_fn=list)
+    bar = tqdm(
+        total=len(photos), desc="caption", unit="photo", mininterval=arguments.interval, disable=not arguments.interval
+    )
     with bar, torch.inference_mode():
         for batch in loader:
-            images = [image for _, image in batch if not isinstance(image, str)]
-            texts = write(model, torch.stack(images).to(given.device), given.prompt, given.decoding) if images else []
+            images = [image for _, image in batch if not isinstance(image, str)]  # (3, H, W) each
+            texts = []
+            if images:
+                pixels = torch.stack(images).to(arguments.device)
+                texts = write(model, pixels, arguments.prompt, arguments.decoding)
             captions = iter(texts)
             for photo_id, image in batch:
-                bad = isinstance(image, str)
-                row = {"photo_id": photo_id, "caption": "" if bad else next(captions), "error": image if bad else None}
+                failed = isinstance(image, str)
+                caption, error = ("", image) if failed else (next(captions), None)
+                row = {"photo_id": photo_id, "caption": caption, "error": error}
                 out.write(json.dumps(row) + "\n")
             out.flush()
             bar.update(len(batch))

@@ -1,6 +1,6 @@
 """Captions of a prepared data set's photos: ``python -m mmprofile.caption data=... backend=transformers|lavis|file model=...``.
 
-They go to ``captions.parquet`` in the prepared folder, which is all that the paradigms ``uni`` and ``both`` read of them.
+They go to ``captions.parquet`` in the prepared folder. The paradigms ``uni`` and ``both`` read nothing else of them.
 """
 
 import json
@@ -9,11 +9,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
 
+from mmprofile.caption.store import CaptionStore
 from mmprofile.config.command import quiet
+from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import prepare_data
 from mmprofile.profile.schema import Schema
@@ -21,8 +22,15 @@ from mmprofile.profile.schema import Schema
 SHOWN = 5  # ids of a problem
 
 
-def main(cfg: Any) -> None:
-    """Entry point: caption what is not captioned yet, or verify."""
+def main(cfg: CaptionConfig) -> None:
+    """Caption what is not captioned yet, or verify.
+
+    Args:
+        cfg: the command's configuration.
+
+    Raises:
+        UserError: a setting makes no sense, or the backend cannot caption.
+    """
     check_settings(cfg)
     schema = Schema.from_config(cfg.profile)
     folder = cfg.folder or prepare_data(cfg.data, schema)
@@ -30,56 +38,56 @@ def main(cfg: Any) -> None:
     if cfg.verify:
         verify(captions)
         return
-    cfg.checkpoint = os.path.expanduser(cfg.checkpoint or MODELS.get(cfg.backend, ""))
+    checkpoint = os.path.expanduser(cfg.checkpoint or MODELS.get(cfg.backend, ""))
     clock = time.perf_counter()
-    counts = BACKENDS[cfg.backend](cfg, captions)
+    counts = BACKENDS[cfg.backend](cfg, captions, checkpoint=checkpoint)
     if counts is not None:
         seconds = time.perf_counter() - clock
-        print(
-            f"{captions.folder / 'captions.parquet'}: {counts['ok']:,} captions, {counts['error']:,} failed; {seconds:.1f} s"
-        )
+        path = captions.folder / "captions.parquet"
+        print(f"{path}: {counts['ok']:,} captions, {counts['error']:,} failed; {seconds:.1f} s")
 
 
-def check_settings(cfg: Any) -> None:
-    """Refuses what makes no sense before anything is done.
+def check_settings(cfg: CaptionConfig) -> None:
+    """Check the settings before anything is done.
 
     Raises:
-        UserError: it does not.
+        UserError: one of them makes no sense.
     """
     if cfg.backend not in BACKENDS:
         raise UserError(f"backend={cfg.backend!r} is not one of {', '.join(BACKENDS)}")
     if (cfg.backend == "file") != (cfg.path is not None):
         raise UserError("backend=file and path=... go together: the table to import")
     for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0)):
-        if cfg[key] is not None and cfg[key] < least:
-            raise UserError(f"{key}={cfg[key]}: give {least} or more")
+        number = getattr(cfg, key)
+        if number is not None and number < least:
+            raise UserError(f"{key}={number}: give {least} or more")
     for key in ("num_beams", "max_new_tokens"):
         if not isinstance(cfg.decoding[key], int) or cfg.decoding[key] < 1:
             raise UserError(f"decoding.{key}={cfg.decoding[key]}: give 1 or more")
 
 
-def by_transformers(cfg: Any, captions: Any) -> Counter[str] | None:
-    """BLIP-2 in this environment; None on all ranks but the first."""
+def by_transformers(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str] | None:
+    """Caption with BLIP-2 in this environment; see :func:`mmprofile.caption.blip2.caption`."""
     from mmprofile.caption.blip2 import caption
 
-    quiet()  # Lightning, when imported, begins to talk
-    return caption(cfg, captions)
+    quiet()  # Lightning begins to talk when it is imported
+    return caption(cfg, captions, checkpoint=checkpoint)
 
 
-def by_lavis(cfg: Any, captions: Any) -> Counter[str]:
-    """BLIP-2 in LAVIS's own environment."""
+def by_lavis(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str]:
+    """Caption with BLIP-2 in LAVIS's own environment; see :func:`mmprofile.caption.lavis.caption`."""
     from mmprofile.caption.lavis import caption
 
-    return caption(cfg, captions)
+    return caption(cfg, captions, checkpoint=checkpoint)
 
 
-def by_file(cfg: Any, captions: Any) -> Counter[str]:
-    """Captions made elsewhere; says which rows were of no use.
+def by_file(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str]:
+    """Import captions made elsewhere, and say which rows could not be used; ``checkpoint`` plays no part.
 
     Raises:
         UserError: the table cannot be read, or no row of it belongs to a photo of the data set.
     """
-    imported, counts = captions.import_table(Path(cfg.path).expanduser(), cfg.existing)
+    imported, counts = captions.import_table(Path(str(cfg.path)).expanduser(), cfg.existing)
     print(
         f"{cfg.path}: {imported.rows:,} rows; {imported.used:,} captions of photos that had none; of no use: "
         f"{len(imported.unmatched):,} of no photo here, {imported.empty:,} empty, {imported.repeated:,} of a photo once more"
@@ -91,8 +99,8 @@ def by_file(cfg: Any, captions: Any) -> Counter[str]:
     return counts
 
 
-def verify(captions: Any) -> None:
-    """Prints the captions against the data set; exit status 1 where they do not agree."""
+def verify(captions: CaptionStore) -> None:
+    """Compare the captions with the data set and print the result; exit with status 1 where they do not agree."""
     check = captions.verify()
     print(f"{captions.folder}: {check.captioned:,} of {check.photos:,} photos have a caption")
     for maker, count in check.makers.most_common():

@@ -18,7 +18,7 @@ from PIL import Image
 
 from datamodules.captions import Captions
 from mmprofile.caption.lavis import CERTIFICATES, SCRIPT, find_uv
-from mmprofile.caption.lavis_script import Photos, write
+from mmprofile.caption.lavis_script import LavisPhotos, write
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
 from tests.support.realphotos import kill_after_a_shard, prepare_photos
@@ -49,7 +49,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, code: int = 0, env: Mapping[str, str] | None = None) -> str:
-    """Runs the command; what it printed."""
+    """Run the command and return what it printed."""
     merged = os.environ | (env or {})
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=1500, env=merged)
     assert done.returncode == code, done.stdout + done.stderr
@@ -108,18 +108,18 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, model: Path, prepa
 
 @pytest.mark.parametrize("kind", ["t5"])
 def test_a_killed_run_goes_on_to_the_same_file(model: Path, prepared: Path) -> None:
-    how = f"folder={prepared}", f"model={model}", "batch_size=1", "shard=2"
-    done = kill_after_a_shard(command(*how), prepared)
-    assert f"{done} of 13 photos are done, {13 - done} to do" in run(*how)
-    found = (prepared / "captions.parquet").read_bytes()
+    words = f"folder={prepared}", f"model={model}", "batch_size=1", "shard=2"
+    done = kill_after_a_shard(command(*words), prepared)
+    assert f"{done} of 13 photos are done, {13 - done} to do" in run(*words)
+    content = (prepared / "captions.parquet").read_bytes()
     assert not (prepared / "captions.partial").exists()
     (prepared / "captions.parquet").unlink()
-    run(*how)
-    assert (prepared / "captions.parquet").read_bytes() == found
+    run(*words)
+    assert (prepared / "captions.parquet").read_bytes() == content
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("word", "says"),
     [
         ("model=blip2_opt/huge", "LAVIS: model='blip2_opt/huge': LAVIS has blip2_opt/pretrain_opt2.7b, "),
         ("model=Salesforce/blip2-opt-2.7b", "LAVIS: model='Salesforce/blip2-opt-2.7b': give NAME/TYPE"),
@@ -129,9 +129,9 @@ def test_a_killed_run_goes_on_to_the_same_file(model: Path, prepared: Path) -> N
         ("+decoding.num_return_sequences=2", "decoding.num_return_sequences: LAVIS has only num_beams, "),
     ],
 )
-def test_mistakes_are_one_line(given: str, says: str, prepared: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line(word: str, says: str, prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def load(device):\n    raise ValueError('no weights\\nat all')\n")
-    lines = run(f"folder={prepared}", given.format(folder=tmp_path), code=2).splitlines()
+    lines = run(f"folder={prepared}", word.format(folder=tmp_path), code=2).splitlines()
     assert says in lines[-1]
     assert lines[-1].startswith("error: ")
     assert not any("Traceback" in line for line in lines)
@@ -183,10 +183,10 @@ def test_a_photo_that_fails_is_recorded(tmp_path: Path) -> None:
         pa.ipc.new_stream(file, photos.schema) as out,
     ):
         out.write_table(photos)
-    found = Photos(tmp_path, None, lambda image: image.size)
-    assert found[0] == ("good", (40, 30))
-    assert found[1][1].startswith("cannot be decoded: ")
-    assert Photos(tmp_path, ["other"], None)[0][1].startswith("cannot be decoded: ")
+    items = LavisPhotos(tmp_path, None, lambda image: image.size)
+    assert items[0] == ("good", (40, 30))
+    assert items[1][1].startswith("cannot be decoded: ")
+    assert LavisPhotos(tmp_path, ["other"], None)[0][1].startswith("cannot be decoded: ")
 
 
 class Small:

@@ -13,11 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
-from mmprofile.caption.blip2 import Captioner, Collate, Photos, identity, load_blip2
+from mmprofile.caption.blip2 import Captioner, CaptionPhotos, Collate, identity, load_blip2
+from mmprofile.caption.run import main
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.model.checkpoints import fingerprint
@@ -33,7 +35,7 @@ def command(*arguments: str, **options: Any) -> list[str]:
 
 
 def run(*arguments: str, code: int = 0, **options: Any) -> str:
-    """Runs the command; what it printed."""
+    """Run the command and return what it printed."""
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=600, **options)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -65,8 +67,8 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, models: dict[str, 
     model = Blip2ForConditionalGeneration.from_pretrained(models[kind])
     processor = Blip2Processor.from_pretrained(models[kind])
     captions = Captions(prepared)
-    found = {row["photo_id"]: row for row in rows(prepared)}
-    assert len({row["caption"] for row in found.values()}) > 3  # or all photos would look the same to it
+    captioned = {row["photo_id"]: row for row in rows(prepared)}
+    assert len({row["caption"] for row in captioned.values()}) > 3  # or all photos would look the same to it
     for photo_id in captions.photos.values():
         image = Image.open(io.BytesIO(captions.jpeg(photo_id))).convert("RGB")
         inputs = processor(images=image, text="a photo of", return_tensors="pt")
@@ -75,42 +77,41 @@ def test_captions_are_those_of_one_photo_at_a_time(kind: str, models: dict[str, 
         if kind == "opt":
             assert text.startswith("a photo of ")  # which is the prompt, not the caption
             text = text.removeprefix("a photo of ")
-        assert found[photo_id]["caption"] == text.strip()
-        assert found[photo_id]["status"] == "ok"
-        assert found[photo_id]["prompt"] == "a photo of"
-        assert json.loads(found[photo_id]["decoding"])["num_beams"] == 5
-        assert found[photo_id]["revision"] == fingerprint(models[kind])
+        assert captioned[photo_id]["caption"] == text.strip()
+        assert captioned[photo_id]["status"] == "ok"
+        assert captioned[photo_id]["prompt"] == "a photo of"
+        assert json.loads(captioned[photo_id]["decoding"])["num_beams"] == 5
+        assert captioned[photo_id]["revision"] == fingerprint(models[kind])
 
 
 def test_a_killed_run_goes_on_to_the_same_file(models: dict[str, Path], prepared: Path, tmp_path: Path) -> None:
-    how = f"folder={prepared}", f"model={models['opt']}", "batch_size=1", "shard=2"
-    done = kill_after_a_shard(command(*how), prepared)
-    assert f"{done} of 13 photos are done, {13 - done} to do" in run(*how)
-    found = (prepared / "captions.parquet").read_bytes()
+    words = f"folder={prepared}", f"model={models['opt']}", "batch_size=1", "shard=2"
+    done = kill_after_a_shard(command(*words), prepared)
+    assert f"{done} of 13 photos are done, {13 - done} to do" in run(*words)
+    content = (prepared / "captions.parquet").read_bytes()
     assert not (prepared / "captions.partial").exists()
     (prepared / "captions.parquet").unlink()
-    run(*how)
-    assert (prepared / "captions.parquet").read_bytes() == found
-    assert "13 of 13 photos are done, 0 to do" in run(*how)
-    assert (prepared / "captions.parquet").read_bytes() == found
+    run(*words)
+    assert (prepared / "captions.parquet").read_bytes() == content
+    assert "13 of 13 photos are done, 0 to do" in run(*words)
+    assert (prepared / "captions.parquet").read_bytes() == content
 
 
 def test_two_ranks_caption_as_one(models: dict[str, Path], prepared: Path) -> None:
-    how = f"folder={prepared}", f"model={models['t5']}", "batch_size=2", "decoding.min_new_tokens=2"
-    run(*how, "trainer.devices=2", "trainer.strategy=ddp")
-    found = (prepared / "captions.parquet").read_bytes()
+    words = f"folder={prepared}", f"model={models['t5']}", "batch_size=2", "decoding.min_new_tokens=2"
+    run(*words, "trainer.devices=2", "trainer.strategy=ddp")
+    content = (prepared / "captions.parquet").read_bytes()
     (prepared / "captions.parquet").unlink()
-    run(*how)
-    assert (prepared / "captions.parquet").read_bytes() == found
+    run(*words)
+    assert (prepared / "captions.parquet").read_bytes() == content
 
 
 def test_a_photo_that_fails_is_recorded(models: dict[str, Path], prepared: Path) -> None:
     """A photo whose bytes are lost costs its caption; ``retry`` tries it again."""
     captions = Captions(prepared)
     lost = next(iter(captions.photos.values()))
-    items = Photos(
-        captions.todo(identity(settings(models["t5"]))), lambda name: b"" if name == lost else captions.jpeg(name)
-    )
+    todo = captions.todo(identity(settings(models["t5"]), str(models["t5"])))
+    items = CaptionPhotos(todo, lambda name: b"" if name == lost else captions.jpeg(name))
     processor = Blip2Processor.from_pretrained(models["t5"])
     batch = Collate(processor, "a photo of")([items[i] for i in range(4)])
     assert [photo.photo_id for photo, _ in batch.errors] == [lost]
@@ -135,6 +136,14 @@ def test_a_hub_id_is_read_from_the_cache(models: dict[str, Path], prepared: Path
         assert "Offline? Fetch it" in printed
 
 
+def test_the_configuration_is_only_read(prepared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mine.csv").write_text("path,caption\nmoon.jpg,the moon\n")
+    cfg = load_config("caption", [f"folder={prepared}", "backend=file", f"path={tmp_path / 'mine.csv'}"])
+    OmegaConf.set_readonly(cfg, True)
+    main(cfg)
+    assert "1 captions, 0 failed" in capsys.readouterr().out
+
+
 class Small(torch.nn.Module):
     """A device that holds three photos."""
 
@@ -154,9 +163,10 @@ class Small(torch.nn.Module):
 @pytest.mark.parametrize("kind", ["opt", "t5"])
 def test_a_batch_too_large_for_memory_is_halved(kind: str, models: dict[str, Path], prepared: Path) -> None:
     captions = Captions(prepared)
-    model, processor = load_blip2(settings(models[kind]), "float32")
-    todo = captions.todo(identity(settings(models[kind])))
-    inputs = Collate(processor, "a photo of")([*map(Photos(todo, captions.jpeg).__getitem__, range(13))]).inputs
+    cfg, checkpoint = settings(models[kind]), str(models[kind])
+    model, processor = load_blip2(cfg, checkpoint, "float32")
+    todo = captions.todo(identity(cfg, checkpoint))
+    inputs = Collate(processor, "a photo of")([*map(CaptionPhotos(todo, captions.jpeg).__getitem__, range(13))]).inputs
     whole = Captioner(model, processor, {"num_beams": 2, "min_new_tokens": 2}).write(inputs)
     small = Small(model)
     assert Captioner(small, processor, {"num_beams": 2, "min_new_tokens": 2}).write(inputs) == whole

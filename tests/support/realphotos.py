@@ -14,20 +14,20 @@ from PIL import Image
 from datamodules.prepare import prepare
 from mmprofile.profile.schema import Schema
 
-PICTURES = (
+PHOTOS = (
     "astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg", "retina.jpg",
     "hubble_deep_field.jpg", "coins.png", "brick.png", "grass.png", "gravel.png", "moon.png",
 )  # fmt: skip
 
 
 def prepare_photos(folder: Path, schema: Schema) -> Path:
-    """A user's own data: three users with reviews and photos."""
+    """Prepare a user's own data: three users with reviews and photos. Return the prepared folder."""
     raw = folder / "raw"
     raw.mkdir()
-    for name in PICTURES:
+    for name in PHOTOS:
         image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
         image.save(raw / f"{Path(name).stem}.jpg", "JPEG", quality=95)
-    photos = [f"{Path(name).stem}.jpg" for name in PICTURES]
+    photos = [f"{Path(name).stem}.jpg" for name in PHOTOS]
     users = [{"user_id": f"u{i}", "text": "we liked it", "photos": photos[i::3]} for i in range(3)]
     (raw / "reviews.jsonl").write_text("".join(json.dumps(user) + "\n" for user in users))
     source = {"kind": "custom", "reviews": str(raw / "reviews.jsonl")}
@@ -39,7 +39,7 @@ def prepare_photos(folder: Path, schema: Schema) -> Path:
 
 
 def kill_after_a_shard(command: Sequence[str], prepared: Path) -> int:
-    """Starts a captioning of these photos, kills it once something is written; how many captions are there."""
+    """Start to caption these photos, kill the process once something is written, and return the number of captions."""
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     parts = prepared / "captions.partial"
     while not list(parts.glob("*.parquet")):
@@ -48,5 +48,5 @@ def kill_after_a_shard(command: Sequence[str], prepared: Path) -> int:
     started.send_signal(signal.SIGKILL)
     started.wait()
     done = sum(pq.read_metadata(path).num_rows for path in parts.glob("*.parquet"))
-    assert 0 < done < len(PICTURES)
+    assert 0 < done < len(PHOTOS)
     return done

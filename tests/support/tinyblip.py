@@ -20,7 +20,7 @@ WORDS = "a photo of soup on wooden table red sign above door two people with pla
 
 
 def save_blip2(folder: Path, kind: str, make_tokenizer: Callable[..., Any], seed: int = 0) -> Path:
-    """A BLIP-2 over ``opt`` or ``t5``."""
+    """Save a BLIP-2 over ``opt`` or ``t5`` and return its folder."""
     special = {"bos_token": "</s>"} if kind == "opt" else {}
     tokenizer = make_tokenizer([WORDS], **special)
     size = {"height": 32, "width": 32}

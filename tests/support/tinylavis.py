@@ -22,21 +22,21 @@ WORDS = "a photo of soup on wooden table red sign above door two people with pla
 
 
 class Small:
-    """What LAVIS's base class would download, small; mixed in before it."""
+    """Small stand-ins for what LAVIS's base class would download; mixed in before it."""
 
     @classmethod
     def init_tokenizer(cls) -> None:
-        """BERT's, which captioning does not use."""
+        """Skip BERT's tokenizer, which captioning does not use."""
 
     @classmethod
     def init_vision_encoder(cls, *_: Any) -> tuple[Any, Any]:
-        """EVA's ViT of LAVIS, with 2 x 2 patches."""
+        """Return LAVIS's EVA ViT with 2 x 2 patches, and its norm."""
         encoder = VisionTransformer(SIZE, 14, embed_dim=16, depth=2, num_heads=2, qkv_bias=True, use_mean_pooling=False)
         return encoder, LayerNorm(encoder.num_features)
 
     @classmethod
     def init_Qformer(cls, queries: int, width: int, cross_attention_freq: int = 2) -> tuple[Any, Any]:
-        """LAVIS's Q-Former, two layers."""
+        """Return LAVIS's Q-Former with two layers, and its queries (1, Q, 16)."""
         config = BertConfig(
             hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=8
         )
@@ -54,7 +54,7 @@ class SmallT5(Small, Blip2T5):
 
 
 def save_opt(folder: Path) -> None:
-    """OPT whose tokens are bytes."""
+    """Save an OPT whose tokens are bytes."""
     names = ["<s>", "<pad>", "</s>", "<unk>", *bytes_to_unicode().values()]
     (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
     (folder / "merges.txt").write_text("#version: 0.2\n")
@@ -68,7 +68,7 @@ def save_opt(folder: Path) -> None:
 
 
 def save_t5(folder: Path) -> None:
-    """T5 of a few words."""
+    """Save a T5 that knows a few words."""
     scores = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{word}", -1.0) for word in WORDS.split())]
     tokenizer = Tokenizer(models.Unigram(scores, 2))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -81,7 +81,7 @@ def save_t5(folder: Path) -> None:
 
 
 def load(kind: str, device: str) -> tuple[Any, Any]:
-    """Model and image processor, as LAVIS loads its own."""
+    """Return model and image processor, as LAVIS loads its own."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:
         (save_opt if kind == "opt" else save_t5)(Path(name))
