@@ -1,4 +1,4 @@
-"""``python -m mmprofile``: the commands, one line each."""
+"""List the commands, one line each: ``python -m mmprofile``."""
 
 COMMANDS = {
     "prepare": "raw reviews and photos -> a prepared data set",
@@ -22,5 +22,5 @@ COMMANDS = {
 if __name__ == "__main__":
     width = max(map(len, COMMANDS))
     print("usage: python -m mmprofile.COMMAND [key=value ...]    (--help shows a command's keys)\n")
-    for name, what in COMMANDS.items():
-        print(f"  mmprofile.{name:<{width}}  {what}")
+    for name, purpose in COMMANDS.items():
+        print(f"  mmprofile.{name:<{width}}  {purpose}")

@@ -1,4 +1,4 @@
-"""What every door calls: the command line is checked, then the command runs; mistakes and interrupts are one line."""
+"""What every door calls: check the command line, then run the command. Mistakes and interrupts are one line."""
 
 import logging
 import os
@@ -10,7 +10,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from mmprofile.config.compose import HYDRA_QUIET, load_config, spelled, typed
+from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
+from mmprofile.config.words import translate
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 
@@ -20,27 +21,40 @@ INTERRUPTED = "interrupted; the same command goes on from there"
 def run_command(name: str, run: Callable[[Any], None]) -> None:
     """Run a command on its configuration, which is composed once, before ``run`` imports anything heavy.
 
-    Flags (``-m`` for a multirun, ``--help``, ``--cfg``) are handed to Hydra. Exit status 2 for a user's mistake, 130 for
-    an interrupt.
+    Flags (``-m`` for a multirun, ``--help``, ``--cfg``) are handed to Hydra. The exit status is 2 after a user's mistake
+    and 130 after an interrupt.
+
+    Args:
+        name: of the configuration: the file in ``conf/``.
+        run: the command.
     """
     quiet()
-    if not _has_flags(name):
-        guarded(lambda: run(load_config(name, sys.argv[1:])))
+    words = [translate(name, word) for word in sys.argv[1:]]
+    if not any(word.startswith("-") for word in words):
+        guarded(lambda: run(load_config(name, words)))
         return
 
     def job(cfg: DictConfig) -> None:
         guarded(lambda: run(typed(name, cfg)))
 
-    sys.argv[1:] = [*(spelled(name, word) for word in sys.argv[1:]), *HYDRA_QUIET]
+    spec = sys.modules["__main__"].__spec__  # of python -m
+    shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
+    sys.argv[1:] = [*words, *HYDRA_QUIET, f"hydra.help.app_name={shown}"]
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
 
 
-def _has_flags(name: str) -> bool:
-    return any(spelled(name, word).startswith("-") for word in sys.argv[1:])
+def print_help(name: str) -> None:
+    """Print a command's configuration with its comments, for a command whose words Hydra does not read."""
+    print((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"), end="")
 
 
 def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
-    """Does it; a user's mistake is one line and exit status 2, an interrupt the line ``interrupted`` and 130."""
+    """Return what ``action`` returns. Print one line and exit after a user's mistake (status 2) or an interrupt (130).
+
+    Args:
+        action: what to do.
+        interrupted: the line that is printed after an interrupt.
+    """
     try:
         return action()
     except UserError as error:
@@ -52,7 +66,7 @@ def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
 
 
 def quiet() -> None:
-    """Turns off chatter that no user of ours can act on."""
+    """Turn off messages of libraries that no user of ours can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

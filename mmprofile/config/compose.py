@@ -23,6 +23,7 @@ from mmprofile.config.settings import (
     SweepConfig,
     TrainConfig,
 )
+from mmprofile.config.words import rename_keys, translate
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 
@@ -48,11 +49,6 @@ HYDRA_QUIET = [
     "hydra.sweep.dir=.",
     "hydra.sweep.subdir=.",
 ]
-SPELLINGS = {
-    "caption": (("model=", "checkpoint="), ("--verify", "verify=true")),
-    "llm": (("teacher=", "llm/teacher@teacher="),),
-}
-"""Beginnings of words that a command takes for others: Hydra would look for a caption's ``model=`` in ``conf/model``."""
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
@@ -65,7 +61,7 @@ def load_config(name: str, overrides: list[str]) -> Any:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
     """
     try:
-        return typed(name, _compose(name, [spelled(name, word) for word in overrides]))
+        return typed(name, _compose(name, [translate(name, word) for word in overrides]))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
 
@@ -82,14 +78,6 @@ def _compose(name: str, words: list[str]) -> DictConfig:
         GlobalHydra.instance().hydra = outer
 
 
-def spelled(name: str, word: str) -> str:
-    """A word of a command line as Hydra is to see it."""
-    for given, meant in SPELLINGS.get(name, ()):
-        if word.startswith(given):
-            return meant + word.removeprefix(given)
-    return word
-
-
 def typed(name: str, cfg: DictConfig) -> Any:
     """The composed configuration merged into its dataclasses: a DictConfig that knows its types.
 
@@ -103,21 +91,20 @@ def typed(name: str, cfg: DictConfig) -> Any:
         OmegaConf.resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
-    missing = sorted(OmegaConf.missing_keys(merged))
+    missing = [key for key, value in _flatten(OmegaConf.to_container(merged)).items() if value == "???"]
     if missing:
-        raise UserError(
-            f"python -m mmprofile.{name}: {missing[0]} is not set; add {missing[0]}=... to the command line"
-        )
+        raise UserError(f"{missing[0]} is not set; add {missing[0]}=... to the command line")
     return merged
 
 
 def _complete(name: str, cfg: DictConfig) -> DictConfig:
     """Add the keys that a configuration lacks: a system that is not trained here, or a run of an earlier version."""
     fields = OmegaConf.to_container(OmegaConf.structured(CONFIGS[name]))
-    given = OmegaConf.to_container(cfg)
+    plain = OmegaConf.to_container(cfg)
     assert isinstance(fields, dict)
-    assert isinstance(given, dict)
-    if not _lacks(given, fields):
+    assert isinstance(plain, dict)
+    given = rename_keys(name, plain)  # type: ignore[arg-type]
+    if given == plain and not _lacks(given, fields):
         return cfg
     if name in PARTS:
         node, path = PARTS[name]
@@ -164,7 +151,7 @@ def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
         new: the other.
         shared: only keys that both have: one that came with a later version is no other setting.
     """
-    flat = [_flatten(OmegaConf.to_container(cfg)) for cfg in (old, new)]
+    flat = [_flatten(rename_keys("train", OmegaConf.to_container(cfg))) for cfg in (old, new)]  # type: ignore[arg-type]
     ignored = (
         "out",
         "trainer.progress",

@@ -93,7 +93,7 @@ class ModelConfig:
     """A system: the parts of a model, or what stands in for one.
 
     ``size`` chooses among ``sizes``, whose entries other keys refer to. ``system``: ``neural`` is trained by us; see
-    :mod:`mmprofile.baselines` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
+    :mod:`mmprofile.systems` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
     attribute. ``auxiliary``: the weight in training of classifiers beside a decoder (see
     :class:`mmprofile.model.heads.Auxiliary`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
     :class:`mmprofile.inputs.batch.Collator`).
@@ -182,7 +182,7 @@ class EvaluationConfig:
     """
 
     beams: int | None = MISSING
-    dev_beams: int | None = MISSING
+    validation_beams: int | None = MISSING
     batch_size: int = MISSING
     resamples: int = MISSING
     missing: float | None = MISSING

@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-from mmprofile.config.command import guarded, quiet
+from mmprofile.config.command import guarded, print_help, quiet
 
 AGAIN = "interrupted; the same command goes on with what is not done yet"
 
@@ -22,6 +22,9 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    if {"--help", "-h"} & set(sys.argv[1:]):
+        print_help("sweep")
+        sys.exit()
     quiet()
     signal.signal(signal.SIGTERM, interrupt)
     sys.exit(guarded(run, AGAIN))

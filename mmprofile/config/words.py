@@ -1,0 +1,49 @@
+"""Other names of keys: short ones on a command line, and those of earlier versions in old configurations."""
+
+import copy
+from typing import Any
+
+SHORT = {
+    "caption": {"model": "checkpoint"},
+    "llm": {"teacher": "llm/teacher@teacher"},
+}
+"""What users write on a command line -> the key or group it stands for.
+
+``model=`` of ``caption`` is a hub id or folder. Hydra would look for it in the group ``conf/model``, so the key is called
+``checkpoint`` in ``conf/caption.yaml``; documentation and messages say ``model=``. The teachers of ``llm`` are in
+``conf/llm/teacher``.
+"""
+FLAGS = {"caption": {"--verify": "verify=true"}}
+"""Flags of our own, which Hydra does not know -> the override that each stands for."""
+RENAMED = {"train": {"evaluation.dev_beams": "evaluation.validation_beams"}}
+"""Keys of earlier versions -> today's, on command lines and in the ``config.yaml`` of old runs."""
+
+
+def translate(command: str, word: str) -> str:
+    """Return a word of a command line with today's key in place of a short or an old one."""
+    if word in FLAGS.get(command, {}):
+        return FLAGS[command][word]
+    name, equals, value = word.partition("=")
+    key = name.lstrip("+~")
+    keys = SHORT.get(command, {}) | RENAMED.get(command, {})
+    if key not in keys or not (equals or name.startswith("~")):
+        return word
+    return name.removesuffix(key) + keys[key] + equals + value
+
+
+def rename_keys(command: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration, as plain data, with today's keys in place of those of earlier versions."""
+    config = copy.deepcopy(config)
+    for old, new in RENAMED.get(command, {}).items():
+        *path, key = old.split(".")
+        node: Any = config
+        for part in path:
+            node = node.get(part) if isinstance(node, dict) else None
+        if isinstance(node, dict) and key in node:
+            value = node.pop(key)
+            *path, key = new.split(".")
+            node = config
+            for part in path:
+                node = node.setdefault(part, {})
+            node.setdefault(key, value)
+    return config

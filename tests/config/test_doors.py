@@ -1,0 +1,85 @@
+"""Every command has a door that checks the command line before anything heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmprofile
+from mmprofile.__main__ import COMMANDS
+
+PACKAGE = Path(mmprofile.__file__).parent
+HEAVY = ("torch", "transformers", "pytorch_lightning", "pandas", "pyarrow", "ibis", "sklearn", "matplotlib", "PIL")
+# Run a door as ``python -m`` does, and say on the last line which heavy packages were imported.
+WATCH = f"""
+import runpy, sys
+try:
+    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+finally:
+    print("heavy:", *(name for name in {HEAVY} if name in sys.modules))
+"""
+# Words that open each door: what only the user can say.
+ASKED = {
+    "evaluate": ["run=outputs/both"],
+    "apply": ["run=outputs/both"],
+    "predict": ["run=outputs/both", "input=users.jsonl"],
+    "inspection": ["run=outputs/both"],
+    "report": ["run=outputs/both"],
+    "sweep": ["table=2"],
+}
+
+
+def call(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=120)
+
+
+def doors() -> set[str]:
+    """The commands on disk: what ``python -m`` can run."""
+    names = {path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__main__.py")} - {"."}
+    names |= {path.stem for path in PACKAGE.glob("*.py") if "run_command(" in path.read_text()}
+    return {name.replace("/", ".") for name in names}
+
+
+def test_the_list_of_commands_names_every_door() -> None:
+    assert set(COMMANDS) == doors()
+    listed = call("-m", "mmprofile")
+    assert listed.returncode == 0
+    assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == [f"mmprofile.{name}" for name in COMMANDS]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_needs_nothing_heavy(name: str) -> None:
+    done = call("-c", WATCH, f"mmprofile.{name}", "--help")
+    assert done.returncode == 0, done.stderr
+    *text, heavy = done.stdout.splitlines()
+    assert heavy == "heavy:"
+    config = "llm" if name.startswith("llm.") else name
+    keys = {"evaluate": "split: test", "predict": "input: ???", "llm": "samples: 8", "prepare": "name: demo"}
+    assert keys.get(config, "") in "\n".join(text)
+    assert f"mmprofile.{name}" in text[0]
+    assert not done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_typo_is_one_line_before_anything_heavy_is_imported(name: str) -> None:
+    done = call("-c", WATCH, f"mmprofile.{name}", *ASKED.get(name, []), "xyzzy=1")
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown config key 'xyzzy'\n"
+    assert done.stdout in ("heavy:\n", "heavy: matplotlib PIL\n" if name == "sweep" else "")  # a sweep reads its tables
+
+
+@pytest.mark.parametrize("name", [name for name in ASKED if name != "sweep"])
+def test_what_is_missing_is_named(name: str) -> None:
+    done = call("-m", f"mmprofile.{name}")
+    key = ASKED[name][0].split("=")[0]
+    assert (done.returncode, done.stderr) == (2, f"error: {key} is not set; add {key}=... to the command line\n")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    code = f"import sys, mmprofile; print(*(name for name in {(*HEAVY, 'hydra', 'numpy')} if name in sys.modules))"
+    assert call("-c", code).stdout == "\n"
+    assert mmprofile.Schema.__name__ == "Schema"
+    assert set(mmprofile.__all__) <= set(dir(mmprofile))
+    with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
+        mmprofile.Nonsense  # noqa: B018

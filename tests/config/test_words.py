@@ -1,0 +1,78 @@
+"""Short names of keys, and names that keys had in earlier versions."""
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mmprofile.config.compose import difference, load_config, typed
+from mmprofile.config.words import RENAMED, SHORT, rename_keys, translate
+from mmprofile.train.run import open_run
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "translated"),
+    [
+        ("caption", "model=org/blip2", "checkpoint=org/blip2"),
+        ("caption", "model.x=1", "model.x=1"),
+        ("caption", "--verify", "verify=true"),
+        ("caption", "--help", "--help"),
+        ("train", "model=tiny", "model=tiny"),
+        ("train", "--verify", "--verify"),
+        ("llm", "teacher=openai", "llm/teacher@teacher=openai"),
+        ("llm", "teacher.name=x", "teacher.name=x"),
+        ("train", "evaluation.dev_beams=1,2", "evaluation.validation_beams=1,2"),
+        ("train", "++evaluation.dev_beams=1", "++evaluation.validation_beams=1"),
+        ("train", "~evaluation.dev_beams", "~evaluation.validation_beams"),
+        ("train", "evaluation.dev_beams", "evaluation.dev_beams"),
+        ("train", "name=evaluation.dev_beams=1", "name=evaluation.dev_beams=1"),
+    ],
+)
+def test_words(command: str, word: str, translated: str) -> None:
+    assert translate(command, word) == translated
+
+
+def test_what_a_short_name_stands_for_exists() -> None:
+    assert load_config("caption", ["model=org/blip2"]).checkpoint == "org/blip2"
+    assert load_config("llm", ["teacher=openai", "teacher.name=x"]).teacher.kind == "openai"
+    assert set(SHORT) == {"caption", "llm"}
+    for command, keys in RENAMED.items():
+        config = load_config(command, [])
+        for old, new in keys.items():
+            assert OmegaConf.select(config, new, default="absent") != "absent"
+            assert OmegaConf.select(config, old, default="absent") == "absent"
+
+
+def test_an_old_word_is_todays_key() -> None:
+    assert load_config("train", ["evaluation.dev_beams=3"]).evaluation.validation_beams == 3
+    assert load_config("train", ["experiment=paper"]).evaluation.validation_beams == 1
+
+
+def test_an_old_configuration_is_todays() -> None:
+    now = load_config("train", ["evaluation.validation_beams=3"])
+    old = OmegaConf.create(OmegaConf.to_container(now))
+    del old.evaluation.validation_beams
+    old.evaluation.dev_beams = 3
+    assert typed("train", old) == now
+    assert difference(old, now) == []
+    assert difference(old, load_config("train", [])) == ["evaluation.validation_beams: 3 -> None"]
+    assert old.evaluation.dev_beams == 3, "the old one is not touched"
+
+
+def test_keys_are_renamed_where_they_are() -> None:
+    assert rename_keys("train", {"evaluation": {"dev_beams": 2, "beams": 1}}) == {
+        "evaluation": {"validation_beams": 2, "beams": 1}
+    }
+    assert rename_keys("train", {"evaluation": None}) == {"evaluation": None}
+    assert rename_keys("train", {}) == {}
+    both = {"evaluation": {"dev_beams": 2, "validation_beams": 1}}
+    assert rename_keys("train", both) == {"evaluation": {"validation_beams": 1}}
+
+
+def test_a_run_with_an_old_key_goes_on(tmp_path: Path) -> None:
+    cfg = load_config("train", [f"out={tmp_path}", "name=run", "evaluation.validation_beams=2"])
+    folder = open_run(cfg)
+    (folder / "checkpoints").mkdir()
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("validation_beams", "dev_beams"))
+    assert open_run(cfg) == folder
