@@ -1,6 +1,5 @@
 """LAVIS in the environment that uv builds for it: its own BLIP-2 classes, with small random weights, caption real photos."""
 
-import io
 import os
 import subprocess
 import sys
@@ -10,18 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
-from PIL import Image
 
 from datamodules.captions import Captions
 from mmprofile.caption.lavis import CERTIFICATES, SCRIPT, find_uv
-from mmprofile.caption.lavis_script import LavisPhotos, write
 from mmprofile.errors import UserError
-from mmprofile.profile.schema import Schema
-from tests.support.realphotos import kill_after_a_shard, prepare_photos
+from tests.support.realphotos import kill_after_a_shard
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # the environment is fetched: some 6 GB
 
@@ -54,11 +48,6 @@ def run(*arguments: str, code: int = 0, env: Mapping[str, str] | None = None) ->
     done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=1500, env=merged)
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
-
-
-@pytest.fixture
-def prepared(tmp_path: Path, schema: Schema) -> Path:
-    return prepare_photos(tmp_path, schema)
 
 
 @pytest.fixture(params=["opt", "t5"])
@@ -172,31 +161,3 @@ def test_without_uv_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(UserError, match="pip install uv"):
         find_uv()
-
-
-def test_a_photo_that_fails_is_recorded(tmp_path: Path) -> None:
-    jpeg = io.BytesIO()
-    Image.new("RGB", (40, 30), "red").save(jpeg, "JPEG")
-    photos = pa.table({"photo_id": ["good", "cut", "other"], "jpeg": [jpeg.getvalue(), jpeg.getvalue()[:300], b""]})
-    with (
-        pa.OSFile(str(tmp_path / "data-00000-of-00001.arrow"), "wb") as file,
-        pa.ipc.new_stream(file, photos.schema) as out,
-    ):
-        out.write_table(photos)
-    items = LavisPhotos(tmp_path, None, lambda image: image.size)
-    assert items[0] == ("good", (40, 30))
-    assert items[1][1].startswith("cannot be decoded: ")
-    assert LavisPhotos(tmp_path, ["other"], None)[0][1].startswith("cannot be decoded: ")
-
-
-class Small:
-    """A device that holds three photos."""
-
-    def generate(self, samples: dict[str, Any], **decoding: Any) -> list[str]:
-        if len(samples["image"]) > 3:
-            raise torch.OutOfMemoryError
-        return [f"{samples['prompt']} {int(image)} {decoding['num_beams']}" for image in samples["image"]]
-
-
-def test_a_batch_too_large_for_memory_is_halved() -> None:
-    assert write(Small(), torch.arange(13), "photo", {"num_beams": 2}) == [f"photo {i} 2" for i in range(13)]
