@@ -79,7 +79,7 @@ class ReinforceConfig:
 
 
 @dataclass
-class TableConfig:
+class StageTableConfig:
     """See :mod:`mmprofile.llm.run.comparison`."""
 
     draws: int = MISSING
@@ -112,5 +112,5 @@ class LlmConfig:
     students: dict[str, StudentConfig] = MISSING
     distill: DistillConfig = field(default_factory=DistillConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
-    table: TableConfig = field(default_factory=TableConfig)
+    table: StageTableConfig = field(default_factory=StageTableConfig)
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
