@@ -3,11 +3,12 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from mmprofile.sweep.jobs import Job, run_jobs, slug, why_not
+from mmprofile.sweep.jobs import Job, run_jobs, run_numbered, slug, why_not
 from tests.support.sweeps import free, rows, started, sweep
 
 
@@ -47,6 +48,23 @@ def test_what_others_read_comes_first(tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(why_not(need)).startswith("unknown config key 'nope'")
     assert str(why_not(alone)).startswith("model=nope: there is no such choice")
     assert not later.folder.exists()
+
+
+def test_a_failure_of_before_does_not_hide_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two sweeps at one run: the other's failure may be written late."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(
+            '{"test": {"macro_f1": ' + ("null" if name == "b" else "12.5") + "}}"
+        )
+        (tmp_path / name / "failure.txt").write_text("killed\n")
+    jobs = [Job("train", (), tmp_path / name) for name in ("a", "b")]
+    for index in (0, 1):
+        run_numbered(index, jobs=jobs, folders=[job.folder for job in jobs], began=time.time(), threads=None)
+    lines = capsys.readouterr().out.splitlines()
+    assert "[1/2] a: macro-F1 12.50, " in lines[1]
+    assert "[2/2] b: macro-F1 -, " in lines[3]
+    assert why_not(jobs[0]) is None
 
 
 def test_a_run_is_named_by_what_defines_it() -> None:

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from mmprofile.errors import UserError
+from mmprofile.sweep.locked_run import lock_of
 from mmprofile.sweep.run import main
 from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of
 from tests.support.sweeps import sweep
@@ -45,6 +46,29 @@ def test_a_search_goes_on_from_its_storage(
     assert "2 trials: 2 done\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds a search with other settings"):
         main([*again, "inputs.reviews=2"])
+
+
+@pytest.mark.parametrize("key", ["validation_macro_f1", "dev_macro_f1"])
+def test_the_best_validation_score_of_newer_and_older_runs(key: str, tmp_path: Path) -> None:
+    history = [{"epoch": epoch, key: value} for epoch, value in enumerate((10.0, 30.5, 20.0), 1)]
+    (tmp_path / "metrics.json").write_text(json.dumps({"history": history}))
+    assert best_validation(tmp_path) == 30.5
+    (tmp_path / "metrics.json").write_text(json.dumps({"history": []}))
+    with pytest.raises(ValueError, match="not trained in epochs"):
+        best_validation(tmp_path)
+
+
+def test_a_search_at_work_is_left_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second sweep says so in one line; a lock file that nobody holds stops nobody."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("mmprofile.sweep.search.multirun", lambda *arguments: None)
+    words = ["search=quick.yaml", "trials=1", f"out={tmp_path}", "experiment=smoke"]
+    study_folder = tmp_path / "search" / "quick"
+    study_folder.mkdir(parents=True)
+    with lock_of(study_folder), pytest.raises(UserError, match=r"another sweep is at work in .*quick: wait for it"):
+        main(words)
+    assert (study_folder / "lock").exists()
+    assert main(words) == 1  # its trial is still missing
 
 
 def test_failed_trials_are_queued_once() -> None:
