@@ -44,7 +44,7 @@ from mmprofile.profile.schema import Schema
 
 
 def save_blip2(folder: Path) -> None:
-    """The random model, as a hub has it."""
+    """Save the random model as a hub has it."""
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     text = T5Config.from_pretrained(ASSETS / "tiny" / "text")
@@ -63,7 +63,7 @@ def save_blip2(folder: Path) -> None:
 
 
 def make_data(root: Path, photos: int, size: tuple[int, int]) -> Path:
-    """A prepared folder of different photos: smooth colours under noise, about as large as a camera's files."""
+    """Prepare a folder of different photos: smooth colours under noise, about as large as a camera's files."""
     raw, rng = root / f"raw{photos}", np.random.default_rng(0)
     raw.mkdir()
     for i in range(photos):
@@ -85,13 +85,13 @@ def make_data(root: Path, photos: int, size: tuple[int, int]) -> Path:
 
 
 def allocated() -> int:
-    """Anonymous memory of this process, bytes."""
+    """Return the anonymous memory of this process in bytes."""
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) << 10 for line in status if line.startswith("RssAnon"))
 
 
 def measured(overrides: list[str]) -> dict[str, Any]:
-    """One run in this process: seconds of the whole loop and of ``generate``, memory over time."""
+    """Caption in this process and measure the seconds of the whole loop and of ``generate``, and memory over time."""
     quiet()
     cfg = load_config("caption", overrides)
     captions = Captions(cfg.folder)
@@ -101,9 +101,9 @@ def measured(overrides: list[str]) -> dict[str, Any]:
 
     def timed(self: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        found = generate(self, **kwargs)
+        ids = generate(self, **kwargs)
         seconds["generate"] += time.perf_counter() - start
-        return found
+        return ids
 
     def started(self: Any, *args: Any, **kwargs: Any) -> Any:
         seconds["start"] = time.perf_counter()
@@ -117,7 +117,7 @@ def measured(overrides: list[str]) -> dict[str, Any]:
     Blip2ForConditionalGeneration.generate = timed  # type: ignore[method-assign]
     pl.Trainer.predict = started  # type: ignore[method-assign]
     threading.Thread(target=watch, daemon=True).start()
-    counts = caption(cfg, captions)
+    counts = caption(cfg, captions, checkpoint=cfg.checkpoint)
     stop.set()
     memory.append(allocated())  # the shortest run has a first and a last figure
     loop = time.perf_counter() - seconds["start"]
@@ -125,7 +125,7 @@ def measured(overrides: list[str]) -> dict[str, Any]:
 
 
 def run(folder: Path, model: Path) -> dict[str, Any]:
-    """A run from nothing in a process of its own."""
+    """Caption from nothing in a process of its own and return what it measured."""
     (folder / "captions.parquet").unlink(missing_ok=True)
     overrides = [f"folder={folder}", f"model={model}", "trainer=cpu", "trainer.progress=false"]
     start = time.perf_counter()
@@ -133,33 +133,33 @@ def run(folder: Path, model: Path) -> dict[str, Any]:
         [sys.executable, __file__, "--child", *overrides],
         stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found | {"wall": time.perf_counter() - start}
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures | {"wall": time.perf_counter() - start}
 
 
 def resume(folder: Path, model: Path) -> float:
-    """Seconds to find that all photos of a folder are captioned."""
+    """Return the seconds to find that all photos of a folder are captioned."""
     quiet()
     cfg = load_config("caption", [f"folder={folder}", f"model={model}", "trainer=cpu"])
-    captions, maker = Captions(folder), identity(cfg)
+    captions, maker = Captions(folder), identity(cfg, cfg.checkpoint)
     if not (folder / "captions.parquet").exists():
         with captions.shards(maker) as shards:
             for photo in captions.todo(maker):
                 shards.add(photo, f"a photo of {photo.photo_id}")
         captions.finish(maker)
     start = time.perf_counter()
-    caption(cfg, Captions(folder))
+    caption(cfg, Captions(folder), checkpoint=cfg.checkpoint)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    """Command line."""
-    made = parser((__doc__ or "").splitlines()[0])
-    made.add_argument("--photos", type=int, default=1000, help="photos of the run whose overhead is measured")
-    made.add_argument("--many", type=int, default=10_000, help="photos of the run whose memory is measured")
-    made.add_argument("--done", type=int, default=100_000, help="captions that a run finds done")
-    made.add_argument("--child", nargs="+", default=None, help="one run in this process; used by the script itself")
-    arguments = made.parse_args()
+    """Measure and report; the command line is that of all benchmarks, and the sizes."""
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--photos", type=int, default=1000, help="photos of the run whose overhead is measured")
+    options.add_argument("--many", type=int, default=10_000, help="photos of the run whose memory is measured")
+    options.add_argument("--done", type=int, default=100_000, help="captions that a run finds done")
+    options.add_argument("--child", nargs="+", default=None, help="one run in this process; used by the script itself")
+    arguments = options.parse_args()
     if arguments.child:
         print(json.dumps(measured(arguments.child)))
         return

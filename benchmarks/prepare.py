@@ -1,4 +1,4 @@
-"""Times the preparation of raw data: ``python benchmarks/prepare.py [--raw DIR] [--large DIR]``.
+"""Measure the preparation of raw data: ``python benchmarks/prepare.py [--raw DIR] [--large DIR]``.
 
 The work is from raw JSON to selected, labelled tables: read the files of reviews, businesses and photo rows; keep reviews by
 length, and users by number of reviews and of reviews of a business with photos; label six attributes; split; write. All photos
@@ -52,7 +52,7 @@ CHUNK = 100_000
 
 
 def ours(raw: Path, result: Path) -> None:
-    """The same steps as ``python -m mmprofile.prepare``, but that no photo is opened: a photo row is taken at its word."""
+    """Take the steps of ``python -m mmprofile.prepare``, except that no photo is opened: all are assumed to be readable."""
     with _fresh(result / "work") as work:
         options = Options.checked({"kind": "yelp", "path": str(raw)}, SELECTION, SPLIT, {}, "duckdb")
         run = Preparation(options, SCHEMA, result, Progress(False))
@@ -66,7 +66,7 @@ def ours(raw: Path, result: Path) -> None:
 
 
 def by_pandas(raw: Path, result: Path, chunk: int | None = None) -> None:
-    """The script people write. Only the split is ours, because the budget's cut is the median of its training users.
+    """Prepare as people do in pandas. Only the split is ours: the budget's cut is the median of its training users.
 
     Args:
         chunk: reviews read and filtered by length at a time; None: all at once.
@@ -105,7 +105,7 @@ def _at_least(reviews: pd.DataFrame, least: int) -> pd.DataFrame:
 
 
 def _known(businesses: pd.DataFrame) -> pd.DataFrame:
-    """What the labels need of a business; None where it is not known."""
+    """Return what the labels need of each business; None where it is not known."""
 
     def value(row: Any, key: str) -> Any:
         try:
@@ -120,7 +120,7 @@ def _known(businesses: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(visits: pd.DataFrame) -> tuple[pd.DataFrame, "pd.Series[float]"]:
-    """Profiles without the budget, and the mean price of the businesses a user visits."""
+    """Return profiles without the budget, and the mean price of the businesses that each user visits."""
     users = visits.groupby("user_id")
     profiles = pd.DataFrame({"Stars": (users["stars"].mean() + 0.5).astype(int).astype(str)})
     categories = visits.assign(value=visits["categories"].str.split(", ")).explode("value")
@@ -140,7 +140,7 @@ def _labels(visits: pd.DataFrame) -> tuple[pd.DataFrame, "pd.Series[float]"]:
 
 
 def _most_frequent(visits: pd.DataFrame, values: tuple[str, ...]) -> pd.DataFrame:
-    """user_id and value, the most frequent first, ties by the order of ``values``."""
+    """Return user_id and value, the most frequent first, ties by the order of ``values``."""
     spelled = {value.lower(): place for place, value in enumerate(values)}
     visits = visits.assign(place=visits["value"].str.lower().map(spelled)).dropna(subset=["place"])
     counts = visits.groupby(["user_id", "place"]).size().rename("n").reset_index()
@@ -149,7 +149,7 @@ def _most_frequent(visits: pd.DataFrame, values: tuple[str, ...]) -> pd.DataFram
 
 
 def floor(raw: Path) -> None:
-    """The least that anything in Python must do: parse every line of the review file."""
+    """Parse every line of the review file: no preparation in Python can do less."""
     import orjson  # only this side needs it
 
     with (raw / FILES[1]).open("rb") as file:
@@ -158,7 +158,7 @@ def floor(raw: Path) -> None:
 
 
 def differences(mine: Path, theirs: Path) -> list[str]:
-    """How the two results differ: in users, splits, labels, or the users' reviews; nothing when they are equal."""
+    """Return how two results differ in users, splits, labels or reviews; empty when they are equal."""
     key = user_key("yelp")
     profiles = pd.read_parquet(theirs / "profiles.parquet")
     reviews = pd.read_parquet(theirs / "reviews.parquet")
@@ -171,18 +171,19 @@ def differences(mine: Path, theirs: Path) -> list[str]:
     names = {user: hashed_id(key, user) for user in profiles.index}
     for user, photo_ids, *values in reviews[["user_id", "photo_ids", *fields]].itertuples(index=False):
         expected[names[user]][2].append((*values, list(photo_ids)))
-    found = {}
+    prepared: dict[str, Any] = {}
     for split in ("train", "validation", "test"):
         for path in sorted((mine / split).glob("*.arrow")):
             for row in pa.ipc.open_stream(path).read_all().to_pylist():
-                told = [(*(review[name] for name in fields), review["photo_ids"]) for review in row["reviews"]]
-                found[row["user_id"]] = (split, row["profile"], told)
-    if not found or found.keys() != expected.keys():
-        return [f"{len(found)} users here, {len(expected)} there, {len(found.keys() & expected.keys())} in both"]
+                written = [(*(review[name] for name in fields), review["photo_ids"]) for review in row["reviews"]]
+                prepared[row["user_id"]] = (split, row["profile"], written)
+    if not prepared or prepared.keys() != expected.keys():
+        both = len(prepared.keys() & expected.keys())
+        return [f"{len(prepared)} users here, {len(expected)} there, {both} in both"]
     return [
         f"user {user}: {part} is {here!r:.300} here, {there!r:.300} there"
-        for user in found
-        for part, here, there in zip(("split", "profile", "reviews"), found[user], expected[user], strict=True)
+        for user in prepared
+        for part, here, there in zip(("split", "profile", "reviews"), prepared[user], expected[user], strict=True)
         if here != there
     ]
 
@@ -197,7 +198,7 @@ SIDES: dict[str, Callable[[Path, Path], None]] = {
 
 @contextlib.contextmanager
 def _fresh(folder: Path) -> Iterator[Path]:
-    """An empty folder, for as long as it is needed."""
+    """Make an empty folder and remove it afterwards."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
@@ -206,7 +207,7 @@ def _fresh(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Between a command and this process, whose own peak the kernel would otherwise count as the command's.
+# It runs between this process and a command; else the kernel would count this process's peak as the command's.
 LAUNCHER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -217,31 +218,31 @@ print(json.dumps([os.waitstatus_to_exitcode(status), time.perf_counter() - start
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Seconds and the most memory (MB) of a command, start and imports included: resident memory of its largest process.
+    """Return the seconds of a command and the peak resident memory (MB) of its largest process, imports included.
 
-    No side of this benchmark and no preparation has worker processes, so that this is all the memory they use.
+    No side of this benchmark and no preparation has worker processes, so this is all the memory that they use.
     """
-    told = subprocess.run([sys.executable, "-IS", "-c", LAUNCHER, *command], stdout=subprocess.PIPE, check=True)
-    status, seconds, peak = json.loads(told.stdout)
+    done = subprocess.run([sys.executable, "-IS", "-c", LAUNCHER, *command], stdout=subprocess.PIPE, check=True)
+    status, seconds, peak = json.loads(done.stdout)
     if status:
         raise SystemExit(f"{' '.join(command)} failed with status {status}")
     return {"seconds": round(seconds, 2), "peak_mb": round(peak)}
 
 
 def alone(side: str, raw: Path, result: Path) -> dict[str, float]:
-    """Peak memory and seconds of one side in a process of its own."""
+    """Return seconds and peak memory of one side in a process of its own."""
     return measured([sys.executable, __file__, "--side", side, "--raw", str(raw), "--out", str(result)])
 
 
 def command(raw: Path, folder: Path) -> list[str]:
-    """The whole command, photos included."""
+    """Return the whole command, photos included."""
     options = [f"data.prepare.source.path={raw}", f"data.prepare.folder={folder}"]
     split = [f"data.prepare.split.{name}={size}" for name, size in SPLIT.items()]
     return [sys.executable, "-m", "mmprofile.prepare", "data=yelp", *options, *split]
 
 
 def photos_per_second(work: Path, count: int, repeats: int) -> list[float]:
-    """Photos of 600 x 400 pixels a second per core: read, decoded in full, scaled, encoded, hashed, written."""
+    """Return photos per second and core, of 600 x 400 pixels: read, decoded, scaled, encoded, hashed, written."""
     paths = []
     for number in range(count):
         rng = random.Random(number)
@@ -263,22 +264,16 @@ def photos_per_second(work: Path, count: int, repeats: int) -> list[float]:
 
 
 def city(folder: Path, reviews: int, seed: int = 0) -> None:
-    """A town of about so many reviews, unless it is there already."""
+    """Write a town of about so many reviews, unless it is there already."""
     if (folder / "done").exists():
         return
-    write_city(
-        folder,
-        users=max(1, round(reviews / REVIEWS_PER_USER)),
-        seed=seed,
-        words=WORDS,
-        photographed=PHOTOGRAPHED,
-        workers=workers(),
-    )
+    users = max(1, round(reviews / REVIEWS_PER_USER))
+    write_city(folder, users=users, seed=seed, words=WORDS, photographed=PHOTOGRAPHED, workers=workers())
     (folder / "done").touch()
 
 
 def cities(folder: Path, reviews: int, count: int) -> None:
-    """Towns of different seeds side by side: no id of one is that of another."""
+    """Write towns of different seeds as one; no two towns share an id."""
     if (folder / "done").exists():
         return
     (folder / "photos").mkdir(parents=True, exist_ok=True)
@@ -296,37 +291,35 @@ def cities(folder: Path, reviews: int, count: int) -> None:
 
 
 def second_runs(raw: Path, work: Path, repeats: int) -> tuple[dict[str, float], list[float]]:
-    """The whole command's first run, and the seconds of those that find everything done."""
+    """Return figures of the whole command's first run, and the seconds of runs that find everything done."""
     line = command(raw, work / "prepared")
     first = measured(line)
     return first, [measured(line)["seconds"] for _ in range(repeats)]
 
 
 def main() -> None:
-    """Command line."""
-    asked = argparse.ArgumentParser(add_help=False)
+    """Run one side, as this script tells itself to, or compare all sides."""
+    side_parser = argparse.ArgumentParser(add_help=False)
     for name in ("--side", "--raw", "--out"):
-        asked.add_argument(name, default=None)
-    one, _ = asked.parse_known_args()
-    if one.side:
-        SIDES[one.side](Path(one.raw), Path(one.out))
+        side_parser.add_argument(name, default=None)
+    arguments, _ = side_parser.parse_known_args()
+    if arguments.side:
+        SIDES[arguments.side](Path(arguments.raw), Path(arguments.out))
     else:
         compare()
 
 
 def compare() -> None:
-    """All sides, in this process for their times and each in one of its own for its memory."""
+    """Compare all sides: their times in this process, their memory in a process of each."""
     # Not at the top: it imports torch, which would count as memory of the sides that run in processes of their own.
     from common import alternate, parser, ratio, report
 
-    made = parser((__doc__ or "").splitlines()[0])
-    made.add_argument("--reviews", type=int, default=1_000_000, help="reviews of the town, about")
-    made.add_argument(
-        "--raw", type=Path, default=None, help="the town's folder, filled if need be; else a temporary one"
-    )
-    made.add_argument("--large", type=Path, default=None, help=f"also {TOWNS} towns at once, in this folder")
-    made.add_argument("--photos", type=int, default=1_000, help="photos of 600 x 400 pixels to process")
-    arguments = made.parse_args()
+    options = parser((__doc__ or "").splitlines()[0])
+    options.add_argument("--reviews", type=int, default=1_000_000, help="reviews of the town, about")
+    options.add_argument("--raw", type=Path, help="the town's folder, filled if it is empty; else a temporary one")
+    options.add_argument("--large", type=Path, help=f"also {TOWNS} towns at once, in this folder")
+    options.add_argument("--photos", type=int, default=1_000, help="photos of 600 x 400 pixels to process")
+    arguments = options.parse_args()
     os.environ.setdefault("MMPROFILE_USER_KEY", "benchmark")  # both sides hash user ids with it
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
@@ -355,18 +348,15 @@ def compare() -> None:
             cities(arguments.large, arguments.reviews, TOWNS)
             figures["seven_million"] = alone("ours", arguments.large, work / "large")
             figures["seven_million_command"] = measured(command(arguments.large, work / "prepared-large"))
-        report("prepare", page(figures, seconds, rates, again, raw, arguments), figures, arguments)
+        text = page(figures, seconds=seconds, rates=rates, again=again, raw=raw, arguments=arguments)
+        report("prepare", text, figures, arguments)
 
 
 def page(
-    figures: dict[str, Any],
-    seconds: dict[str, list[float]],
-    rates: list[float],
-    again: list[float],
-    raw: Path,
+    figures: dict[str, Any], *, seconds: dict[str, list[float]], rates: list[float], again: list[float], raw: Path,
     arguments: argparse.Namespace,
-) -> str:
-    """The section of docs/benchmarks.md."""
+) -> str:  # fmt: skip
+    """Return the section of docs/benchmarks.md."""
     from common import machine, spread, table
 
     libraries = ", ".join(
@@ -376,15 +366,10 @@ def page(
     with (raw / FILES[1]).open("rb") as file:
         lines = sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 24), b""))
     photos = len(list((raw / "photos").iterdir()))
-    alone_ = figures["alone"]
-    rows = [
-        [
-            name,
-            spread(seconds[name]) if name in seconds else "",
-            *(f"{alone_[name][key]:,}" for key in ("seconds", "peak_mb")),
-        ]
-        for name in SIDES
-    ]
+    rows = []
+    for name in SIDES:
+        measured_alone = [f"{figures['alone'][name][key]:,}" for key in ("seconds", "peak_mb")]
+        rows.append([name, spread(seconds[name]) if name in seconds else "", *measured_alone])
     head = ["side", "seconds", "alone, imports included, once, s", "peak memory alone, MB"]
     text = f"## Preparation\n\n`python benchmarks/prepare.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
     text += (
