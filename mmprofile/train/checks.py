@@ -1,18 +1,18 @@
-"""Settings of ``train`` that make no sense, found before the data are prepared."""
+"""Checks of ``conf/train.yaml``: settings that make no sense are refused before the data are prepared."""
 
 import math
-from typing import Any
 
+from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import check_encoding
+from mmprofile.inputs.texts import check_encoding
 from mmprofile.inputs.views import check_inputs, check_paradigm
 from mmprofile.model.heads import check_head
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.systems.systems import check_system
 
 
-def check_settings(cfg: Any) -> None:
-    """Refuses what would only be noticed after the data are prepared, or after training.
+def check_settings(cfg: TrainConfig) -> None:
+    """Refuse what would otherwise be noticed only after the data are prepared, or after training.
 
     Raises:
         UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense, or sensitive
@@ -24,21 +24,8 @@ def check_settings(cfg: Any) -> None:
     check_inputs(cfg.inputs)
     check_encoding(cfg.text.encoding, cfg.model.target)
     check_head(cfg.model)
-    weight, whole = cfg.model.auxiliary, cfg.model.head == "lm" and cfg.model.target != "attributes"
-    if not 0 <= weight < math.inf or (weight and not whole):
-        raise UserError(
-            f"model.auxiliary={weight}: give 0 or more, and 0 unless a decoder writes whole profiles "
-            f"(model.head=lm, model.target=profile or prompted)"
-        )
-    if cfg.model.text.lora.rank < 0:
-        raise UserError(f"model.text.lora.rank={cfg.model.text.lora.rank}: give 1 or more, or 0 to train all weights")
-    if cfg.model.fusion.kind == "none" and cfg.model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
-        raise UserError(
-            f"model {cfg.model.name} with paradigm {cfg.paradigm.name}: it has no fusion and sees no photos; "
-            f"choose paradigm=text or paradigm=uni (captions), or model.fusion.kind=..."
-        )
-    for name in ("beams", "dev_beams"):
-        beams = cfg.evaluation[name]
+    _check_model(cfg)
+    for name, beams in (("beams", cfg.evaluation.beams), ("validation_beams", cfg.evaluation.validation_beams)):
         if beams is not None and beams < 1:
             raise UserError(f"evaluation.{name}={beams} is not a number of beams: give 1 or more, or null")
     if cfg.probe.users < 0:
@@ -46,3 +33,20 @@ def check_settings(cfg: Any) -> None:
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
+
+
+def _check_model(cfg: TrainConfig) -> None:
+    weight, model = cfg.model.auxiliary, cfg.model
+    whole_profiles = model.head == "lm" and model.target != "attributes"
+    if not 0 <= weight < math.inf or (weight and not whole_profiles):
+        raise UserError(
+            f"model.auxiliary={weight}: give 0 or more, and 0 unless a decoder writes whole profiles "
+            f"(model.head=lm, model.target=profile or prompted)"
+        )
+    if model.text.lora.rank < 0:
+        raise UserError(f"model.text.lora.rank={model.text.lora.rank}: give 1 or more, or 0 to train all weights")
+    if model.fusion.kind == "none" and model.head == "lm" and cfg.paradigm.modality in ("multi", "both"):
+        raise UserError(
+            f"model {model.name} with paradigm {cfg.paradigm.name}: it has no fusion and sees no photos; "
+            f"choose paradigm=text or paradigm=uni (captions), or model.fusion.kind=..."
+        )

@@ -1,13 +1,20 @@
-"""The LightningModules: joint loss over views, Adam with two learning rates, dev macro-F1."""
+"""LightningModules: the joint loss over views, Adam with two learning rates, macro-F1 on the validation split.
 
+Dimension letters: V views.
+"""
+
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import get_wsd_schedule
 
 from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
@@ -15,20 +22,26 @@ from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.views import View
 from mmprofile.model.fusion import Gates
 from mmprofile.model.model import Output, ProfileModel
-from mmprofile.profile.metrics import Scores, score
-from mmprofile.profile.schema import Profile
 from mmprofile.train.probe import Probe
+from mmprofile.train.scores import SplitMetric
 
-SCHEDULES = ("constant", "linear", "cosine")
+METRIC = "validation/macro_f1"  # decides which epoch is best, and when to stop
+RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda left: 1.0,
+    "linear": lambda left: left,
+    # In float32, so that results stay those of earlier versions; transformers' own cosine differs by up to 7e-8.
+    "cosine": lambda left: 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (1.0 - left))))),
+}
+"""After warm-up: the share of the decay steps that is left -> the factor of the learning rates."""
 
 
 def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
-    """The loss of a step.
+    """Return the loss of a step, a scalar.
 
     Args:
         output: of the model.
-        weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean
-            over all target tokens, views having been drawn by their weights; the same in expectation.
+        weights: (V,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean over
+            all target tokens, views having been drawn by their weights; the same in expectation.
     """
     losses = output.view_losses if output.view_auxiliary is None else output.view_losses + output.view_auxiliary
     if weights is None:
@@ -36,32 +49,43 @@ def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
     return (losses * weights).sum() / weights.sum()
 
 
-def schedule_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """Learning rate factor at ``step`` of ``total``: linear warm-up over a share of the steps, then the schedule."""
-    rise = max(1, round(warmup * total))
-    if step < rise and warmup > 0:
-        return (step + 1) / rise
-    done = min(1.0, (step - rise) / max(1, total - rise)) if warmup > 0 else min(1.0, step / max(1, total))
-    if schedule == "linear":
-        return 1.0 - done
-    if schedule == "cosine":
-        return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
-    return 1.0
+def rate_schedule(optimizer: Optimizer, optim: OptimConfig, steps: int) -> LambdaLR:
+    """Return the schedule of the learning rates: linear warm-up over a share of the steps, then ``optim.schedule``.
+
+    The steps are counted one ahead of transformers, whose first step has a rate of 0 and trains nothing: the last step of
+    the warm-up has the full rate. The stable step is the step that this leaves between warm-up and decay.
+    """
+    rise, shape = max(1, round(optim.warmup * steps)) if optim.warmup > 0 else 0, RATE_SCHEDULES[optim.schedule]
+    linear = get_wsd_schedule(optimizer, rise, max(1, steps - rise), num_stable_steps=1, decay_type="linear")
+    factor = linear.lr_lambdas[0]
+    return LambdaLR(optimizer, lambda step: factor(step + 1) if step < rise else shape(factor(step + 1)))
 
 
 def check_optim(optim: OptimConfig) -> None:
-    """Whether there is such a schedule.
+    """Check that the schedule exists.
 
     Raises:
-        UserError: there is not.
+        UserError: it does not.
     """
-    if optim.schedule not in SCHEDULES:
-        raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(SCHEDULES)}")
+    if optim.schedule not in RATE_SCHEDULES:
+        raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(RATE_SCHEDULES)}")
+
+
+def accept_old_names(checkpoint: dict[str, Any]) -> None:
+    """Rename, in place, what a checkpoint calls ``dev``: the learning curve's keys and the metric that callbacks monitor.
+
+    Without the callbacks' states, early stopping would forget its patience and the best epoch its score.
+    """
+    progress = checkpoint["progress"]
+    progress["history"] = [
+        {re.sub("^dev_", "validation_", name): value for name, value in epoch.items()} for epoch in progress["history"]
+    ]
+    states = checkpoint.get("callbacks", {})
+    checkpoint["callbacks"] = {key.replace("'dev/macro_f1'", repr(METRIC)): state for key, state in states.items()}
 
 
 class Learner(pl.LightningModule):
-    """What every training has: Adam under a schedule, a learning curve that goes on after a restart, and checkpoints that
-    leave out what is frozen.
+    """Common parts of all trainings: Adam under a schedule, a learning curve that survives a restart, small checkpoints.
 
     Args:
         optim: learning rates and schedule.
@@ -73,73 +97,70 @@ class Learner(pl.LightningModule):
         super().__init__()
         check_optim(optim)
         self.optim, self.steps = optim, steps
-        self.strict_loading = (
-            False  # what is frozen is not in a checkpoint: all of a large model beside its adapter, say
-        )
+        self.strict_loading = False  # checkpoints leave out what is frozen: a large model beside its adapter, say
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
 
     def on_train_epoch_start(self) -> None:
-        """Starts the clock of this epoch."""
+        """Start the clock of this epoch."""
         self._started = time.perf_counter()
 
-    def end_epoch(self, macro_f1: float, more: Mapping[str, float] | None = None) -> None:
-        """Logs the score on dev and adds the epoch to the learning curve, with what ``more`` there is to be kept of it."""
-        self.log("dev/macro_f1", macro_f1, prog_bar=True, sync_dist=True)
+    def end_epoch(self, macro_f1: float, curves: Mapping[str, float] | None = None) -> None:
+        """Log the validation score and add the epoch to the learning curve.
+
+        Args:
+            macro_f1: of the whole validation split, the same on all ranks.
+            curves: other figures of the epoch that the learning curve keeps.
+        """
+        self.log(METRIC, macro_f1, prog_bar=True, sync_dist=True)
         if self.trainer.sanity_checking:
             return
         seconds = time.perf_counter() - self._started
         self.seconds += seconds
         loss = float(torch.stack(self._losses).mean()) if self._losses else float("nan")
         self._losses = []
-        self.history.append(
-            {
-                "epoch": self.current_epoch + 1,
-                "loss": loss,
-                "dev_macro_f1": macro_f1,
-                "seconds": seconds,
-                **(more or {}),
-            }
-        )
+        row = {"epoch": self.current_epoch + 1, "loss": loss, "validation_macro_f1": macro_f1, "seconds": seconds}
+        self.history.append(row | dict(curves or {}))
 
-    def adam(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> Any:
-        """Adam: one group for what came pretrained, one for what is new; and its schedule."""
+    def adam(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> OptimizerLRSchedulerConfig:
+        """Return Adam, with a group for pretrained parameters and one for new ones, and its schedule."""
         optim = self.optim
         groups = [
             {"params": list(pretrained), "lr": optim.lr_pretrained},
             {"params": list(new), "lr": optim.lr_new},
         ]
         fused = self.device.type == "cpu" or None  # there it takes a sixth of the time
-        adam = torch.optim.Adam([g for g in groups if g["params"]], weight_decay=optim.weight_decay, fused=fused)
-        schedule = LambdaLR(adam, lambda step: schedule_factor(step, self.steps, optim.warmup, optim.schedule))
+        adam = Adam([group for group in groups if group["params"]], weight_decay=optim.weight_decay, fused=fused)
+        schedule = rate_schedule(adam, optim, self.steps)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
         self,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Lightning refuses to clip for a fused optimizer in bf16, for the sake of fp16's scaler; there is none here."""
+        """Clip gradients under fused Adam, too: Lightning refuses it in bf16 because of fp16's scaler, which is not used."""
         if gradient_clip_val and optimizer.defaults["fused"]:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def frozen(self) -> list[str]:
+        """Return the names of the parameters that are not trained."""
+        return [name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the learning curve and the seconds spent, as plain data, and leaves out what is frozen."""
+        """Add the learning curve and the seconds spent, as plain data, and leave out what is frozen."""
         for name in self.frozen():
             checkpoint["state_dict"].pop(name, None)
         checkpoint["progress"] = {"history": self.history, "seconds": self.seconds}
 
-    def frozen(self) -> list[str]:
-        """Names of the parameters that are not trained."""
-        return [name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad]
-
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes them up again."""
+        """Restore the learning curve and the seconds spent."""
+        accept_old_names(checkpoint)
         self.history = list(checkpoint["progress"]["history"])
         self.seconds = float(checkpoint["progress"]["seconds"])
 
@@ -149,11 +170,11 @@ class ProfileModule(Learner):
 
     Args:
         model: the model.
-        views: the paradigm's views.
+        views: the views of the paradigm.
         weights: a weight per view; None for the ``sampled`` schedule.
         optim, steps: see :class:`Learner`.
-        dev_beams: beams for the dev split, see :meth:`mmprofile.model.model.ProfileModel.generate`.
-        probe: what is asked of the model in each epoch; None: nothing.
+        validation_beams: beams for the validation split, see :meth:`mmprofile.model.model.ProfileModel.generate`.
+        probe: run after the validation split of each epoch; None: no probe.
     """
 
     def __init__(
@@ -163,65 +184,68 @@ class ProfileModule(Learner):
         weights: Sequence[float] | None,
         optim: OptimConfig,
         steps: int,
-        dev_beams: int | None = None,
+        *,
+        validation_beams: int | None = None,
         probe: Probe | None = None,
     ) -> None:
         super().__init__(optim, steps)
-        self.model, self.views, self.dev_beams, self.probe = model, tuple(views), dev_beams, probe
+        self.model, self.views, self.validation_beams, self.probe = model, tuple(views), validation_beams, probe
         # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
         self.model.train()
         self.weights: Tensor | None
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
-        self._dev: list[tuple[Profile, str]] = []
+        self.validation_scores = SplitMetric(model.schema.observed)  # labels of the other attributes are not gold
         self._probed: dict[str, float] = {}
         self._gates: dict[str, list[Tensor]] = {}
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """One step of the joint loss; every view's loss is logged and, as often as that is written, its gates."""
+        """Return the joint loss of a batch; log each view's loss and, as often as that is written, its gates."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         output = self.model(batch, gates=every > 0 and (self.global_step + 1) % every == 0)
         loss = joint_loss(output, self.weights)
         present = output.view_tokens > 0
         logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
         if output.view_gates is not None:
-            for view, found in zip(batch.views, output.view_gates, strict=True):
-                if not found.isnan().any():
-                    gates = {f"{name}/{view.name}": value for name, value in zip(Gates._fields, found, strict=True)}
-                    logs |= gates
-                    for name, value in gates.items():
-                        self._gates.setdefault(name, []).append(value)
+            gates = self._named_gates(batch.views, output.view_gates)
+            for name, value in gates.items():
+                self._gates.setdefault(name, []).append(value)
+            logs |= gates
         self.log_dict(logs, batch_size=len(batch.users))
         self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
         self._losses.append(loss.detach())
         return loss
 
+    @staticmethod
+    def _named_gates(views: Sequence[View], view_gates: Tensor) -> dict[str, Tensor]:
+        """Return the gates (V, 4) by name and view, without the views that have none in this batch (NaN)."""
+        return {
+            f"{name}/{view.name}": value
+            for view, gates in zip(views, view_gates, strict=True)
+            if not gates.isnan().any()
+            for name, value in zip(Gates._fields, gates, strict=True)
+        }
+
     def validation_step(self, batch: Batch, index: int) -> None:
-        """Predicts the dev users; behind the last of them the probe, so that none of it changes what is predicted."""
-        texts = self.model.generate(batch, self.dev_beams)
+        """Predict the users of a batch; after the last batch run the probe, so that it changes no prediction."""
+        parsed = [self.model.schema.parse(text) for text in self.model.generate(batch, self.validation_beams)]
         assert batch.profiles is not None
-        self._dev += zip(batch.profiles, texts, strict=True)
+        predicted, faults = [result.profile for result in parsed], [result.faults for result in parsed]
+        self.validation_scores.update(batch.profiles, predicted, faults)
         if self.probe is not None and index + 1 == self.trainer.num_val_batches[0]:
             self._probed = self.probe(self.model)
 
     def on_validation_epoch_end(self) -> None:
-        """Dev macro-F1 over the whole split, of the observed attributes: labels of others are no gold."""
-        parsed = [self.model.schema.parse(text) for _, text in self._dev]
-        scores: Scores = score(
-            self.model.schema.observed,
-            [gold for gold, _ in self._dev],
-            [one.profile for one in parsed],
-            [one.faults for one in parsed],
-            resamples=0,
-        )
-        self._dev = []
-        names = {f"dev/{name}": one.macro_f1 for name, one in scores.per_attribute.items()}
-        names |= {f"probe/{name}": value for name, value in self._probed.items()}
-        self.log_dict({**names, "dev/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
-        kept = {f"dev_loss_{name}": value for name, value in self._probed.items() if "gap" not in name}
-        kept |= {name: float(torch.stack(values).mean()) for name, values in self._gates.items()}
+        """Log macro-F1 of the whole split, of the observed attributes, and what the probe found."""
+        scores = self.validation_scores.compute()
+        self.validation_scores.reset()
+        logs = {f"validation/{name}": macro_f1 for name, macro_f1 in scores.per_attribute.items()}
+        logs |= {f"probe/{name}": value for name, value in self._probed.items()}
+        self.log_dict({**logs, "validation/parse_fault_rate": scores.parse_fault_rate}, sync_dist=True)
+        curves = {f"validation_loss_{name}": value for name, value in self._probed.items() if "gap" not in name}
+        curves |= {name: float(torch.stack(values).mean()) for name, values in self._gates.items()}
         self._gates = {}
-        self.end_epoch(scores.macro_f1, kept)
+        self.end_epoch(scores.macro_f1, curves)
 
-    def configure_optimizers(self) -> Any:
-        """See :meth:`Learner.adam`."""
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return Adam and its schedule, see :meth:`Learner.adam`."""
         return self.adam(self.model.pretrained_parts(), self.model.new_parts())

@@ -11,19 +11,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
 from mmprofile.inputs.texts import ENCODINGS
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views, view_weights
 from mmprofile.model.build import build_model
+from mmprofile.model.losses import sums_by_view
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
-from mmprofile.train.module import ProfileModule, joint_loss, schedule_factor
+from mmprofile.train.module import RATE_SCHEDULES, ProfileModule, joint_loss, rate_schedule
+from tests.support.optimizers import optim_config
 
 SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])
 WEIGHTS = [1.0, 0.5, 2.0, 0.25]
-PLAIN = OptimConfig(lr_pretrained=5e-5, lr_new=5e-5, weight_decay=0.0, warmup=0.1, schedule="linear")
+PLAIN = optim_config(lr_pretrained=5e-5, lr_new=5e-5, weight_decay=0.0, warmup=0.1, schedule="linear")
 Gradients = dict[str, Tensor]
 
 
@@ -156,7 +157,7 @@ def test_weighted_loss_by_hand(model: ProfileModel, people: list[User], make_col
     batch = make_collator(model)(people[:2], [build_view("text", "text")])
     losses, counted = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 5.0]]), torch.tensor([[True] * 3, [True, False, True]])
     weights = torch.tensor([[1.0, 0.5, 0.0], [1.0, 1.0, 0.2]])
-    total, count = model._by_view(batch, losses, counted, weights)
+    total, count = sums_by_view(batch, losses, counted, weights)
     assert [*total.tolist(), *count.tolist()] == pytest.approx([6.0, 2.7])  # 1 + 2 / 2 + 3 + 5 / 5, and 1.5 + 1.2
 
 
@@ -171,7 +172,13 @@ def test_an_attribute_of_weight_0_teaches_nothing(
     """Whatever its label says, loss and gradients are the same; they are other ones where it weighs something."""
     torch.manual_seed(1)
     model = build_model(
-        {"name": t5_folder_of(SMALL)}, None, {"kind": "none"}, SMALL, {}, "schema", head=dict(head)
+        text={"name": t5_folder_of(SMALL)},
+        vision=None,
+        fusion={"kind": "none"},
+        schema=SMALL,
+        inputs={},
+        vocabulary="schema",
+        head=dict(head),
     ).double()
     views, found = [build_view("text", "text")], []
     for weight, likes in ((0.0, "Tea"), (0.0, "Cars"), (0.5, "Tea"), (0.5, "Cars")):
@@ -198,6 +205,12 @@ def test_view_weights() -> None:
         assert message in str(error.value)
 
 
+def rate_factor(steps: int, warmup: float, schedule: str) -> Callable[[int], float]:
+    """Step -> factor of the learning rates."""
+    adam = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    return rate_schedule(adam, optim_config(warmup=warmup, schedule=schedule), steps).lr_lambdas[0]
+
+
 @pytest.mark.parametrize(
     ("warmup", "schedule", "factors"),
     [
@@ -211,17 +224,29 @@ def test_view_weights() -> None:
     ],
 )
 def test_learning_rate_factors_of_ten_steps(warmup: float, schedule: str, factors: list[float]) -> None:
-    found = [schedule_factor(step, 10, warmup, schedule) for step in range(11)]
-    assert found == pytest.approx(factors, abs=1e-6)
-    assert schedule_factor(25, 10, warmup, schedule) == pytest.approx(factors[-1], abs=1e-6)
+    factor = rate_factor(10, warmup, schedule)
+    assert [factor(step) for step in range(11)] == pytest.approx(factors, abs=1e-6)
+    assert factor(25) == pytest.approx(factors[-1], abs=1e-6)
+
+
+@pytest.mark.parametrize("schedule", RATE_SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 0.01, 0.1, 0.3, 1.0])
+def test_learning_rate_factors_are_those_of_earlier_versions_to_the_last_bit(warmup: float, schedule: str) -> None:
+    for steps in (0, 1, 2, 7, 97, 100, 333, 1000):
+        factor, rise = rate_factor(steps, warmup, schedule), max(1, round(warmup * steps)) if warmup else 0
+        for step in range(steps + 3):
+            done = min(1.0, (step - rise) / max(1, steps - rise))
+            cosine = 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * done))))
+            decayed = {"constant": 1.0, "linear": 1.0 - done, "cosine": cosine}[schedule]
+            assert factor(step) == ((step + 1) / rise if step < rise else decayed)
 
 
 def test_no_steps_at_all() -> None:
-    assert schedule_factor(0, 0, 0.1, "linear") == 1.0
+    assert rate_factor(0, 0.1, "linear")(0) == 1.0
 
 
 def test_two_groups_with_their_own_rates(tiny_model: Callable[..., ProfileModel], model: ProfileModel) -> None:
-    optim = OptimConfig(lr_pretrained=0.001, lr_new=0.01, weight_decay=0.1, warmup=0.5, schedule="linear")
+    optim = optim_config(lr_pretrained=0.001, lr_new=0.01, weight_decay=0.1, warmup=0.5, schedule="linear")
     made = ProfileModule(model, paradigm_views("multi", VIEWS), None, optim, steps=4).configure_optimizers()
     adam, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
     assert made["lr_scheduler"]["interval"] == "step"
@@ -273,9 +298,9 @@ def test_training_lowers_the_loss_and_keeps_a_curve(
     first, last = module.history
     assert (first["epoch"], last["epoch"]) == (1, 2)
     assert last["loss"] < 0.8 * first["loss"]
-    assert last["dev_macro_f1"] == fit.callback_metrics["dev/macro_f1"]
-    assert fit.callback_metrics["dev/parse_fault_rate"] == 0
-    assert {"loss", "loss/fusion", "loss/masked_image", "dev/Stars", "dev/parse_fault_rate"} <= set(
+    assert last["validation_macro_f1"] == fit.callback_metrics["validation/macro_f1"]
+    assert fit.callback_metrics["validation/parse_fault_rate"] == 0
+    assert {"loss", "loss/fusion", "loss/masked_image", "validation/Stars", "validation/parse_fault_rate"} <= set(
         fit.callback_metrics
     )
     assert ("loss/text" in fit.callback_metrics) == (weights is not None)
@@ -301,7 +326,7 @@ def test_gradients_are_clipped(
 
 def test_the_curve_is_in_the_checkpoint(model: ProfileModel) -> None:
     first, second = (ProfileModule(model, paradigm_views("multi", VIEWS), WEIGHTS, PLAIN, 1) for _ in range(2))
-    first.history, first.seconds = [{"epoch": 1, "loss": 2.0, "dev_macro_f1": 3.0, "seconds": 4.0}], 4.0
+    first.history, first.seconds = [{"epoch": 1, "loss": 2.0, "validation_macro_f1": 3.0, "seconds": 4.0}], 4.0
     checkpoint: dict[str, object] = {}
     first.on_save_checkpoint(checkpoint)
     second.on_load_checkpoint(checkpoint)

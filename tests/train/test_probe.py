@@ -17,7 +17,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmprofile.config.settings import OptimConfig
 from mmprofile.evaluate.predictions import UNPAIRED_SEED
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.batch import Collator
@@ -27,6 +26,7 @@ from mmprofile.model.fusion import Gates
 from mmprofile.model.model import ProfileModel
 from mmprofile.train.module import ProfileModule
 from mmprofile.train.probe import Probe
+from tests.support.optimizers import optim_config
 
 BOTH = paradigm_views("both", VIEWS)
 Scalars = dict[str, dict[int, float]]
@@ -171,13 +171,13 @@ def train(
         if isinstance(part, nn.Dropout):
             part.p = 0.2
     probe = Probe.of(Data(collator, views, users), count, UNPAIRED_SEED)
-    optim = OptimConfig(lr_pretrained=0.01, lr_new=0.01, warmup=0.0, schedule="constant")
+    optim = optim_config(lr_pretrained=0.01, lr_new=0.01, weight_decay=0.0, warmup=0.0, schedule="constant")
     module = ProfileModule(model, views, [1.0] * len(views), optim, steps=8, probe=probe)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     options = {"logger": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10**6, **quiet, **options}
     torch.manual_seed(5)
-    dev = DataLoader([collator(users, views[:1])], batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
-    pl.Trainer(max_epochs=2, accelerator="cpu", **options).fit(module, batches(collator, users, views), dev)
+    validation = DataLoader([collator(users, views[:1])], batch_size=None, collate_fn=lambda batch: batch)  # type: ignore[arg-type]
+    pl.Trainer(max_epochs=2, accelerator="cpu", **options).fit(module, batches(collator, users, views), validation)
     return module
 
 
@@ -198,7 +198,7 @@ def test_training_does_not_notice_that_it_is_watched(
     plain = run(0)
     for (name, one), other in zip(watched.state_dict().items(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
-    keys = ("epoch", "loss", "dev_macro_f1")
+    keys = ("epoch", "loss", "validation_macro_f1")
     assert [[row[k] for k in keys] for row in watched.history] == [[row[k] for k in keys] for row in plain.history]
     assert watched.history[0]["loss"] != watched.history[1]["loss"]
     assert set(plain.history[0]) == {*keys, "seconds"}
@@ -209,9 +209,11 @@ def test_training_does_not_notice_that_it_is_watched(
     asked = {f"probe/{name}" for name in ("paired", "unpaired", "unpaired_pixels", "gap", "gap_pixels")}
     assert {tag for tag in found if tag.split("/")[0] in (*Gates._fields, "probe")} == shown | asked
     assert all(list(found[tag]) == every for tag in (*shown, *(f"loss/{view.name}" for view in BOTH)))
-    assert all(list(found[tag]) == ends for tag in (*asked, "dev/macro_f1", "dev/Stars"))
+    assert all(list(found[tag]) == ends for tag in (*asked, "validation/macro_f1", "validation/Stars"))
     for name in ("paired", "unpaired", "unpaired_pixels"):
-        assert list(found[f"probe/{name}"].values()) == pytest.approx([r[f"dev_loss_{name}"] for r in watched.history])
+        assert list(found[f"probe/{name}"].values()) == pytest.approx(
+            [r[f"validation_loss_{name}"] for r in watched.history]
+        )
     if accumulate == 1:  # else a step is more than the batch that is written of it
         for tag in shown:
             means = np.array([*found[tag].values()]).reshape(2, steps).mean(1)
@@ -238,7 +240,7 @@ def test_without_gates_or_photos_nothing_is_said_of_them(
     module = train(model, make_collator(model), users, views, 9, logger=logger, log_every_n_steps=1)
     found = {tag for tag in scalars(tmp_path / "events") if tag.split("/")[0] in (*Gates._fields, "probe")}
     assert found == (set() if modality == "text" else {"probe/paired", "probe/unpaired", "probe/gap"})
-    assert ("dev_loss_paired" in module.history[0]) == (modality != "text")
+    assert ("validation_loss_paired" in module.history[0]) == (modality != "text")
     assert not [str(one.message) for one in recwarn if "probe" in str(one.message) or "gate" in str(one.message)]
 
 
@@ -254,9 +256,9 @@ def test_two_ranks_tell_what_the_model_that_they_leave_tells(tmp_path: Path) -> 
     assert list(found["added/fusion"]) == list(found["loss/fusion"]) == [9]
     assert found["added/fusion"][9] > 0
     assert 1 <= found["support/fusion"][9] <= 3
-    (step,) = found["dev/macro_f1"]
-    _, cfg, model = load_run(str(run))
-    data = run_data(cfg, model)
+    (step,) = found["validation/macro_f1"]
+    loaded = load_run(str(run))
+    model, data = loaded.model, run_data(loaded)
     own = [user for user in data.users("validation") if user.photos][:8]
     others = [own[donor] for donor in donors(8, UNPAIRED_SEED)]
     swapped = [replace(u, photos=o.photos, captions=o.captions) for u, o in zip(own, others, strict=True)]
@@ -264,4 +266,4 @@ def test_two_ranks_tell_what_the_model_that_they_leave_tells(tmp_path: Path) -> 
     assert found["probe/paired"] == {step: pytest.approx(paired, abs=1e-4)}
     assert found["probe/gap"] == {step: pytest.approx(apart - paired, abs=1e-4)}
     (row,) = json.loads((run / "metrics.json").read_text())["history"]
-    assert row["dev_loss_unpaired"] == pytest.approx(apart, abs=1e-4)
+    assert row["validation_loss_unpaired"] == pytest.approx(apart, abs=1e-4)
