@@ -1,4 +1,7 @@
-"""The one exception that users are meant to see."""
+"""The one exception that users are meant to see, and the suggestion that many of its messages make."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -10,3 +13,13 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Return `` (did you mean x?)`` with the choice that is most like a word, or nothing."""
+    choices = list(choices)
+    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
+    if not near:
+        tail = word.split(".")[-1]
+        near = [choice for choice in choices if choice.split(".")[-1] == tail][:1]
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,6 +1,5 @@
 """The typed configuration, and the way from a command line to it: every mistake is one line that names the nearest choice."""
 
-import difflib
 import re
 from typing import Any
 
@@ -24,7 +23,7 @@ from mmprofile.config.settings import (
     TrainConfig,
 )
 from mmprofile.config.words import rename_keys, translate
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.paths import conf_dir
 
 CONFIGS: dict[str, type] = {
@@ -214,12 +213,3 @@ def _all_keys(name: str) -> list[str]:
     merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), _compose(name, []))
     groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
     return walk(merged, "") + groups
-
-
-def nearest(word: str, choices: list[str]) -> str:
-    """`` (did you mean ...?)``, or nothing."""
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
-    if not near:
-        tail = word.split(".")[-1]
-        near = [choice for choice in choices if choice.split(".")[-1] == tail][:1]
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,11 +1,13 @@
-"""Parts of a configuration whose keys depend on a choice: a dataclass per choice, checked when the part is used."""
+"""Parts of a configuration whose keys depend on a choice: a dataclass per choice, checked where the part is used."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 
 T = TypeVar("T")
 
@@ -15,13 +17,25 @@ def typed_part(kind: type[T], part: Any, key: str) -> T:
 
     Args:
         kind: the dataclass.
-        part: the node of the configuration.
+        part: the node of the configuration, or plain data.
         key: where the node stands, such as ``teacher``; error messages name it.
 
     Raises:
         UserError: a key is unknown or missing, or a value has the wrong type.
     """
     try:
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), part)))
+        plain = OmegaConf.to_container(part, resolve=True) if OmegaConf.is_config(part) else part
+        if not isinstance(plain, Mapping):
+            raise UserError(f"{key} is {plain!r}: expected keys with values")
+        node = OmegaConf.merge(OmegaConf.structured(kind), dict(plain))
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise UserError(f"{key}.{missing[0]} is not set: give it on the command line or in its file of conf/")
+        return cast(T, OmegaConf.to_object(node))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        *path, name = str(error.full_key).split(".")
+        known = [] if path else [field.name for field in fields(kind)]  # type: ignore[arg-type]
+        listed = f"; keys: {', '.join(known)}" if known else ""
+        raise UserError(f"{'.'.join([key, *path])} has no key {name!r}{nearest(name, known)}{listed}") from error
     except OmegaConfBaseException as error:
         raise UserError(f"{key}.{error.full_key}: {str(error).splitlines()[0]}") from error

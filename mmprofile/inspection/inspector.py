@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmprofile.config.compose import nearest
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.evaluate.predictions import UNPAIRED_SEED
 from mmprofile.evaluate.runs import checked_data, load_run
 from mmprofile.inputs.batch import Batch, Collator

@@ -14,9 +14,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config.compose import CONFIGS, explain, nearest
+from mmprofile.config.compose import CONFIGS, explain
 from mmprofile.config.settings import SweepConfig
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.paths import conf_dir
 from mmprofile.sweep.jobs import check_launcher, run_jobs
 from mmprofile.sweep.rendering import print_table, write_table

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config.compose import difference, load_config, nearest
+from mmprofile.config.compose import difference, load_config
 from mmprofile.config.settings import SweepConfig, TrainConfig
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.paths import conf_dir
 from mmprofile.sweep.jobs import Job, quoted, slug
 from mmprofile.sweep.locked_run import done
