@@ -12,7 +12,7 @@ from datamodules.people import read_people
 from datamodules.synthpai import read_synthpai
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.llm.teacher import run as teacher
+from mmprofile.llm import stage
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Attribute, Schema
 
@@ -106,14 +106,14 @@ def test_splits_are_a_matter_of_the_id() -> None:
 
 def test_the_demo_city_has_gold_of_all_six() -> None:
     cfg = load_config("llm", ["data.prepare.source.users=30"])
-    schema = teacher.open_schema(cfg)
-    people = teacher.read_people(cfg, schema)
+    schema = stage.open_schema(cfg)
+    people = stage.read_people(cfg, schema)
     assert {person.split for person in people} == {"train", "validation", "test"}
     assert all(person.reviews and not person.cues for person in people)
     assert all(set(person.gold) == set(schema.names) for person in people)
     values = {name: {value for person in people for value in person.gold[name]} for name in schema.names}
     assert all(values[name] <= set(schema[name].values) and values[name] for name in schema.names)
-    tests = teacher.read_people(load_config("llm", ["data.prepare.source.users=30", "splits=[test]"]), schema)
+    tests = stage.read_people(load_config("llm", ["data.prepare.source.users=30", "splits=[test]"]), schema)
     assert [person.user_id for person in tests] == [person.user_id for person in people if person.split == "test"]
 
 
@@ -267,8 +267,8 @@ def test_synthpai_of_nobody_or_for_another_schema(tmp_path: Path, comments: Path
 def test_synthpai_by_the_configuration(comments: Path) -> None:
     words = [f"input={comments}", "input_format=synthpai", "profile=synthpai", "purpose=a test"]
     cfg = load_config("llm", words)
-    assert len(teacher.read_people(cfg, teacher.open_schema(cfg))) == 3
+    assert len(stage.read_people(cfg, stage.open_schema(cfg))) == 3
     with pytest.raises(
         UserError, match="Gender, Age, Education Level, Relationship Status, Income Level are sensitive"
     ):
-        teacher.open_schema(load_config("llm", words[:3]))
+        stage.open_schema(load_config("llm", words[:3]))

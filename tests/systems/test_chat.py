@@ -27,8 +27,8 @@ TEXT = (
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(TEXT) as made:
-        yield made
+    with serving(TEXT) as chat_server:
+        yield chat_server
 
 
 def endpoint(url: str, retries: int = 5, model: str = "toy", temperature: int = 0) -> Endpoint:

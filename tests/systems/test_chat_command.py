@@ -30,8 +30,8 @@ SMOKE = ["experiment=smoke", "evaluation.resamples=20", "model=gpt", "model.opti
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(TEXT) as made:
-        yield made
+    with serving(TEXT) as chat_server:
+        yield chat_server
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ QUESTION = [{"role": "user", "content": "who is ann?"}]
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving("Stars: 4") as made:
-        yield made
+    with serving("Stars: 4") as chat_server:
+        yield chat_server
 
 
 def endpoint(url: str, key_env: str | None = None, retries: int = 5) -> Endpoint:

@@ -34,8 +34,8 @@ def answer(confidence: Any = 80) -> str:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with serving(answer()) as made:
-        yield made
+    with serving(answer()) as chat_server:
+        yield chat_server
 
 
 def toy(url: str, *more: str) -> list[str]:
