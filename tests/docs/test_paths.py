@@ -106,8 +106,8 @@ def wrong(text: str, folder: Path = ROOT) -> list[str]:
 
 
 def mentions(path: Path) -> str:
-    """Return a file's text; of the changelog only what holds today, of its table of moves the right column."""
-    text = path.read_text(encoding="utf-8")
+    """Return a file's text without diffs; of the changelog only what holds today, of its table of moves the right column."""
+    text = re.sub(r"^```diff\n.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     if path.name != "CHANGELOG.md":
         return text
     text = text.split("\n## 0.1.0")[0].split("### Removed")[0]
