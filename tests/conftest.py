@@ -180,7 +180,14 @@ def tiny_model(
         inputs = {"modality": "both", "reviews": 3, "photos_per_review": 1, "max_tokens": 64, "sample_seed": 0}
         torch.manual_seed(1)
         text = {"name": str(folder), "dropout": None}
-        return build_model(text, vision, {"kind": fusion, **options}, schema or shipped, inputs, vocabulary).eval()
+        return build_model(
+            text=text,
+            vision=vision,
+            fusion={"kind": fusion, **options},
+            schema=schema or shipped,
+            inputs=inputs,
+            vocabulary=vocabulary,
+        ).eval()
 
     return make
 

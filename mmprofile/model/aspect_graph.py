@@ -1,6 +1,6 @@
 """AoM's module behind the encoder (Zhou et al., ACL Findings 2023): a gate guided by nouns, then a graph convolution.
 
-Dimension letters: R rows, N' states of the longest row (visual tokens, then text), d their width.
+Dimension letters as in :mod:`mmprofile.model`; of the N' states of a row, visual tokens come first, then text.
 """
 
 import torch
@@ -11,14 +11,14 @@ from mmprofile.inputs.syntax import Syntax
 
 LAYERS = 2
 SHARE = 0.5
-"""Of the graph's states in the result; theirs."""
+"""Share of the graph's states in the result, as in the released code."""
 MASKED = -1e4
 
 
 class GraphConvolution(nn.Module):
     """``relu(A (W h) / (degree + 1) + c)``, degree = sum of |A| over a row, with the self-loop.
 
-    Theirs has the plain sum, which is the same unless a cosine is negative; it can then be -1, and divides by 0.
+    The released code has the plain sum, which is the same unless a cosine is negative; it can then be -1, and divides by 0.
     """
 
     def __init__(self, width: int) -> None:
@@ -27,7 +27,7 @@ class GraphConvolution(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, states: Tensor, weights: Tensor) -> Tensor:
-        """h (R, N', d) and A (R, N', N') -> (R, N', d)."""
+        """States h (R, N', d) and weights A (R, N', N') -> (R, N', d)."""
         degree = weights.abs().sum(-1, keepdim=True) + 1
         return torch.relu((weights / degree).to(states.dtype) @ self.map(states) + self.bias)
 
@@ -35,9 +35,9 @@ class GraphConvolution(nn.Module):
 class AspectGraph(nn.Module):
     """``h' = (1 - b) h + b n``, then ``H = h' + 0.5 GCN(h')``.
 
-    n is one vector a row, its nouns' states weighted by ``softmax(w tanh(W n_j))``: the released code adds a term of the
-    state h inside the softmax, which is the same for all nouns and does nothing, and lets padded nouns take part, which
-    here they do not. ``b = sigmoid(W_b [W_1 h; W_2 n])`` is one number a state. A row without nouns keeps h.
+    n is one vector per row, its nouns' states weighted by ``softmax(w tanh(W n_j))``. The released code adds a term of the
+    state h inside the softmax, which is the same for all nouns and has no effect. It also lets padded nouns take part;
+    here they do not. ``b = sigmoid(W_b [W_1 h; W_2 n])`` is one number per state. A row without nouns keeps h.
     """
 
     def __init__(self, width: int) -> None:
@@ -48,10 +48,10 @@ class AspectGraph(nn.Module):
         self.layers = nn.ModuleList(GraphConvolution(width) for _ in range(LAYERS))
 
     def forward(self, hidden: Tensor, mask: Tensor, syntax: Syntax) -> Tensor:
-        """Refines.
+        """Refine the encoder's states.
 
         Args:
-            hidden, mask: the encoder's states (R, N', d), and which are there (R, N'): of photos, then of the text.
+            hidden, mask: states (R, N', d) and (R, N').
             syntax: of the rows' texts.
 
         Returns:
@@ -72,7 +72,7 @@ class AspectGraph(nn.Module):
         return hidden + SHARE * states
 
     def guided(self, hidden: Tensor, nouns: Tensor) -> Tensor:
-        """The gate: (R, N', d), nouns (R, N') bool -> (R, N', d)."""
+        """Apply the gate: states (R, N', d) and nouns (R, N') bool -> (R, N', d)."""
         scores = self.noun_score(torch.tanh(self.noun(hidden))).squeeze(-1).float()
         weights = scores.masked_fill(~nouns, MASKED).softmax(-1) * nouns
         noun = (weights.to(hidden.dtype)[:, None] @ hidden).expand_as(hidden)
@@ -81,11 +81,14 @@ class AspectGraph(nn.Module):
 
 
 def links(nouns: Tensor, visual: Tensor, edges: Tensor) -> Tensor:
-    """(R, N', N') bool, symmetric: the text's edges, and every visual token with every noun.
+    """Return which states are linked: by the text's edges, and each visual token with each noun.
 
     Args:
         nouns, visual: (R, N') bool.
-        edges: (3, E) row and two places.
+        edges: (3, E) long, row and two places.
+
+    Returns:
+        (R, N', N') bool, symmetric.
     """
     linked = visual[:, :, None] & nouns[:, None, :]
     row, first, second = edges
@@ -94,7 +97,10 @@ def links(nouns: Tensor, visual: Tensor, edges: Tensor) -> Tensor:
 
 
 def adjacency(hidden: Tensor, linked: Tensor) -> Tensor:
-    """(R, N', d), (R, N', N') bool -> (R, N', N'): cosine of linked states, 1 on the diagonal; no gradient, as in theirs."""
+    """Return the cosines of linked states, 1 on the diagonal; no gradient, as in the released code.
+
+    States (R, N', d) and links (R, N', N') bool -> (R, N', N').
+    """
     with torch.no_grad():
         unit = F.normalize(hidden.float(), dim=-1)
         weights = (unit @ unit.transpose(1, 2)).float() * linked

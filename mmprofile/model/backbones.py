@@ -1,35 +1,40 @@
-"""Text models from the hub, a folder or this package: encoder-decoders, causal models, LLaVA; adapters of theirs."""
+"""Text models from the hub, a folder or this package: encoder-decoders, causal models, LLaVA; and their adapters."""
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import nn
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
-    LlavaForConditionalGeneration,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.texts import Prompt
-from mmprofile.model.checkpoints import loading, local_name
+from mmprofile.model.checkpoints import DTYPES, loading, local_name
 from mmprofile.model.kernels import ATTENTION
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TRAINED_DTYPES = ("float32", "bfloat16")
+"""Precisions of weights that are trained: T5 fails in float16."""
 IMAGE = "<image>"
-"""Where photos stand in an instruction."""
+"""Marks where photos stand in an instruction."""
 transformers_logging.disable_progress_bar()  # a bar for every file it opens
 
 
 class TextModel(NamedTuple):
-    """A text model, its tokenizer, and the peft model around it where it is adapted (its maps are changed in place)."""
+    """A loaded text model.
+
+    Attributes:
+        model: of transformers.
+        tokenizer: its tokenizer.
+        adapter: the peft model around it; None where it is not adapted. peft changes the linear maps of ``model`` in place.
+    """
 
     model: Any
     tokenizer: Any
@@ -37,7 +42,7 @@ class TextModel(NamedTuple):
 
 
 def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
-    """Loads a text model, its tokenizer and adapter.
+    """Load a text model, its tokenizer and adapter.
 
     Args:
         text: ``name`` (hub id or folder), ``dropout`` or None, ``dtype``, ``lora`` (rank, alpha, dropout) and ``adapter``,
@@ -45,15 +50,15 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
         pretrained: False builds the architecture without weights.
 
     Raises:
-        UserError: it cannot be had, or the adapter is none of its own.
+        UserError: it cannot be loaded, or the adapter is that of another model.
     """
     name, dropout = local_name(str(text["name"])), text.get("dropout")
-    dtype = DTYPES.get(text.get("dtype", "float32"))
-    if dtype is None:
-        raise UserError(f"model.text.dtype={text['dtype']!r} is not one of {', '.join(DTYPES)}: T5 fails in fp16")
+    dtype = text.get("dtype", "float32")
+    if dtype not in TRAINED_DTYPES:
+        raise UserError(f"model.text.dtype={dtype!r} is not one of {', '.join(TRAINED_DTYPES)}: T5 fails in fp16")
     with loading("model.text.name", name):
         config = AutoConfig.from_pretrained(name)
-        if not config.is_encoder_decoder and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        if not config.is_encoder_decoder and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
             raise UserError(
                 f"model.text.name={name!r} is a {config.model_type} model, which cannot write: take an encoder-decoder "
                 "like T5 or a causal language model like Llama"
@@ -62,38 +67,40 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
             if hasattr(config, key):
                 setattr(config, key, dropout)
         tokenizer = AutoTokenizer.from_pretrained(name)
-        options = {"config": config, "dtype": dtype, "attn_implementation": _attention(config)}
-        kind = _kind(config)
-        backbone: Any = kind.from_pretrained(name, **options) if pretrained else _built(kind, options)
+        options = {"config": config, "dtype": DTYPES[dtype], "attn_implementation": _attention(config)}
+        auto_class = _auto_class(config)
+        backbone = auto_class.from_pretrained(name, **options) if pretrained else auto_class.from_config(**options)
     lora = text.get("lora") or {"rank": 0}
     adapter = None
     if text.get("adapter") and pretrained:
         adapter = _load_adapter(backbone, name, str(text["adapter"]))
     elif lora["rank"]:
         adapter = add_adapter(backbone, lora)
-    return TextModel(backbone, tokenizer, adapter)
+    return TextModel(model=backbone, tokenizer=tokenizer, adapter=adapter)
 
 
-def _kind(config: Any) -> Any:
+def _auto_class(config: Any) -> Any:
+    """Return the class of transformers that builds models of a configuration."""
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return LlavaForConditionalGeneration if config.model_type == "llava" else AutoModelForCausalLM
-
-
-def _built(kind: Any, options: dict[str, Any]) -> nn.Module:
-    if kind is not LlavaForConditionalGeneration:
-        return kind.from_config(**options)
-    return LlavaForConditionalGeneration._from_config(**options)
+    return AutoModelForImageTextToText if config.model_type == "llava" else AutoModelForCausalLM
 
 
 def _attention(config: Any) -> str | None:
-    """Ours for encoder-decoders on a CPU; else transformers' choice, which knows which models have no sdpa."""
+    """Return our attention for encoder-decoders on a CPU; None leaves the choice to transformers."""
     return ATTENTION if config.is_encoder_decoder and ATTENTION != "sdpa" else None
 
 
 def add_adapter(backbone: Any, lora: Mapping[str, Any], new: Sequence[str] = ()) -> Any:
-    """Low-rank adaptation of every linear map but the output's; all else is frozen, but for a LLaVA's projector and the modules
-    ``new``, which no checkpoint brought."""
+    """Return a peft model around a text model: low-rank adaptation of all linear maps but the output's.
+
+    All other weights are frozen, except those of a LLaVA's projector and of the modules ``new``.
+
+    Args:
+        backbone: the text model, which is changed in place.
+        lora: ``rank``, ``alpha`` and ``dropout``.
+        new: names of modules that no checkpoint brought.
+    """
     peft = _peft()
     where: dict[str, Any] = {"target_modules": "all-linear"}
     if backbone.config.model_type == "llava":
@@ -105,6 +112,11 @@ def add_adapter(backbone: Any, lora: Mapping[str, Any], new: Sequence[str] = ())
 
 
 def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:
+    """Return the peft model of an adapter from the hub or a folder.
+
+    Raises:
+        UserError: it cannot be loaded, or was trained on another model.
+    """
     peft = _peft()
     with loading("model.text.adapter", adapter):
         base = str(peft.PeftConfig.from_pretrained(adapter).base_model_name_or_path)
@@ -114,6 +126,11 @@ def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:
 
 
 def _peft() -> Any:
+    """Return the package peft.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         return import_module("peft")
     except ImportError as error:
@@ -121,7 +138,7 @@ def _peft() -> Any:
 
 
 def drop_decoder(model: Any) -> None:
-    """Lets go of all of an encoder-decoder but its encoder."""
+    """Remove all parts of an encoder-decoder but its encoder."""
     encoder = model.get_encoder()
     for part in [part for part in model.modules() if part is not encoder and encoder in part.modules()]:
         for name, child in list(part.named_children()):
@@ -130,12 +147,12 @@ def drop_decoder(model: Any) -> None:
 
 
 def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
-    """The prompt of a causal model: what stands first in any text of its, an instruction; behind the texts what begins the answer.
+    """Return the prompt of a causal model: its first tokens and an instruction, and behind the texts the answer's beginning.
 
     Args:
         tokenizer: of the model.
         instruction: what to do; :data:`IMAGE` in it marks where photos stand, by default right behind the first tokens.
-        answer: the words from which the profile is written on.
+        answer: the words behind which the profile is written.
     """
     eos = tokenizer.eos_token_id
     first = [token for token in tokenizer("")["input_ids"] if token != eos or tokenizer.bos_token_id == eos]
@@ -146,4 +163,4 @@ def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
     front, mark, back = instruction.partition(IMAGE)
     before = [*first, *ids(front)] if mark else first
     *after, start = ids(answer)
-    return Prompt((*before, *ids(back if mark else front)), tuple(after), len(before), start)
+    return Prompt(before=(*before, *ids(back if mark else front)), after=tuple(after), at=len(before), start=start)

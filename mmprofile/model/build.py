@@ -1,27 +1,35 @@
-"""From configuration to model: a new one of parts from the hub, a folder or this package, or one that was saved whole."""
+"""Build a model: a new one of parts from the hub, a folder or this package, or one that was exported."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mmprofile.errors import UserError
-from mmprofile.model.backbones import build_prompt, drop_decoder, load_text
+from mmprofile.model.backbones import TextModel, build_prompt, drop_decoder, load_text
 from mmprofile.model.checkpoints import local_name
-from mmprofile.model.fusion import build_fusion
+from mmprofile.model.fusion import Fusion, build_fusion
 from mmprofile.model.heads import Auxiliary, build_head
-from mmprofile.model.model import FORMAT, VOCABULARIES, ProfileModel
+from mmprofile.model.model import FORMAT, VOCABULARIES, ModelSettings, ProfileModel
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 from mmprofile.profile.schema import Schema
 
-PROMPT = {"instruction": "", "answer": " Profile:"}
+TEXT_DEFAULTS: dict[str, Any] = {
+    "dropout": None,
+    "dtype": "float32",
+    "lora": {"rank": 0},
+    "adapter": None,
+    "instruction": "",
+    "answer": " Profile:",
+}
 
 
 def build_model(
+    *,
     text: Mapping[str, Any],
     vision: Mapping[str, Any] | None,
     fusion: Mapping[str, Any],
@@ -32,17 +40,19 @@ def build_model(
     head: Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> ProfileModel:
-    """Builds a model from the ``model`` part of the configuration.
+    """Build a model from the ``model`` part of the configuration.
 
     Args:
-        text: arguments of :func:`mmprofile.model.backbones.load_text`, and of a causal model's prompt ``instruction`` and ``answer``.
+        text: arguments of :func:`mmprofile.model.backbones.load_text`, and ``instruction`` and ``answer`` of a causal
+            model's prompt.
         vision: arguments of :class:`VisionEncoder`; None for a model that never sees photos. A LLaVA has a tower of its
-            own, of which only ``tokens``, ``grid`` and ``trainable`` are heeded.
+            own, which takes ``tokens``, ``grid`` and ``trainable`` only.
         fusion: arguments of :func:`mmprofile.model.fusion.build_fusion` but the widths.
-        inputs: how inputs are made (paradigm's modality, reviews, photos, tokens): kept with the model.
+        schema: the profile that the model writes.
+        inputs: how inputs are made (paradigm's modality, reviews, photos, tokens); kept with the model.
         vocabulary: one of :data:`VOCABULARIES`, see :class:`ProfileModel`.
-        target: what a row writes, see :class:`mmprofile.inputs.batch.Collator`.
-        head: see :func:`mmprofile.model.heads.build_head`; None: ``lm``. Beside it ``auxiliary``, the weight of
+        target: what a row writes, see :class:`mmprofile.inputs.texts.TextReader`.
+        head: see :func:`mmprofile.model.heads.build_head`; None: ``lm``. It may also have ``auxiliary``, the weight of
             classifiers beside the decoder.
         pretrained: False builds the architecture without weights.
 
@@ -51,39 +61,25 @@ def build_model(
     """
     if vocabulary not in VOCABULARIES:
         raise UserError(f"decoder.vocabulary={vocabulary!r} is not one of {', '.join(VOCABULARIES)}")
-    text = {"dropout": None, "dtype": "float32", "lora": {"rank": 0}, "adapter": None, **PROMPT, **text}
-    backbone, tokenizer, adapter = load_text(text, pretrained)
-    if adapter is None:
-        learn_characters(backbone, tokenizer, schema)
-    lora = text["lora"]
-    if adapter is not None:
-        given = adapter.peft_config["default"]
-        lora = {"rank": given.r, "alpha": given.lora_alpha, "dropout": given.lora_dropout}
+    text = {**TEXT_DEFAULTS, **text}
+    loaded = load_text(text, pretrained)
+    if loaded.adapter is None:
+        learn_characters(loaded.model, loaded.tokenizer, schema)
     kind = "none" if vision is None else str(fusion["kind"])
-    if kind not in ("none", "prefix") and not backbone.config.is_encoder_decoder:
-        raise UserError(f"model.fusion.kind={kind}: {text['name']} has no encoder; use prefix or none")
     head = {"kind": "lm"} if head is None else dict(head)
     weight = head.pop("auxiliary", 0.0)
-    if weight and not backbone.config.is_encoder_decoder:
-        raise UserError(
-            f"model.auxiliary={weight}: {text['name']} has no encoder whose states could be classified; use 0"
-        )
-    if head["kind"] != "lm" and not backbone.config.is_encoder_decoder:
-        raise UserError(f"model.head={head['kind']}: {text['name']} has no encoder; use lm")
-    blind = vision is None or (kind == "none" and head["kind"] == "lm")
-    tower = None if blind else _build_vision(vision or {}, backbone, text, pretrained)
-    more: dict[str, Any] = {}
-    if kind == "prefix" and not backbone.config.is_encoder_decoder:
-        at = build_prompt(tokenizer, text["instruction"], text["answer"]).at
-        more = {"at": at, "project": not isinstance(tower, LlavaVision)}
-    width = int(backbone.get_input_embeddings().embedding_dim)
-    joint = build_fusion(
-        **{**fusion, "kind": kind, **more}, width=width, visual_width=tower.width if tower is not None else 1
-    )
+    if not loaded.model.config.is_encoder_decoder:
+        _check_causal(str(text["name"]), kind, head["kind"], weight)
+    tower = None
+    if vision is not None and not (kind == "none" and head["kind"] == "lm"):
+        tower = _build_vision(vision, loaded.model, text, pretrained)
+    width = int(loaded.model.get_input_embeddings().embedding_dim)
+    joint = _build_fusion({**fusion, "kind": kind}, loaded, text, width, tower)
     classifiers = build_head(head, schema, width, tower.width if tower is not None else 0)
     if classifiers is not None:
-        drop_decoder(backbone)
-    settings = {
+        drop_decoder(loaded.model)
+    lora = text["lora"] if loaded.adapter is None else _lora_of(loaded.adapter)
+    settings: ModelSettings = {
         "text": {key: value for key, value in text.items() if key not in ("name", "adapter")} | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
@@ -93,14 +89,67 @@ def build_model(
         "head": head,
         "auxiliary": weight,
     }
-    auxiliary = Auxiliary(schema, width, weight) if weight else None
-    model = ProfileModel(backbone, tokenizer, tower, joint, schema, settings, classifiers, auxiliary)
-    model.adapter = [adapter] if adapter is not None else []
+    model = ProfileModel(
+        text=loaded.model,
+        tokenizer=loaded.tokenizer,
+        vision=tower,
+        fusion=joint,
+        schema=schema,
+        settings=settings,
+        head=classifiers,
+        auxiliary=Auxiliary(schema, width, weight) if weight else None,
+    )
+    model.adapter = [loaded.adapter] if loaded.adapter is not None else []
     return model
 
 
+def _check_causal(name: str, fusion: str, head: str, auxiliary: float) -> None:
+    """Refuse what needs an encoder, which a causal model has not.
+
+    Raises:
+        UserError: the fusion, the head or the auxiliary classifiers need one.
+    """
+    if fusion not in ("none", "prefix"):
+        raise UserError(f"model.fusion.kind={fusion}: {name} has no encoder; use prefix or none")
+    if auxiliary:
+        raise UserError(f"model.auxiliary={auxiliary}: {name} has no encoder whose states could be classified; use 0")
+    if head != "lm":
+        raise UserError(f"model.head={head}: {name} has no encoder; use lm")
+
+
+def _lora_of(adapter: Any) -> dict[str, Any]:
+    """Return the LoRA settings of a peft model."""
+    config = adapter.peft_config["default"]
+    return {"rank": config.r, "alpha": config.lora_alpha, "dropout": config.lora_dropout}
+
+
+def _build_fusion(
+    fusion: Mapping[str, Any],
+    loaded: TextModel,
+    text: Mapping[str, Any],
+    width: int,
+    tower: VisionEncoder | LlavaVision | None,
+) -> Fusion:
+    """Return the fusion of a text model and a vision tower."""
+    where: dict[str, Any] = {}
+    if fusion["kind"] == "prefix" and not loaded.model.config.is_encoder_decoder:
+        at = build_prompt(loaded.tokenizer, text["instruction"], text["answer"]).at
+        where = {"at": at, "project": not isinstance(tower, LlavaVision)}
+    return build_fusion(**{**fusion, **where}, width=width, visual_width=tower.width if tower is not None else 1)
+
+
+def _build_vision(
+    vision: Mapping[str, Any], backbone: Any, text: Mapping[str, Any], pretrained: bool
+) -> VisionEncoder | LlavaVision:
+    """Return a LLaVA's own tower, or a timm ViT."""
+    if backbone.config.model_type == "llava":
+        grid = vision["grid"] if vision["tokens"] == "grid" else None
+        return LlavaVision(backbone, local_name(str(text["name"])), grid, vision["trainable"])
+    return VisionEncoder(**{**vision, "name": local_name(str(vision["name"]), "local-dir:")}, pretrained=pretrained)
+
+
 def learn_characters(backbone: Any, tokenizer: Any, schema: Schema) -> None:
-    """Makes characters of the schema that the tokenizer does not know tokens of their own, which begin as the unknown token."""
+    """Add a token for each character of the schema that the tokenizer does not know; it begins as the unknown token."""
     unknown = tokenizer.unk_token_id
 
     def foreign(text: str) -> bool:
@@ -119,20 +168,11 @@ def learn_characters(backbone: Any, tokenizer: Any, schema: Schema) -> None:
             table.weight[ids] = table.weight[unknown].clone()
 
 
-def _build_vision(
-    vision: Mapping[str, Any], backbone: Any, text: Mapping[str, Any], pretrained: bool
-) -> VisionEncoder | LlavaVision:
-    if backbone.config.model_type == "llava":
-        grid = vision["grid"] if vision["tokens"] == "grid" else None
-        return LlavaVision(backbone, local_name(str(text["name"])), grid, vision["trainable"])
-    return VisionEncoder(**{**vision, "name": local_name(str(vision["name"]), "local-dir:")}, pretrained=pretrained)
-
-
 def load_pretrained(folder: Path) -> ProfileModel:
-    """The model that :meth:`ProfileModel.save_pretrained` wrote.
+    """Return the model that :meth:`ProfileModel.save_pretrained` wrote.
 
     Raises:
-        UserError: no such model, or one of another format.
+        UserError: there is no such model, or it has another format.
     """
     try:
         data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -140,22 +180,22 @@ def load_pretrained(folder: Path) -> ProfileModel:
         raise UserError(
             f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"
         ) from error
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{folder}: model format {found!r}, this version reads {FORMAT}")
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != FORMAT:
+        raise UserError(f"{folder}: model format {version!r}, this version reads {FORMAT}")
     missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary", "target", "head"} - data.keys()
     if missing:
         raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
-    settings = {key: value for key, value in data.items() if key not in ("format", "schema")}
+    settings = cast(ModelSettings, {key: value for key, value in data.items() if key not in ("format", "schema")})
     model = build_model(
-        settings["text"] | {"name": str(folder / "text")},
-        settings["vision"],
-        settings["fusion"],
-        Schema.from_dict(data["schema"]),
-        settings["inputs"],
-        settings["vocabulary"],
-        settings["target"],
-        settings["head"] | {"auxiliary": settings.get("auxiliary", 0.0)},
+        text=settings["text"] | {"name": str(folder / "text")},
+        vision=settings["vision"],
+        fusion=settings["fusion"],
+        schema=Schema.from_dict(data["schema"]),
+        inputs=settings["inputs"],
+        vocabulary=settings["vocabulary"],
+        target=settings["target"],
+        head=settings["head"] | {"auxiliary": settings.get("auxiliary", 0.0)},
         pretrained=False,
     )
     model.settings = settings

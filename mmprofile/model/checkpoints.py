@@ -1,7 +1,8 @@
-"""Weights from a hub or a folder: their names, precisions and fingerprints, and one line where they cannot be had."""
+"""Weights from a hub or a folder: their names, precisions and fingerprints, and a one-line error if they cannot be loaded."""
 
 import hashlib
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,20 +15,29 @@ from mmprofile.errors import UserError
 from mmprofile.model.tiny_llava import tiny_llava
 from mmprofile.paths import ASSETS
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+ENDS = 1 << 20  # bytes at both ends of a weights file that tell it from another of the same size
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+
 
 def local_name(name: str, scheme: str = "") -> str:
-    """``mmprofile:tiny/text`` -> the folder inside this package; any other name as it is."""
+    """Return the folder inside this package for a name like ``mmprofile:tiny/text``; any other name as it is.
+
+    Args:
+        name: hub id, folder, or ``mmprofile:...``.
+        scheme: written in front of the folder.
+    """
     if name == "mmprofile:tiny/llava":
         return str(tiny_llava())
     return f"{scheme}{ASSETS / name.removeprefix('mmprofile:')}" if name.startswith("mmprofile:") else name
 
 
 @contextmanager
-def loading(key: str, name: str) -> Any:
-    """What cannot be had from hub or disk is one line.
+def loading(key: str, name: str) -> Iterator[None]:
+    """Turn the errors of loading ``name`` into one line.
 
     Raises:
-        UserError: says what setting ``key`` must be.
+        UserError: says what the setting ``key`` must be.
     """
     try:
         yield
@@ -40,17 +50,12 @@ def loading(key: str, name: str) -> Any:
 
 
 def cache_name(model: Any) -> str:
-    """What a model calls the states of what it has read; renamed in transformers 5.2x."""
+    """Return the name of a model's argument for cached states; transformers 5.2x renamed it."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
-ENDS = 1 << 20  # bytes at both ends of a weights file that tell it from another of the same size
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-
-
 def fingerprint(folder: Path) -> str:
-    """Tells a local model from another: a hash of its small files, and of size and both ends of its weights."""
+    """Return a hash of a local model: of its small files, and of the size and both ends of its weights."""
     digest = hashlib.sha256()
     for path in sorted(
         p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", *WEIGHTS)
@@ -65,10 +70,14 @@ def fingerprint(folder: Path) -> str:
 
 
 def choose_dtype(asked: str, accelerator: str) -> str:
-    """``auto``: bfloat16 on a GPU that has it, float16 on another, float32 elsewhere.
+    """Return a precision by name; ``auto``: bfloat16 on a GPU that has it, float16 on another GPU, float32 on a CPU.
+
+    Args:
+        asked: ``auto`` or one of :data:`DTYPES`.
+        accelerator: as Lightning's Trainer takes it.
 
     Raises:
-        UserError: an unknown one, or int8 without bitsandbytes or GPU.
+        UserError: an unknown precision, or int8 without bitsandbytes or a GPU.
     """
     gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if asked == "auto":

@@ -1,11 +1,11 @@
 """Decoding: the likeliest legal profile, and how probability is spread over the values of each attribute.
 
-A profile's language is finite and mostly forced: between two choices there is nothing to search. So the search goes from
-choice to choice (of a value, or of a token where values share their first ones), reads the forced tokens between two
-choices in one piece, and keeps the partial profiles that carry the probability. Partial profiles of one user share what
-they have in common: they are a tree.
+The legal profiles are finite, and most of their tokens are forced, so there is nothing to search between two choices. The
+search goes from choice to choice (of a value, or of a token where values share their first ones), reads the forced tokens
+between two choices in one piece, and keeps the partial profiles that carry the probability. The partial profiles of one
+user are a tree, since they share their beginnings.
 
-Dimension letters as in :mod:`mmprofile.model.trees`.
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import math
@@ -21,23 +21,23 @@ from mmprofile.model.trees import States
 from mmprofile.profile.grammar import Grammar, Stage
 from mmprofile.profile.schema import Profile, Schema
 
-WIDTH = 8
+SEARCH_WIDTH = 8
 TOLERANCE = 1e-3
 NEGLIGIBLE = 15.0
-"""Partial profiles e^-15 less likely than the likeliest count as lost without a look at what they say."""
+"""Partial profiles e^-15 less likely than the likeliest count as lost whatever their values are."""
 
 
 class Decoded(NamedTuple):
-    """What decoding finds for one user.
+    """The decoded profile of one user.
 
     Attributes:
         text: the likeliest profile found.
         profile: the same, parsed.
         log_probability: natural logarithm of its probability given the input.
         posteriors: attribute -> its values, likeliest first -> their probability, whatever the other attributes are; ()
-            stands for Unknown. Of the partial profiles that were looked at.
-        lost: the share of probability in what was given up, much or little of which may be legal further on: the format
-            in the full vocabulary, and attributes yet to come that are known, can still cost any part of it. Every
+            stands for Unknown. They cover the partial profiles that were looked at.
+        lost: the share of probability of the partial profiles that were given up. Any part of it may be illegal further
+            on: in the full vocabulary by the format, else by known attributes that are still to be written. Each
             posterior is within ``lost`` of the true one.
         exact: whether no profile at all can be likelier.
     """
@@ -51,52 +51,82 @@ class Decoded(NamedTuple):
 
     @property
     def confidence(self) -> dict[str, float]:
-        """Attribute -> the probability of its values in the profile, not calibrated."""
+        """Attribute -> the probability of the profile's values, not calibrated."""
         return {name: self.posteriors[name][values] for name, values in self.profile.items()}
 
 
 def merged(schema: Schema, parts: Sequence[Decoded]) -> Decoded:
-    """One profile out of what was written apart: each part has some of the schema's attributes, independent of the others."""
+    """Join parts of a profile, each with some of the schema's attributes, independent of the other parts."""
     if len(parts) == 1:
         return parts[0]
     profile = {name: values for part in parts for name, values in part.profile.items()}
-    posteriors = {name: found for part in parts for name, found in part.posteriors.items()}
-    log_probability = sum(part.log_probability for part in parts)
-    lost, exact = max(part.lost for part in parts), all(part.exact for part in parts)
-    return Decoded(schema.render(profile), profile, log_probability, posteriors, lost, exact)
+    posteriors = {name: shares for part in parts for name, shares in part.posteriors.items()}
+    return Decoded(
+        text=schema.render(profile),
+        profile=profile,
+        log_probability=sum(part.log_probability for part in parts),
+        posteriors=posteriors,
+        lost=max(part.lost for part in parts),
+        exact=all(part.exact for part in parts),
+    )
 
 
 class _Path(NamedTuple):
-    """A partial profile: its tokens, the decoder's start token first, up to the next choice."""
+    """A partial profile.
+
+    Attributes:
+        tokens: up to the next choice, the decoder's start token first.
+        score: log-probability.
+        read: how many of the tokens the decoder has read.
+        node: the last token read, in the tree; -1 above the root.
+        state: in the grammar.
+        known: state in the grammar of what is possible for the user.
+        values: of the attributes that are written.
+        begin: where the tokens of the next attribute begin.
+    """
 
     tokens: tuple[int, ...]
     score: float = 0.0
-    read: int = 0  # how many of the tokens the decoder has read
-    node: int = -1  # the last of them
-    state: int = 0  # in the grammar
-    known: int = 0  # in the grammar of what is possible
-    values: tuple[tuple[str, ...], ...] = ()  # of the attributes that are written
-    begin: int = 1  # where the tokens of the next one begin
+    read: int = 0
+    node: int = -1
+    state: int = 0
+    known: int = 0
+    values: tuple[tuple[str, ...], ...] = ()
+    begin: int = 1
 
 
 class _Choice(NamedTuple):
-    """A path and what may come next; the path as it is where ``token`` is None."""
+    """A path and a token that may come next; None leaves the path as it is."""
 
     score: float
     path: _Path
     token: int | None
 
 
-class Search:
+class Question(NamedTuple):
+    """Tokens whose probabilities are needed.
+
+    Attributes:
+        user: number of the user.
+        column: of the new nodes of the user's tree, behind which they may follow.
+        tokens: ids.
+    """
+
+    user: int
+    column: int
+    tokens: list[int]
+
+
+class ProfileSearch:
     """Finds the likeliest profile of each user, and the posteriors.
 
-    All partial profiles of a user advance together, from choice to choice; where they arrive at the next value, those are
-    kept that carry the probability.
+    All partial profiles of a user advance together, from choice to choice. Where they arrive at the next value, the search
+    keeps those that carry the probability.
 
     Args:
         grammar: what is legal, and what a token competes with if ``vocabulary`` is ``schema``.
-        start: the decoder's start token; of a causal model, the last token of every prompt.
-        logits: (states (R, d), ids (k,) or None for all) -> logits (R, k or vocabulary).
+        start: the decoder's start token; of a causal model, the last token of its prompt.
+        logits: (states (n, d), token ids (n2,) or None for all) -> logits (n, n2 or vocabulary).
         vocabulary: ``schema`` or ``full``, see :class:`mmprofile.model.model.ProfileModel`.
         width: partial profiles to keep of a user at a time.
         tolerance: share of a user's probability that may be given up at a time even if ``width`` allows to keep it.
@@ -105,11 +135,12 @@ class Search:
 
     def __init__(
         self,
+        *,
         grammar: Grammar,
         start: int,
         logits: Callable[[Tensor, Tensor | None], Tensor],
         vocabulary: str,
-        width: int = WIDTH,
+        width: int = SEARCH_WIDTH,
         tolerance: float = TOLERANCE,
         exact: bool = False,
     ) -> None:
@@ -117,8 +148,14 @@ class Search:
         self.width, self.tolerance, self.exact = width, tolerance, exact
 
     def __call__(self, states: States, known: Sequence[Grammar]) -> list[Decoded]:
-        """Searches for all users at once; ``known`` is the grammar of what is possible for each."""
-        live = [[self._grown(_Choice(0.0, _Path((self.start,)), None), grammar)] for grammar in known]
+        """Search for all users at once.
+
+        Args:
+            states: of the decoder, for U users.
+            known: the grammar of what is possible for each user.
+        """
+        root = _Choice(score=0.0, path=_Path((self.start,)), token=None)
+        live = [[self._grown(root, grammar)] for grammar in known]
         given_up: list[list[_Choice]] = [[] for _ in known]
         done: list[list[_Path]] = [[] for _ in known]
         while any(live):
@@ -130,7 +167,7 @@ class Search:
             choices = self._advance(states, turns, known)
             for b, stage in enumerate(stages):
                 waiting = [path for path in live[b] if self.grammar.stage(path.state) != stage]
-                choices[b] += [_Choice(path.score, path, None) for path in waiting]
+                choices[b] += [_Choice(score=path.score, path=path, token=None) for path in waiting]
                 if choices[b] and min(self._stage(choice) for choice in choices[b]) != stage:
                     choices[b], dropped = self._prune(choices[b])
                     given_up[b] += dropped
@@ -138,28 +175,28 @@ class Search:
                 while self.exact and not live[b] and (again := self._beating(done[b], given_up[b])):
                     given_up[b] = [choice for choice in given_up[b] if choice not in again]
                     live[b] = self._sort(again, known[b], done[b])
-        return [self._result(*found) for found in zip(done, given_up, known, strict=True)]
+        return [self._result(done[b], given_up[b], grammar) for b, grammar in enumerate(known)]
 
     def _sort(self, choices: list[_Choice], known: Grammar, done: list[_Path]) -> list[_Path]:
-        """The paths that are not at their end; those that are go to ``done``."""
+        """Return the paths that are not at their end, and add the others to ``done``."""
         paths = [self._grown(choice, known) for choice in choices]
         done += [path for path in paths if self._is_done(path)]
         return [path for path in paths if not self._is_done(path)]
 
     def _beating(self, done: list[_Path], given_up: list[_Choice]) -> list[_Choice]:
-        """What was given up and could still beat what was found, as much of it as goes on at a time."""
+        """Return what was given up but could still beat the best profile, at most ``width`` choices."""
         best = max((path.score for path in done), default=math.inf)
         return sorted((choice for choice in given_up if choice.score > best), key=lambda c: -c.score)[: self.width]
 
     def _stage(self, choice: _Choice) -> Stage:
-        """How far a choice leads."""
+        """Return how far a choice leads."""
         state = choice.path.state
         if choice.token is not None:
             state = self.grammar.forced(self.grammar.moves(state)[choice.token]).state
         return self.grammar.stage(state)
 
     def _grown(self, choice: _Choice, known: Grammar) -> _Path:
-        """The path with its choice and the tokens that are forced after it."""
+        """Return the path with its choice and the tokens that are forced after it."""
         path, chosen = choice.path, () if choice.token is None else (choice.token,)
         state = path.state if choice.token is None else self.grammar.moves(path.state)[choice.token]
         forced = self.grammar.forced(state)
@@ -170,27 +207,37 @@ class Search:
                 begin = end
         possible = known.walk((*chosen, *forced.tokens), path.known)
         assert possible is not None
-        return _Path(tokens, choice.score, path.read, path.node, forced.state, possible, values, begin)
+        return _Path(
+            tokens=tokens,
+            score=choice.score,
+            read=path.read,
+            node=path.node,
+            state=forced.state,
+            known=possible,
+            values=values,
+            begin=begin,
+        )
 
     def _is_done(self, path: _Path) -> bool:
+        """Tell whether a path is a whole profile and, in the full vocabulary, read to its end."""
         ended = not self.grammar.moves(path.state)
         return ended and (not self.full or path.read >= len(path.tokens) - 1)
 
     def _advance(self, states: States, turns: list[list[_Path]], known: Sequence[Grammar]) -> list[list[_Choice]]:
-        """Reads what is unread of the paths -> what may come next, scored."""
+        """Read the unread tokens of the paths, and return what may come next with scores."""
         chunks = [[(path.node, path.tokens[path.read : self._readable(path)]) for path in paths] for paths in turns]
         hidden, nodes = states.extend(chunks)
-        asked: list[tuple[int, int, list[int]]] = []  # user, column, the tokens whose probabilities are wanted
+        questions: list[Question] = []
         for b, paths in enumerate(turns):
             column = 0
             for path, (_, chunk) in zip(paths, chunks[b], strict=True):
                 if self.full:
                     forced = path.tokens[path.read + 1 :]
-                    asked += [(b, column + i, [token]) for i, token in enumerate(forced)]
+                    questions += [Question(user=b, column=column + i, tokens=[t]) for i, t in enumerate(forced)]
                 column += len(chunk)
                 if moves := self.grammar.moves(path.state):
-                    asked.append((b, column - 1, list(moves)))
-        answers = iter(self._log_probabilities(hidden, asked))
+                    questions.append(Question(user=b, column=column - 1, tokens=list(moves)))
+        answers = iter(self._log_probabilities(hidden, questions))
         choices: list[list[_Choice]] = [[] for _ in turns]
         for b, paths in enumerate(turns):
             for path, node in zip(paths, nodes[b], strict=True):
@@ -200,25 +247,25 @@ class Search:
                 read = path._replace(score=score, node=node, read=len(path.tokens))
                 moves = self.grammar.moves(path.state)
                 if not moves:
-                    choices[b].append(_Choice(score, read, None))
+                    choices[b].append(_Choice(score=score, path=read, token=None))
                     continue
                 possible = known[b].moves(path.known)
                 choices[b] += [
-                    _Choice(score + log_probability, read, token)
+                    _Choice(score=score + log_probability, path=read, token=token)
                     for token, log_probability in zip(moves, next(answers), strict=True)
                     if token in possible
                 ]
         return choices
 
     def _readable(self, path: _Path) -> int:
-        """How many tokens of a path the decoder has to read: an end-of-sequence token never."""
+        """Return how many tokens of a path the decoder has to read: all but an end-of-sequence token."""
         return len(path.tokens) - (not self.grammar.moves(path.state))
 
-    def _log_probabilities(self, hidden: Tensor, asked: list[tuple[int, int, list[int]]]) -> list[list[float]]:
-        users, columns, tokens = zip(*asked, strict=True)
-        rows = hidden[list(users), list(columns)]
-        row = torch.tensor([i for i, some in enumerate(tokens) for _ in some], device=hidden.device)
-        token = torch.tensor([t for some in tokens for t in some], device=hidden.device)
+    def _log_probabilities(self, hidden: Tensor, questions: Sequence[Question]) -> list[list[float]]:
+        """Return the log-probabilities of each question's tokens, by the states (U, W, d) of the new nodes."""
+        rows = hidden[[question.user for question in questions], [question.column for question in questions]]
+        row = torch.tensor([i for i, q in enumerate(questions) for _ in q.tokens], device=hidden.device)
+        token = torch.tensor([t for question in questions for t in question.tokens], device=hidden.device)
         if self.full:
             table = self.logits(rows, None).float().log_softmax(-1)[row, token]
         else:
@@ -228,10 +275,10 @@ class Search:
             logits = self.logits(rows, ids).float().masked_fill(illegal, -torch.inf)
             table = logits.log_softmax(-1)[row, place]
         flat = iter(table.tolist())
-        return [list(islice(flat, len(some))) for some in tokens]
+        return [list(islice(flat, len(question.tokens))) for question in questions]
 
     def _prune(self, choices: list[_Choice]) -> tuple[list[_Choice], list[_Choice]]:
-        """What to go on with, likeliest first, and what to give up."""
+        """Return the choices to go on with, likeliest first, and those to give up."""
         choices = sorted(choices, key=lambda choice: -choice.score)
         mass = np.exp(np.array([choice.score for choice in choices]) - choices[0].score).cumsum()
         enough = int((mass < (1 - self.tolerance) * mass[-1]).sum()) + 1
@@ -239,6 +286,7 @@ class Search:
         return choices[:keep], choices[keep:]
 
     def _result(self, done: list[_Path], given_up: list[_Choice], known: Grammar) -> Decoded:
+        """Return the likeliest profile of a user, and the posteriors."""
         best = max(done, key=lambda path: path.score)
         top = max([best.score, *(choice.score for choice in given_up)])
         lost = sum(math.exp(choice.score - top) for choice in given_up)
@@ -249,15 +297,22 @@ class Search:
         for path in (*done, *looked_at):
             for name, values in zip(names, path.values, strict=False):
                 scores[name].setdefault(values, []).append(path.score)
-        posteriors = {name: _shares(found) for name, found in scores.items()}
+        posteriors = {name: _shares(value_scores) for name, value_scores in scores.items()}
         profile = dict(zip(names, best.values, strict=True))
         text = self.grammar.decode(best.tokens[1:])  # a causal model's start token need not be a special one
-        return Decoded(text, profile, best.score, posteriors, lost / total, best.score >= top)
+        return Decoded(
+            text=text,
+            profile=profile,
+            log_probability=best.score,
+            posteriors=posteriors,
+            lost=lost / total,
+            exact=best.score >= top,
+        )
 
 
 def _shares(scores: dict[tuple[str, ...], list[float]]) -> dict[tuple[str, ...], float]:
-    """Each value's share of the probability, from the log-probabilities of the profiles with it; likeliest first."""
-    top = max(max(some) for some in scores.values())
-    mass = {values: sum(math.exp(score - top) for score in some) for values, some in scores.items()}
+    """Return each value's share of the probability, likeliest first, from the log-probabilities of profiles with it."""
+    top = max(max(logs) for logs in scores.values())
+    mass = {values: sum(math.exp(score - top) for score in logs) for values, logs in scores.items()}
     total = sum(mass.values())
     return {values: mass[values] / total for values in sorted(mass, key=lambda values: -mass[values])}

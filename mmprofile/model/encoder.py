@@ -1,6 +1,6 @@
-"""What a model knows of a user: each distinct text and photo encoded once, then fused row by row (equations 1 to 3, 6 to 8).
+"""The reading half of the model: each distinct text and photo is encoded once, then fused row by row.
 
-Dimension letters as in :mod:`mmprofile.inputs.batch` and :mod:`mmprofile.model.fusion`.
+Equations 1 to 3 and 6 to 8 of Qiang et al. Dimension letters as in :mod:`mmprofile.model`.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ LIKE_TEXTS = 0.85
 
 
 class Read(NamedTuple):
-    """Every text and photo of a batch, encoded once.
+    """Each text and photo of a batch, encoded once.
 
     Attributes:
-        texts: (tokens, d) states of the texts' tokens, in some order.
-        place: (T * S,) where in ``texts`` the state of a token is, as ``Batch.row_tokens`` counts them.
-        photos: (P, M, dv), None where no row shows one or the model sees none.
+        texts: (n, d) states of the texts' tokens, in any order.
+        place: (T * S,) long, where in ``texts`` the state of a token is; tokens are counted as in ``Batch.row_tokens``.
+        photos: (P, M, dv); None where no row shows a photo, or the model sees none.
     """
 
     texts: Tensor
@@ -32,11 +32,14 @@ class Read(NamedTuple):
 
 
 def alike(lengths: Tensor, share: float) -> Iterator[tuple[Tensor, int]]:
-    """Groups of like length, and the longest of each: padding all to the longest would be a good part of a step.
+    """Yield groups of like length, since padding all to the longest would cost a good part of a step.
 
     Args:
         lengths: (n,) long.
-        share: of the longest in its group that the shortest has at least.
+        share: the shortest of a group has at least this share of the length of the longest.
+
+    Yields:
+        The numbers (r,) of a group, and the length of its longest.
     """
     order = lengths.argsort(descending=True, stable=True)
     sorted_lengths: list[int] = lengths[order].tolist()
@@ -63,18 +66,18 @@ class UserEncoder(nn.Module):
         self.causal = not text.config.is_encoder_decoder
 
     def encode(self, batch: Batch) -> Fused:
-        """Texts and photos -> what the decoder reads, per row (equations 1, 2 and 3 or 6 to 8)."""
+        """Return what the decoder reads of each row (equations 1, 2 and 3 or 6 to 8)."""
         return self._fuse(batch, self._read(batch), torch.arange(len(batch.row_view), device=batch.row_view.device))
 
     def _read(self, batch: Batch, embedded: Tensor | None = None) -> Read:
-        """Every text and photo of a batch, once; ``embedded`` (T, S, d) where the texts' embeddings are there already."""
+        """Encode each text and photo of a batch once; ``embedded`` (T, S, d): embeddings of the texts, if computed before."""
         if embedded is None:
             embedded = self._embeddings()(batch.text_ids)
         seen = self.vision is not None and len(batch.photos) > 0
         photos = self.vision(batch.photos, batch.photo_keys) if seen else None  # type: ignore[misc]
         if self.causal or self.fusion.early:
             every = torch.arange(batch.text_ids.numel(), device=batch.text_ids.device)
-            return Read(embedded.flatten(0, 1), every, photos)
+            return Read(texts=embedded.flatten(0, 1), place=every, photos=photos)
         lengths = batch.text_mask.sum(1)
         place = torch.full_like(batch.text_ids, -1)
         parts, first = [], 0
@@ -84,15 +87,15 @@ class UserEncoder(nn.Module):
             parts.append(states.last_hidden_state.flatten(0, 1))
             place[texts, :width] = torch.arange(first, first + mask.numel(), device=place.device).view(mask.shape)
             first += mask.numel()
-        return Read(torch.cat(parts), place.flatten(), photos)
+        return Read(texts=torch.cat(parts), place=place.flatten(), photos=photos)
 
     def _embeddings(self) -> nn.Module:
-        """The table of what is read."""
+        """Return the embeddings of what is read, vocabulary x d."""
         table: nn.Module = (self.text if self.causal else self.text.get_encoder()).get_input_embeddings()
         return table
 
     def _fuse(self, batch: Batch, read: Read, rows: Tensor) -> Fused:
-        """What the decoder reads of some rows."""
+        """Return what the decoder reads of some rows (r,)."""
         fused = self._joined(batch, read, rows)
         if self.fusion.early and not self.causal:
             states = self.text.get_encoder()(inputs_embeds=fused.hidden, attention_mask=fused.mask).last_hidden_state
@@ -101,7 +104,7 @@ class UserEncoder(nn.Module):
 
     @staticmethod
     def _texts(batch: Batch, read: Read, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """States of the texts of some rows (r, N, d) and which there are (r, N)."""
+        """Return the states (r, N, d) of the texts of some rows (r,), and their mask (r, N)."""
         tokens = batch.row_tokens[rows]
         tokens = tokens[:, : int((tokens >= 0).sum(1).max())]
         mask = tokens >= 0
@@ -109,29 +112,45 @@ class UserEncoder(nn.Module):
 
     @staticmethod
     def _photos(batch: Batch, photos: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Visual tokens of some rows (r, V, dv), of the batch's photos (P, M, dv), and which there are (r, V)."""
+        """Return the visual tokens (r, V, dv) of some rows (r,), and their mask (r, V), from those of the photos (P, M, dv)."""
         visual_mask = batch.row_photo_mask[rows].repeat_interleave(photos.shape[1], 1)
         return photos[batch.row_photos[rows]].flatten(1, 2), visual_mask
 
     def _joined(self, batch: Batch, read: Read, rows: Tensor) -> Fused:
-        """Texts and photos of some rows, fused; those without a photo are not touched by the fusion at all."""
+        """Fuse texts and photos of some rows (r,); the fusion does not touch rows without a photo."""
         hidden, mask = self._texts(batch, read, rows)
-        some = batch.row_photo_mask[rows].any(1).nonzero().squeeze(1)
-        if read.photos is None or not len(some):
-            return Fused(hidden, mask)
-        visual, visual_mask = self._photos(batch, read.photos, rows[some])
-        if len(some) == len(rows):
+        with_photos = batch.row_photo_mask[rows].any(1).nonzero().squeeze(1)
+        if read.photos is None or not len(with_photos):
+            return Fused(hidden=hidden, mask=mask)
+        visual, visual_mask = self._photos(batch, read.photos, rows[with_photos])
+        if len(with_photos) == len(rows):
             return self.fusion(hidden, mask, visual, visual_mask)
-        fused: Fused = self.fusion(hidden[some], mask[some], visual, visual_mask)
+        fused: Fused = self.fusion(hidden[with_photos], mask[with_photos], visual, visual_mask)
+
+        def spread(part: Tensor | None) -> Tensor | None:
+            return None if part is None else _spread(part, None, with_photos, len(rows))
+
         return Fused(
-            _spread(fused.hidden, hidden, some, len(rows)),
-            _spread(fused.mask, mask, some, len(rows)),
-            *(None if part is None else _spread(part, None, some, len(rows)) for part in fused[2:]),
+            hidden=_spread(fused.hidden, hidden, with_photos, len(rows)),
+            mask=_spread(fused.mask, mask, with_photos, len(rows)),
+            gate=spread(fused.gate),
+            attention=spread(fused.attention),
+            visual=spread(fused.visual),
         )
 
 
 def _spread(part: Tensor, base: Tensor | None, rows: Tensor, count: int) -> Tensor:
-    """Puts the fused rows (r, ...) back among all ``count``; the others keep ``base``, or zeros where there is none."""
+    """Put fused rows back among all rows.
+
+    Args:
+        part: (r, ...) the fused rows.
+        base: (count, ...) what the other rows keep; None: zeros.
+        rows: (r,) the numbers of the fused rows.
+        count: of all rows.
+
+    Returns:
+        (count, ...).
+    """
     if base is not None and base.shape[1] > part.shape[1]:  # a row without photos may be the longest
         part = torch.cat([part, part.new_zeros(len(part), base.shape[1] - part.shape[1], *part.shape[2:])], 1)
     full = part.new_zeros(count, *part.shape[1:])

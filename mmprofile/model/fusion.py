@@ -1,11 +1,10 @@
 """Fusion of text and photos: ``none``, ``concat`` (equation 3), ``xattn`` (equations 6 to 8), ``select`` (SelectAtt),
 ``prefix``, ``prefix_aspect`` (AoM).
 
-A fusion takes the states of the encoder; one that is ``early`` takes the embeddings of the text, and its result is what
-the encoder, or a causal model, reads. Either may refine what the encoder made of it.
+A fusion takes the states of the encoder. An ``early`` one takes the embeddings of the text, and the encoder or causal
+model reads its result. Both may refine the states of the encoder.
 
-Dimension letters: R rows (a user in a view), N text tokens, K photos, M tokens a photo, V = K * M visual tokens,
-d the text model's width, dv the vision model's.
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import math
@@ -23,20 +22,20 @@ FUSIONS = ("none", "concat", "xattn", "select", "prefix", "prefix_aspect")
 NORMS = ("sparsemax", "softmax")
 GATES = ("tanh", "sigmoid")
 PARTIAL = 64
-"""Visual tokens that sparsemax sorts at first, more where that was not enough: half the time or less with all patches."""
+"""Visual tokens that sparsemax sorts at first, and more where needed: half the time or less with all patches."""
 MASKED = -1e4
-"""Score of a key that is not there: finite, since entmax raises on a row that is -inf throughout."""
+"""Score of a masked key: finite, since entmax raises an error for a row of -inf alone."""
 
 
 class Fused(NamedTuple):
-    """What the decoder reads, and what to look at.
+    """What the decoder reads, and what can be inspected of it.
 
     Attributes:
-        hidden: (R, N', d); N' = N, or N + V with ``concat``.
+        hidden: (R, N', d).
         mask: (R, N') bool.
-        gate: (R, N, d) in (-1, 1), None without a gate.
-        attention: (R, heads, N, V), rows sum to 1, or to 0 for a row without photos; None without attention.
-        visual: H*, (R, N, d), None without attention.
+        gate: (R, N, d) in (-1, 1); None without a gate.
+        attention: (R, H, N, V), sums to 1 over V, or to 0 for a row without photos; None without attention.
+        visual: H* of the equations, (R, N, d); None without attention.
     """
 
     hidden: Tensor
@@ -47,13 +46,13 @@ class Fused(NamedTuple):
 
 
 class Gates(NamedTuple):
-    """How much of the photos gets through, in arrays of one shape: means over text tokens (and dimensions, and heads).
+    """How much of the photos gets through, in arrays of one shape: means over text tokens, dimensions and heads.
 
     Attributes:
         gate: mean of |gate|.
         added: mean of |gate * H*|.
         support: visual tokens that a text token attends to.
-        zeros: share of the attention weights of photos that are there that are exactly 0.
+        zeros: share of the attention weights of visual tokens that are exactly 0.
     """
 
     gate: Any
@@ -64,15 +63,14 @@ class Gates(NamedTuple):
 
 @torch.no_grad()
 def row_gates(fused: Fused, photo_mask: Tensor) -> Tensor:
-    """What a row lets in of its photos.
+    """Return how much of its photos each row lets in.
 
     Args:
-        fused: of some rows.
-        photo_mask: (R, K) bool, which photos there are.
+        fused: of the rows.
+        photo_mask: (R, K) bool.
 
     Returns:
-        (R, 4), the fields of :class:`Gates`; tokens and photos that are not there do not count. 0 for a row without photos,
-        and for all without a gate.
+        (R, 4), the fields of :class:`Gates`; padding does not count. 0 for a row without photos, and without a gate.
     """
     if fused.gate is None or fused.attention is None or fused.visual is None:
         return fused.hidden.new_zeros(len(fused.mask), len(Gates._fields), dtype=torch.float32)
@@ -89,14 +87,14 @@ class Fusion(nn.Module):
 
     Attributes:
         early: whether text and photos meet before the encoder.
-        parser: finds the nouns and edges of the texts; None where nobody asks for them.
+        parser: finds the nouns and edges of the texts; None where the fusion does not use them.
     """
 
     early = False
     parser: Parser | None = None
 
     def refine(self, fused: Fused, syntax: Syntax | None) -> Fused:
-        """What the decoder reads, with or without photos: by default what it is given."""
+        """Return what the decoder reads of ``fused``, with ``hidden`` (R, N', d): by default ``fused`` itself."""
         return fused
 
 
@@ -105,7 +103,7 @@ class NoFusion(Fusion):
 
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
         """See :meth:`CrossAttention.forward`."""
-        return Fused(hidden, mask)
+        return Fused(hidden=hidden, mask=mask)
 
 
 class Concat(Fusion):
@@ -118,7 +116,7 @@ class Concat(Fusion):
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
         """See :meth:`CrossAttention.forward`; hidden and mask grow to (R, N + V)."""
         projected = self.project(visual) * visual_mask[..., None]
-        return Fused(torch.cat([hidden, projected], 1), torch.cat([mask, visual_mask], 1))
+        return Fused(hidden=torch.cat([hidden, projected], 1), mask=torch.cat([mask, visual_mask], 1))
 
 
 class TextGuidedAttention(nn.Module):
@@ -139,14 +137,14 @@ class TextGuidedAttention(nn.Module):
         self.value = nn.Linear(visual_width, width, bias=False)
 
     def weights(self, scores: Tensor, visual_mask: Tensor) -> Tensor:
-        """Scores (R, heads, N, V) -> attention weights, zero at keys that are not there."""
-        there = visual_mask[:, None, None, :]
-        scores = scores.float().masked_fill(~there, MASKED)
+        """Return the attention weights (R, H, N, V) of scores (R, H, N, V), 0 where the mask (R, V) is False."""
+        keys = visual_mask[:, None, None, :]
+        scores = scores.float().masked_fill(~keys, MASKED)
         weights = sparsemax(scores, dim=-1, k=PARTIAL) if self.norm == "sparsemax" else scores.softmax(-1)
-        return weights * there
+        return weights * keys
 
     def forward(self, hidden: Tensor, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, N, d), (R, V, dv), (R, V) -> attended (R, N, d), weights (R, heads, N, V)."""
+        """Text (R, N, d), visual tokens (R, V, dv) and mask (R, V) -> attended (R, N, d), weights (R, H, N, V)."""
         query, key, value = (
             states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for states in (self.query(hidden), self.key(visual), self.value(visual))
@@ -200,7 +198,7 @@ class CrossAttention(Fusion):
         # tanh(0) = 0 would not do this by itself: gate and FFN have text and biases in them.
         available = visual_mask.any(1)[:, None, None]
         fused = torch.where(available, hidden + gate * star, hidden)
-        return Fused(fused, mask, gate * available, weights, star)
+        return Fused(hidden=fused, mask=mask, gate=gate * available, attention=weights, visual=star)
 
 
 class SelectiveAttention(Fusion):
@@ -220,18 +218,18 @@ class SelectiveAttention(Fusion):
         gate = torch.sigmoid(self.gate(torch.cat([attended, hidden], -1)))
         available = visual_mask.any(1)[:, None, None]
         fused = torch.where(available, (1 - gate) * hidden + gate * attended, hidden)
-        return Fused(fused, mask, gate * available, weights, attended)
+        return Fused(hidden=fused, mask=mask, gate=gate * available, attention=weights, visual=attended)
 
 
 class Prefix(Fusion):
     """Visual tokens among the embeddings of the text, before the encoder or causal model reads them.
 
-    In front of the text (Ling et al., ACL 2022: VLP-MABSA), or spliced in behind its first tokens (Liu et al., 2024:
-    LLaVA). What is not there is moved behind the end, so that positions have no gaps.
+    They stand in front of the text (Ling et al., ACL 2022: VLP-MABSA), or behind its first tokens (Liu et al., 2024:
+    LLaVA). Padding is moved behind the end, so that positions have no gaps.
 
     Args:
         at: how many tokens of the text stand before the photos.
-        project: visual tokens (R, V, dv) -> (R, V, d): a linear map, or nothing where they are projected already.
+        project: whether to map visual tokens (R, V, dv) to (R, V, d); False where they are projected already.
     """
 
     early = True
@@ -242,18 +240,19 @@ class Prefix(Fusion):
         self.project = nn.Linear(visual_width, width) if project else nn.Identity()
 
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Fused:
-        """Fuses.
+        """Fuse.
 
         Args:
-            hidden, mask: embeddings of the text (R, N, d), and where there are any (R, N).
+            hidden, mask: embeddings of the text (R, N, d) and (R, N).
             visual, visual_mask: (R, V, dv) and (R, V).
 
         Returns:
-            hidden and mask (R, N + V), without gaps.
+            hidden (R, N + V, d) and mask (R, N + V), without gaps.
         """
         parts = hidden[:, : self.at], self.project(visual).to(hidden.dtype), hidden[:, self.at :]
         masks = mask[:, : self.at], visual_mask, mask[:, self.at :]
-        return Fused(*compact(torch.cat(parts, 1), torch.cat(masks, 1)))
+        joint, joint_mask = compact(torch.cat(parts, 1), torch.cat(masks, 1))
+        return Fused(hidden=joint, mask=joint_mask)
 
 
 class PrefixAspect(Prefix):
@@ -276,7 +275,7 @@ class PrefixAspect(Prefix):
 
 
 def compact(hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves what is masked, in (R, N, d), behind the end; the order of the rest stays."""
+    """Move padding behind the end, in states (R, N', d) and mask (R, N'); the order of the rest stays."""
     order = mask.long().argsort(dim=1, descending=True, stable=True)
     longest = int(mask.sum(1).max())
     return hidden.gather(1, order[..., None].expand_as(hidden))[:, :longest], mask.gather(1, order)[:, :longest]
@@ -286,6 +285,7 @@ def build_fusion(
     kind: str,
     width: int,
     visual_width: int,
+    *,
     heads: int = 1,
     norm: str = "sparsemax",
     gate: str = "tanh",
@@ -293,10 +293,17 @@ def build_fusion(
     project: bool = True,
     parser: str = "window",
 ) -> Fusion:
-    """One of :data:`FUSIONS`.
+    """Return one of :data:`FUSIONS`.
+
+    Args:
+        kind: its name.
+        width, visual_width: d and dv.
+        heads, norm, gate: of ``xattn``, see :class:`CrossAttention`.
+        at, project: of ``prefix``, see :class:`Prefix`.
+        parser: of ``prefix_aspect``, see :func:`mmprofile.inputs.syntax.build_parser`.
 
     Raises:
-        UserError: an unknown name, heads that do not divide the width, or a parser that is not there.
+        UserError: an unknown name, heads that do not divide the width, or a parser that is not installed.
     """
     if kind == "none":
         return NoFusion()
@@ -305,9 +312,9 @@ def build_fusion(
     if kind == "select":
         return SelectiveAttention(width, visual_width)
     if kind == "prefix":
-        return Prefix(width, visual_width, at, project)
+        return Prefix(width, visual_width, at=at, project=project)
     if kind == "prefix_aspect":
         return PrefixAspect(width, visual_width, parser)
     if kind == "xattn":
-        return CrossAttention(width, visual_width, heads, norm, gate)
+        return CrossAttention(width, visual_width, heads=heads, norm=norm, gate=gate)
     raise UserError(f"model.fusion.kind={kind!r} is not one of {', '.join(FUSIONS)}")

@@ -1,10 +1,9 @@
-"""Classifiers per attribute in the place of a decoder, COOPNet and late fusion of text and photos; and beside one.
+"""Classifiers per attribute: instead of a decoder (COOPNet, late fusion of text and photos), and beside one.
 
-A head is made of parts, each with an opinion of its own on every attribute; their probabilities are mixed. A single value
-is one of its classes (softmax), a set is what each of its classes says (sigmoid). A head never says Unknown.
+A head is made of parts; each part has an opinion on every attribute, and their probabilities are mixed. A single value is
+one of its classes (softmax); in a set each class is decided by itself (sigmoid). A head never predicts Unknown.
 
-Dimension letters: R rows (a user in a view), N text tokens, V visual tokens, d and dv the widths of text and vision model,
-A attributes, C classes of all attributes side by side, H parts of a head.
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import math
@@ -15,38 +14,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprofile.config.settings import ModelConfig
 from mmprofile.errors import UserError
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.fusion import TextGuidedAttention
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 MOST_SETS = 50_000
-"""Sets that an attribute may have: decoding weighs each of them."""
+"""The most sets that an attribute may have: decoding computes the probability of each."""
 STEPS = 500
+"""Of expectation maximisation."""
 LEAST = 1e-9
-"""Probabilities are kept so far from 0 and 1, shares of a mix from 0."""
+"""The least distance of probabilities from 0 and 1, and of the shares of a mix from 0."""
 
 
 class Votes(NamedTuple):
-    """What the parts of a head say.
+    """The opinions of a head's parts.
 
     Attributes:
-        logits: (R, H, C).
-        heard: (R, H) bool, False where a part has seen nothing and does not count.
+        logits: (R, O, C).
+        heard: (R, O) bool, False where a part has seen nothing and does not count.
     """
 
     logits: Tensor
     heard: Tensor
 
+    @classmethod
+    def concatenated(cls, votes: Sequence["Votes"]) -> "Votes":
+        """Return the votes on all rows, one after another."""
+        return cls(logits=torch.cat([part.logits for part in votes]), heard=torch.cat([part.heard for part in votes]))
+
+    def of(self, rows: Tensor) -> "Votes":
+        """Return the votes on some rows (r,)."""
+        return Votes(logits=self.logits[rows], heard=self.heard[rows])
+
 
 class AttributeHead(nn.Module):
-    """What every head does with the votes of its parts; a subclass's ``forward`` is (hidden, mask, visual, visual_mask) -> votes.
+    """The base of all heads: losses and profiles from the votes of a head's parts.
+
+    The ``forward`` of a subclass takes (hidden, mask, visual, visual_mask) and returns votes.
+
+    Args:
+        schema: what is predicted.
+        parts: number of parts, O.
 
     Attributes:
-        mix: (A, H) the share of each part in an attribute's probabilities: equal until :meth:`fit_mix`.
+        mix: (A, O) the share of each part in an attribute's probabilities: equal until :meth:`fit_mix`.
 
     Raises:
-        UserError: the schema has an ordered attribute, or one of too many sets.
+        UserError: the schema has an ordered attribute, or one with too many sets.
     """
 
     def __init__(self, schema: Schema, parts: int = 1) -> None:
@@ -54,8 +70,8 @@ class AttributeHead(nn.Module):
         for attribute in schema.attributes:
             sets = math.comb(len(attribute.values), attribute.size)
             if attribute.kind == "ordered" or sets > MOST_SETS:
-                what = "is ordered" if attribute.kind == "ordered" else f"has {sets} possible sets"
-                raise UserError(f"model.head: attribute {attribute.name!r} {what}, which needs model.head=lm")
+                reason = "is ordered" if attribute.kind == "ordered" else f"has {sets} possible sets"
+                raise UserError(f"model.head: attribute {attribute.name!r} {reason}, which needs model.head=lm")
         self.schema = schema
         sizes = [len(attribute.values) for attribute in schema.attributes]
         ends = torch.tensor(sizes).cumsum(0).tolist()
@@ -65,7 +81,7 @@ class AttributeHead(nn.Module):
         self.register_buffer("mix", torch.full((len(sizes), parts), 1 / parts))
 
     def targets(self, profiles: Sequence[Profile], device: torch.device) -> Tensor:
-        """(R, C) 1 at the gold values, of each row's profile; an unknown attribute has none."""
+        """Return (profiles, C) float, 1 at the gold values of each profile; an unknown attribute has none."""
         rows = [
             [float(value in profile.get(attribute.name, ())) for attribute in self.schema.attributes for value in attribute.values]
             for profile in profiles
@@ -73,7 +89,13 @@ class AttributeHead(nn.Module):
         return torch.tensor(rows, device=device)
 
     def losses(self, votes: Votes, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of the parts' losses: cross-entropy of a single value; of a set, binary cross-entropy summed over its classes.
+        """Return the sum of the parts' losses.
+
+        It is the cross-entropy of a single value, and the binary cross-entropy of a set, summed over its classes.
+
+        Args:
+            votes: on R rows.
+            targets: (R, C) from :meth:`targets`.
 
         Returns:
             (R, A) float, 0 where the gold value is unknown, and (R, A) bool where it is known.
@@ -85,45 +107,58 @@ class AttributeHead(nn.Module):
                 loss = -(gold * logits.log_softmax(-1)).sum(-1)
             else:
                 loss = F.binary_cross_entropy_with_logits(logits, gold, reduction="none").sum(-1)
-            there = targets[:, span].any(1)
-            losses.append((loss * votes.heard).sum(1) * there)
-            known.append(there)
+            has_gold = targets[:, span].any(1)
+            losses.append((loss * votes.heard).sum(1) * has_gold)
+            known.append(has_gold)
         return torch.stack(losses, 1), torch.stack(known, 1)
 
     def shares(self, votes: Votes) -> list[Tensor]:
-        """Of each attribute the parts' own probabilities, (R, H, classes) in double precision."""
+        """Return the probabilities of each part for each attribute, (R, O, classes) in double precision."""
         shares = []
         for attribute, span in zip(self.schema.attributes, self.spans, strict=True):
             logits = votes.logits[..., span].cpu().double()
-            found = logits.softmax(-1) if attribute.kind == "single" else logits.sigmoid()
-            shares.append(found.clamp(LEAST, 1 - LEAST))
+            probabilities = logits.softmax(-1) if attribute.kind == "single" else logits.sigmoid()
+            shares.append(probabilities.clamp(LEAST, 1 - LEAST))
         return shares
 
     def probabilities(self, votes: Votes) -> list[Tensor]:
-        """Of each attribute the mixed probabilities (R, classes); what the parts not heard had is shared among the others."""
+        """Return the mixed probabilities of each attribute, (R, classes).
+
+        The share of parts that are not heard goes to the other parts.
+        """
         mixed = []
-        for own, mix in zip(self.shares(votes), self.mix.cpu().double(), strict=True):
+        for shares, mix in zip(self.shares(votes), self.mix.cpu().double(), strict=True):
             weights = mix * votes.heard.cpu()
-            mixed.append((own * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
+            mixed.append((shares * weights[..., None]).sum(1) / weights.sum(1, keepdim=True))
         return mixed
 
     def fit_mix(self, votes: Votes, targets: Tensor) -> None:
-        """Gives each attribute the mix under which the gold values of these rows are likeliest."""
+        """Fit the mix of each attribute to make the gold values of these rows likeliest.
+
+        Args:
+            votes: on R rows.
+            targets: (R, C) from :meth:`targets`.
+        """
         heard = votes.heard.cpu()
-        for a, (attribute, own) in enumerate(zip(self.schema.attributes, self.shares(votes), strict=True)):
+        for a, (attribute, shares) in enumerate(zip(self.schema.attributes, self.shares(votes), strict=True)):
             gold = targets[:, self.spans[a]].cpu().bool()
-            there = gold.any(1)
-            if not there.any():
+            known = gold.any(1)
+            if not known.any():
                 continue
-            gold, own = gold[there][:, None].expand_as(own[there]), own[there]
-            right = own.where(gold, 1 - own)  # of each class by itself
+            gold, shares = gold[known][:, None].expand_as(shares[known]), shares[known]
+            right = shares.where(gold, 1 - shares)  # of each class by itself
             if attribute.kind == "single":
-                right = own.where(gold, 0).sum(-1, keepdim=True)
+                right = shares.where(gold, 0).sum(-1, keepdim=True)
             cells = right.transpose(1, 2)
-            self.mix[a] = mixture(cells.flatten(0, 1), heard[there][:, None].expand_as(cells).flatten(0, 1))
+            self.mix[a] = mixture(cells.flatten(0, 1), heard[known][:, None].expand_as(cells).flatten(0, 1))
 
     def decode(self, votes: Votes, known: Sequence[Mapping[str, tuple[str, ...]]]) -> list[Decoded]:
-        """The likeliest profile of each row, attribute by attribute; ``known`` values, as a grammar writes them, are kept."""
+        """Return the likeliest profile of each row, attribute by attribute.
+
+        Args:
+            votes: on R rows.
+            known: per row the values that are given, as a grammar writes them; they are kept.
+        """
         posteriors = [
             {
                 attribute.name: posterior(attribute, row)
@@ -131,25 +166,33 @@ class AttributeHead(nn.Module):
             }
             for rows in zip(*self.probabilities(votes), strict=True)
         ]
-        return [self._decoded(found, given) for found, given in zip(posteriors, known, strict=True)]
+        return [self._decoded(row, given) for row, given in zip(posteriors, known, strict=True)]
 
     def _decoded(self, posteriors: dict[str, dict[tuple[str, ...], float]], known: Mapping[str, Any]) -> Decoded:
+        """Return the likeliest profile by the posteriors of a row; those of ``known`` attributes become certain."""
         profile: Profile = {}
         log_probability = 0.0
-        for name, found in posteriors.items():
+        for name, shares in posteriors.items():
             given = known.get(name)
-            profile[name] = next(iter(found)) if given is None else () if given == (UNKNOWN,) else given
-            log_probability += math.log(max(found.get(profile[name], 1.0), LEAST))  # Unknown can only be given
+            profile[name] = next(iter(shares)) if given is None else () if given == (UNKNOWN,) else given
+            log_probability += math.log(max(shares.get(profile[name], 1.0), LEAST))  # Unknown can only be given
             if given is not None:
                 posteriors[name] = {profile[name]: 1.0}
-        return Decoded(self.schema.render(profile), profile, log_probability, posteriors, 0.0, True)
+        return Decoded(
+            text=self.schema.render(profile),
+            profile=profile,
+            log_probability=log_probability,
+            posteriors=posteriors,
+            lost=0.0,
+            exact=True,
+        )
 
 
 def posterior(attribute: Attribute, probabilities: Tensor) -> dict[tuple[str, ...], float]:
-    """The values of an attribute -> their probability, likeliest first, ties in the schema's order.
+    """Return the probability of each value of an attribute, likeliest first, ties in the schema's order.
 
-    Of a set: given that it has as many values as it should, classes being independent otherwise. The likeliest is then
-    that of the likeliest classes.
+    Classes of a set are independent, but for the number of values, which is given. The likeliest set is then that of the
+    likeliest classes.
 
     Args:
         attribute: single or a set.
@@ -161,37 +204,38 @@ def posterior(attribute: Attribute, probabilities: Tensor) -> dict[tuple[str, ..
         sets = torch.combinations(torch.arange(len(probabilities)), attribute.size)
         shares = probabilities.logit()[sets].sum(1).softmax(0)
     order = shares.argsort(descending=True, stable=True)
-    chosen, found = sets[order].tolist(), shares[order].tolist()
-    return {tuple(attribute.values[i] for i in one): share for one, share in zip(chosen, found, strict=True)}
+    pairs = zip(sets[order].tolist(), shares[order].tolist(), strict=True)
+    return {tuple(attribute.values[i] for i in chosen): share for chosen, share in pairs}
 
 
 def mixture(right: Tensor, heard: Tensor) -> Tensor:
-    """Weights of a mixture by maximum likelihood, by expectation maximisation.
+    """Fit the weights of a mixture by maximum likelihood, with expectation maximisation.
 
-    Where some parts are not heard, the weights of the others are scaled up to 1: the expectation counts the draws that
-    came to nothing as well (Dempster, Laird and Rubin 1977, on truncated data), so that no step makes things worse.
+    Where parts are not heard, the weights of the others are scaled up to 1. The expectation therefore also counts the
+    draws of parts that are not heard (Dempster, Laird and Rubin 1977, on truncated data), so that no step lowers the
+    likelihood.
 
     Args:
-        right: (n, H) double, the probability that each part gives to what is the case.
-        heard: (n, H) bool, at least one in each row.
+        right: (n, O) double, the probability that each part gives to the truth.
+        heard: (n, O) bool, at least one in each row.
 
     Returns:
-        (H,) of sum 1, all above 0: others may not be heard elsewhere.
+        (O,) with sum 1, all above 0, since the other parts may not be heard elsewhere.
     """
     weights = torch.full_like(right[0], 1 / right.shape[1])
     for _ in range(STEPS):
-        there = weights * heard
-        drawn = there * right
-        counts = drawn / drawn.sum(1, keepdim=True) + weights * ~heard / there.sum(1, keepdim=True)
+        active = weights * heard
+        drawn = active * right
+        counts = drawn / drawn.sum(1, keepdim=True) + weights * ~heard / active.sum(1, keepdim=True)
         weights = (counts.sum(0) / counts.sum()).clamp_min(LEAST)
     return weights / weights.sum()
 
 
 class CoopNet(AttributeHead):
-    """COOPNet (Li et al., ICASSP 2021): text, photos and both together decide, each for itself and then with each other.
+    """COOPNet (Li et al., ICASSP 2021): text, photos and both together classify, and their opinions are mixed.
 
-    The mean text state t guides attention over the photos: ``v = TGA(t, V, V)``. Three parts, text (t), vision (v) and
-    joint (``tanh(W [t; v])``), each with its own loss. Where nobody sees a photo, the part for vision is not heard.
+    The mean text state t guides attention over the photos: ``v = TGA(t, V, V)``. There are three parts, text (t), vision
+    (v) and joint (``tanh(W [t; v])``), each with its own loss. The vision part is not heard where there is no photo.
 
     Args:
         schema: what is predicted.
@@ -210,13 +254,18 @@ class CoopNet(AttributeHead):
         )
 
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Votes:
-        """(R, N, d), (R, N) bool, (R, V, dv), (R, V) bool -> votes; V may be 0."""
+        """Return the votes on R rows.
+
+        Args:
+            hidden, mask: states of the text (R, N, d) and (R, N) bool.
+            visual, visual_mask: visual tokens (R, V, dv) and (R, V) bool; V may be 0.
+        """
         text = masked_mean(hidden, mask)
-        seen = self.attention(text[:, None], visual, visual_mask)[0][:, 0]
-        joint = self.bridge(torch.cat([text, seen], -1))
-        logits = torch.stack([self.text(text), self.vision(seen), self.joint(joint)], 1)
-        some_text, some_photo = mask.any(1), visual_mask.any(1)
-        return Votes(logits, torch.stack([some_text, some_photo, some_text], 1))
+        attended = self.attention(text[:, None], visual, visual_mask)[0][:, 0]
+        joint = self.bridge(torch.cat([text, attended], -1))
+        logits = torch.stack([self.text(text), self.vision(attended), self.joint(joint)], 1)
+        has_text, has_photo = mask.any(1), visual_mask.any(1)
+        return Votes(logits=logits, heard=torch.stack([has_text, has_photo, has_text], 1))
 
 
 class LateFusion(AttributeHead):
@@ -238,14 +287,14 @@ class LateFusion(AttributeHead):
         )
 
     def forward(self, hidden: Tensor, mask: Tensor, visual: Tensor, visual_mask: Tensor) -> Votes:
-        """As :meth:`CoopNet.forward`; a row without photos has zeros in their place."""
+        """Return the votes on R rows; see :meth:`CoopNet.forward`. A row without photos has zeros in their place."""
         both = torch.cat([masked_mean(hidden, mask), masked_mean(visual, visual_mask)], -1)
         logits = torch.cat([mlp(both) for mlp in self.mlps], -1)
-        return Votes(logits[:, None], torch.ones_like(logits[:, :1], dtype=torch.bool))
+        return Votes(logits=logits[:, None], heard=torch.ones_like(logits[:, :1], dtype=torch.bool))
 
 
 class Auxiliary(LateFusion):
-    """Classifiers of what the decoder reads, trained beside it, whose opinion is mixed with the decoder's.
+    """Classifiers of what the decoder reads, trained beside it; predictions mix their probabilities with the decoder's.
 
     Args:
         schema: what is predicted.
@@ -253,8 +302,7 @@ class Auxiliary(LateFusion):
         weight: of their loss in training.
 
     Attributes:
-        share: (A,) how much of an attribute's probabilities is theirs, the rest being the decoder's: half until
-            :meth:`fit_share`.
+        share: (A,) their share in an attribute's probabilities; the rest is the decoder's. Half until :meth:`fit_share`.
     """
 
     def __init__(self, schema: Schema, width: int, weight: float) -> None:
@@ -264,53 +312,74 @@ class Auxiliary(LateFusion):
         self.register_buffer("share", torch.full((len(schema.attributes),), 0.5))
 
     def votes(self, hidden: Tensor, mask: Tensor) -> Votes:
-        """What the decoder reads, (R, N, d) and (R, N) bool -> votes."""
-        return self(hidden, mask, hidden[:, :0, :0], mask[:, :0])
+        """Return the votes on R rows by what the decoder reads, (R, N', d) and (R, N') bool."""
+        votes: Votes = self(hidden, mask, hidden[:, :0, :0], mask[:, :0])
+        return votes
 
-    def join(self, written: Sequence[Decoded], own: Sequence[Decoded]) -> list[Decoded]:
-        """What the decoder finds and what the classifiers find, mixed: the likeliest value of each attribute by itself.
+    def join(self, written: Sequence[Decoded], classified: Sequence[Decoded]) -> list[Decoded]:
+        """Mix the posteriors of decoder and classifiers, and take the likeliest value of each attribute by itself.
 
-        Of Unknown the decoder alone has an opinion: the classifiers' is about what is left.
+        Only the decoder knows Unknown; the classifiers share what it leaves to the other values.
+
+        Args:
+            written: each user's profile by the decoder.
+            classified: each user's profile by the classifiers.
         """
-        return [self._joined(*both) for both in zip(written, own, strict=True)]
+        return [self._joined(decoder, classes) for decoder, classes in zip(written, classified, strict=True)]
 
-    def _joined(self, written: Decoded, own: Decoded) -> Decoded:
+    def _joined(self, written: Decoded, classified: Decoded) -> Decoded:
+        """Mix the posteriors of one user."""
         shares = dict(zip(self.schema.names, self.share.tolist(), strict=True))
         posteriors: dict[str, dict[tuple[str, ...], float]] = {}
         for name, share in shares.items():
-            decoder, classes = written.posteriors[name], known_share(written, own, name)
+            decoder, classes = written.posteriors[name], known_share(written, classified, name)
             mixed = {
                 value: (1 - share) * decoder.get(value, 0.0) + share * classes.get(value, 0.0)
                 for value in decoder | classes
             }
             posteriors[name] = dict(sorted(mixed.items(), key=lambda item: -item[1]))
-        profile = {name: next(iter(found)) for name, found in posteriors.items()}
+        profile = {name: next(iter(values)) for name, values in posteriors.items()}
         log_probability = sum(math.log(posteriors[name][values]) for name, values in profile.items())
         lost = written.lost * (1 - min(shares.values()))
-        return Decoded(self.schema.render(profile), profile, log_probability, posteriors, lost, not lost)
+        return Decoded(
+            text=self.schema.render(profile),
+            profile=profile,
+            log_probability=log_probability,
+            posteriors=posteriors,
+            lost=lost,
+            exact=not lost,
+        )
 
-    def fit_share(self, written: Sequence[Decoded], own: Sequence[Decoded], gold: Sequence[Profile]) -> None:
-        """Gives each attribute the share under which the gold values are likeliest; unknown ones do not count."""
+    def fit_share(self, written: Sequence[Decoded], classified: Sequence[Decoded], gold: Sequence[Profile]) -> None:
+        """Fit the share of each attribute to make the gold values likeliest; unknown ones do not count.
+
+        Args:
+            written, classified: see :meth:`join`.
+            gold: each user's gold profile.
+        """
         for a, name in enumerate(self.schema.names):
             right = [
-                [found.get(profile[name], 0.0) for found in (one.posteriors[name], known_share(one, other, name))]
-                for one, other, profile in zip(written, own, gold, strict=True)
+                [
+                    decoder.posteriors[name].get(profile[name], 0.0),
+                    known_share(decoder, classes, name).get(profile[name], 0.0),
+                ]
+                for decoder, classes, profile in zip(written, classified, gold, strict=True)
                 if profile.get(name)
             ]
             if right:
-                sure = torch.tensor(right, dtype=torch.double).clamp_min(LEAST)
-                self.share[a] = mixture(sure, torch.ones_like(sure, dtype=torch.bool))[1]
+                probabilities = torch.tensor(right, dtype=torch.double).clamp_min(LEAST)
+                self.share[a] = mixture(probabilities, torch.ones_like(probabilities, dtype=torch.bool))[1]
 
 
-def known_share(written: Decoded, own: Decoded, name: str) -> dict[tuple[str, ...], float]:
-    """What classifiers find of an attribute, in the share that the decoder leaves to values other than Unknown."""
+def known_share(written: Decoded, classified: Decoded, name: str) -> dict[tuple[str, ...], float]:
+    """Return the classifiers' posterior of an attribute, scaled to what the decoder leaves to values but Unknown."""
     unknown = written.posteriors[name].get((), 0.0)
-    found = {value: (1 - unknown) * share for value, share in own.posteriors[name].items()}
-    return found | {(): unknown} if unknown else found
+    shares = {value: (1 - unknown) * share for value, share in classified.posteriors[name].items()}
+    return shares | {(): unknown} if unknown else shares
 
 
 def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
-    """(R, N, d), (R, N) bool -> (R, d) in single precision; zeros where the mask is empty."""
+    """Return the mean (R, d) of states (R, n, d) under a mask (R, n), in single precision; zeros where the mask is empty."""
     weights = mask[..., None].float()
     return (states * weights).sum(1) / weights.sum(1).clamp_min(1)
 
@@ -318,8 +387,8 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 HEADS: dict[str, type[CoopNet] | type[LateFusion]] = {"coopnet": CoopNet, "late_fusion": LateFusion}
 
 
-def check_head(model: Any) -> None:
-    """Refuses what is no head, and what makes no sense beside one; ``model``: that part of the configuration.
+def check_head(model: ModelConfig) -> None:
+    """Refuse an unknown head, and settings that do not go with a head.
 
     Raises:
         UserError: ``head`` is neither ``lm`` nor one of :data:`HEADS`, or does not go with ``fusion`` or ``target``.
@@ -335,10 +404,10 @@ def check_head(model: Any) -> None:
 
 
 def build_head(head: Mapping[str, Any], schema: Schema, width: int, visual_width: int) -> AttributeHead | None:
-    """One of :data:`HEADS`; None for ``lm``, the text model's own decoder.
+    """Return one of :data:`HEADS`; None for ``lm``, the text model's decoder.
 
     Args:
-        head: ``kind``, checked, and its options.
+        head: its ``kind``, which has been checked, and its options.
         schema: what is predicted.
         width, visual_width: d, dv; dv is 0 without a vision model.
 

@@ -1,6 +1,6 @@
 """The same computations in less time on a CPU: T5's attention, GELU and dropout, and a ViT's attention.
 
-Nothing here changes what is computed, up to rounding and the random numbers of dropout.
+The results are the same up to rounding and the random numbers of dropout. Dimension letters as in :mod:`mmprofile.model`.
 """
 
 from typing import Any
@@ -9,24 +9,23 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.activations import NewGELUActivation
-from transformers.masking_utils import eager_mask
 
 ATTENTION = "sdpa" if torch.cuda.is_available() else "mmprofile"
-"""T5's attention, as transformers' ``attn_implementation``: its position bias and dropout keep sdpa off the fast path on a CPU."""
+"""T5's ``attn_implementation`` in transformers: sdpa is slow on a CPU with its position bias and dropout."""
 
 
 class Dropout(nn.Dropout):
     """``torch.nn.Dropout`` with 16 random bits for an element instead of a random double: a third of the time on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Zeroes elements with probability ``p`` (in steps of 2^-16) and scales the others."""
+        """Zero elements of a tensor of any shape with probability ``p`` (in steps of 2^-16) and scale the others."""
         if input.device.type != "cpu" or not self.training or not self.p:
             return super().forward(input)
         return drop(input, self.p)
 
 
 def drop(states: Tensor, p: float) -> Tensor:
-    """Zeroes elements with probability ``p``, rounded to a multiple of 2^-16, and divides the others by 1 - p."""
+    """Zero elements of states (any shape) with probability ``p``, a multiple of 2^-16, and divide the others by 1 - p."""
     count, out = states.numel(), round(p * 2**16)
     if out == 0:
         return states
@@ -46,18 +45,20 @@ def attention(
     position_bias: Tensor | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention as transformers' ``eager`` has it, with fewer passes over the scores.
+    """Compute attention like transformers' ``eager``, with fewer passes over the scores.
 
     Args:
         module: the attention layer.
-        query, key, value: (B, heads, q or k, dim).
-        attention_mask: added to the scores.
-        scaling: of the scores; None: one by the square root of dim.
-        dropout: of the weights, 0 outside of training.
-        position_bias: added to the scores.
+        query: (n, H, queries, d / H).
+        key, value: (n, H, keys, d / H).
+        attention_mask: added to the scores, broadcasts to (n, H, queries, keys).
+        scaling: of the scores; None: 1 / sqrt(d / H).
+        dropout: probability of zeroing a weight, 0 outside of training.
+        position_bias: added to the scores, as ``attention_mask``.
+        options: of other implementations; not used.
 
     Returns:
-        (B, q, heads, dim) and the weights (B, heads, q, k).
+        (n, queries, H, d / H) and the weights (n, H, queries, keys).
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query @ key.transpose(2, 3)
@@ -73,13 +74,13 @@ def attention(
 
 
 AttentionInterface.register("mmprofile", attention)
-AttentionMaskInterface.register("mmprofile", eager_mask)
+AttentionMaskInterface.register("mmprofile", AttentionMaskInterface()["eager"])
 
 
 def speed_up(model: nn.Module, on: bool = True) -> None:
-    """Puts the kernels above into the modules of transformers and timm, or, with ``on=False``, theirs.
+    """Put the kernels above into the modules of transformers and timm, or, with ``on=False``, put the original ones back.
 
-    transformers' attention is chosen when a model is built, see :data:`ATTENTION`.
+    The attention of transformers is chosen when a model is built, see :data:`ATTENTION`.
     """
     for part in model.modules():
         act = getattr(part, "act", None)

@@ -1,4 +1,4 @@
-"""The tiny LLaVA of this package, made of its Llama and its ViT: their weights are not shipped a second time."""
+"""The tiny LLaVA of this package, assembled from its Llama and its ViT, so their weights are shipped only once."""
 
 import json
 import tempfile
@@ -26,7 +26,7 @@ from mmprofile.paths import ASSETS, cache_dir
 TEXT, VISION = ASSETS / "tiny" / "llama", ASSETS / "tiny" / "vision"
 IMAGE_TOKEN = "<extra_id_39>"  # the last sentinel: no text has it
 SPREAD = 9.2
-"""Standard deviation of a patch's state in front of the ViT's last norm, where a LLaVA takes it; of generated photos."""
+"""Standard deviation of a patch's state in front of the ViT's last norm, where a LLaVA takes it, for generated photos."""
 GELU_POWER = 0.425  # mean square of GELU of a standard normal variable
 LAYERS = {
     "norm1": "layernorm_before",
@@ -38,9 +38,9 @@ LAYERS = {
 
 
 def tiny_llava() -> Path:
-    """The checkpoint's folder in the cache, assembled when first asked for and when what it is made of has changed."""
-    made_of = [Path(__file__), *sorted(TEXT.iterdir()), *sorted(VISION.iterdir())]
-    digest = sha256(b"".join(sha256(path.read_bytes()).digest() for path in made_of)).hexdigest()
+    """Return the checkpoint's folder in the cache; it is assembled at the first call, and when its parts have changed."""
+    sources = [Path(__file__), *sorted(TEXT.iterdir()), *sorted(VISION.iterdir())]
+    digest = sha256(b"".join(sha256(path.read_bytes()).digest() for path in sources)).hexdigest()
     folder = cache_dir() / "models" / f"tiny-llava-{digest[:12]}"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -56,10 +56,10 @@ def tiny_llava() -> Path:
 
 
 def assemble_llava(folder: Path, text: Path = TEXT, vision: Path = VISION) -> None:
-    """Writes a LLaVA in the hub's layout, float16: a Llama, a ViT of timm, and a new projector between them.
+    """Write a LLaVA in the hub's layout, float16: a Llama, a ViT of timm, and a new projector between them.
 
-    A photo is its patches' states in front of the last norm, as in LLaVA-1.5. The projector's random weights make tokens
-    about as large as the Llama's own from them.
+    As in LLaVA-1.5, a photo's visual tokens come from its patches' states in front of the last norm. The projector's
+    random weights give them about the size of the Llama's embeddings.
 
     Args:
         folder: to write.
@@ -99,9 +99,9 @@ def assemble_llava(folder: Path, text: Path = TEXT, vision: Path = VISION) -> No
 
 
 def vision_tower(folder: Path) -> tuple[ViTModel, ViTImageProcessor]:
-    """A ViT of timm in the hub's layout -> the same of transformers, and what prepares its photos."""
+    """Return the transformers model of a timm ViT in the hub's layout, and the processor of its photos."""
     facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shape, given = facts["model_args"], facts["pretrained_cfg"]
+    shape, photos = facts["model_args"], facts["pretrained_cfg"]
     config = ViTConfig(
         image_size=shape["img_size"],
         patch_size=shape.get("patch_size", 16),
@@ -116,19 +116,19 @@ def vision_tower(folder: Path) -> tuple[ViTModel, ViTImageProcessor]:
         nn.init.zeros_(weight)
     pooler = {f"pooler.{name}": weight for name, weight in tower.pooler.state_dict().items()}
     tower.load_state_dict(pooler | _renamed(load_file(folder / "model.safetensors")))
-    height, width = given["input_size"][1:]
+    height, width = photos["input_size"][1:]
     processor = ViTImageProcessor(
         size={"height": height, "width": width},
-        resample=Image.Resampling[given["interpolation"].upper()],
-        image_mean=given["mean"],
-        image_std=given["std"],
+        resample=Image.Resampling[photos["interpolation"].upper()],
+        image_mean=photos["mean"],
+        image_std=photos["std"],
     )
     return tower, processor
 
 
 def _renamed(states: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a ViT of timm by their names in transformers; float32."""
-    found = {}
+    """Return the weights of a timm ViT by their names in transformers, in float32."""
+    renamed = {}
     for name, weight in states.items():
         head, _, rest = name.partition(".")
         if head == "blocks":
@@ -136,7 +136,7 @@ def _renamed(states: dict[str, Tensor]) -> dict[str, Tensor]:
             layer, _, kind = rest.rpartition(".")
             news = [f"attention.{part}_proj" for part in "qkv"] if layer == "attn.qkv" else [LAYERS[layer]]
             for new, part in zip(news, weight.chunk(len(news)), strict=True):
-                found[f"layers.{number}.{new}.{kind}"] = part.float()
+                renamed[f"layers.{number}.{new}.{kind}"] = part.float()
         else:
             new = {
                 "cls_token": "embeddings.cls_token",
@@ -144,5 +144,5 @@ def _renamed(states: dict[str, Tensor]) -> dict[str, Tensor]:
                 "patch_embed": f"embeddings.patch_embeddings.projection.{rest.removeprefix('proj.')}",
                 "norm": f"layernorm.{rest}",
             }[head]
-            found[new] = weight.float()
-    return found
+            renamed[new] = weight.float()
+    return renamed

@@ -1,10 +1,12 @@
-"""A timm ViT as the photo encoder: photos (P, 3, H, W) -> visual tokens (P, M, dv)."""
+"""Photo encoders: a timm ViT, or a LLaVA's own tower.
+
+Dimension letters as in :mod:`mmprofile.model`.
+"""
 
 import difflib
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +17,31 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoImageProcessor,
-)
+from transformers import AutoImageProcessor
 
 from mmprofile.errors import UserError
 from mmprofile.model.checkpoints import loading
 
 VISUAL_TOKENS = ("cls", "patch", "grid")
+WRITES = "_version"  # private in torch: how often a tensor was written to
 REMEMBERED_MB = 512
-"""Memory for what a frozen tower saw: of ViT-B's class states 170,000 photos, of all its patches 900."""
+"""Memory for the states of a frozen tower: for 170,000 photos with ViT-B's class states, for 900 with all its patches."""
 
 
 def photo_transform(data_config: Mapping[str, Any]) -> Callable[[Image.Image], np.ndarray]:
-    """timm's own evaluation transform (size, crop, interpolation), left as bytes.
+    """Return timm's evaluation transform (size, crop, interpolation) without normalisation.
 
-    Normalisation is the model's part (:class:`VisionEncoder`), so that a photo travels as uint8 and a masked pixel is
-    black, i.e. 0, whatever the mean of the model.
+    The model normalises (:class:`VisionEncoder`), so a photo travels as uint8 and a masked pixel is black, that is 0,
+    whatever the mean of the model.
 
     Returns:
-        A function from an RGB image to uint8 (3, H, W).
+        A function from an RGB image to uint8 (3, height, width).
     """
     return partial(_bytes, timm.data.create_transform(**data_config, is_training=False, use_prefetcher=True))
 
 
 def _bytes(transform: Callable[[Image.Image], Any], image: Image.Image) -> np.ndarray:
+    """Return uint8 (3, height, width)."""
     return np.asarray(transform(image))  # timm gives an array or a tensor, by version
 
 
@@ -50,12 +52,14 @@ class VisionEncoder(nn.Module):
         name: any timm ViT: a name, ``hf-hub:<id>`` or ``local-dir:<folder>``.
         tokens: ``cls``: the class state (mean of the patches where a model has none), M = 1; ``patch``: every state,
             M = 1 + patches; ``grid``: class state and patches pooled to ``grid`` x ``grid``.
-        pretrained: load weights; else only the architecture is built.
-        model_args: overrides of timm's model arguments (to rebuild a saved model).
+        grid: see ``tokens``.
+        pretrained: load weights; False builds the architecture only.
         trainable: False freezes the tower.
+        model_args: overrides of timm's model arguments (to rebuild a saved model).
+        data_config: of :func:`photo_transform`; None: timm's for the model.
 
     Raises:
-        UserError: unknown name, no ViT, or weights that cannot be had.
+        UserError: the name is unknown or no ViT, or the weights cannot be loaded.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class VisionEncoder(nn.Module):
         self.forget()
 
     def rebuild_arguments(self) -> dict[str, Any]:
-        """Arguments that build the same encoder without its source: plain data."""
+        """Return arguments that build the same encoder without its source: plain data."""
         data_config = {key: list(v) if isinstance(v, tuple) else v for key, v in self.data_config.items()}
         return {
             "name": self.name,
@@ -106,7 +110,7 @@ class VisionEncoder(nn.Module):
 
     @property
     def count(self) -> int:
-        """M, visual tokens of a photo."""
+        """M, the visual tokens of a photo."""
         if self.tokens == "cls":
             return 1
         rows, columns = self.vit.patch_embed.grid_size
@@ -118,48 +122,56 @@ class VisionEncoder(nn.Module):
         return int(self.vit.num_features)
 
     def train(self, mode: bool = True) -> "VisionEncoder":
-        """A frozen tower stays in evaluation mode, without dropout."""
+        """Set the mode; a frozen tower stays in evaluation mode, without dropout."""
         super().train(mode and self.trainable)
         return self
 
     def forget(self) -> None:
-        """Lets go of all that is remembered of photos; called when the tower's weights are not the same any more."""
+        """Forget the remembered states of photos, since the tower's weights have changed."""
         self._remembered: dict[Hashable, Tensor] = {}
         self._left = REMEMBERED_MB << 20
         self._weights = self._versions()
 
-    def _versions(self) -> list[tuple[int, int]]:
-        """Where each weight lies and how often it was written to: other weights, or others in their place, differ."""
-        return [(weight.data_ptr(), weight._version) for weight in chain(self.vit.parameters(), self.vit.buffers())]
+    def _versions(self) -> list[tuple[int, int]] | None:
+        """Return where each weight lies and how often it was written to, which tells whether weights have changed.
+
+        torch counts writes in a private attribute; None where it is gone.
+        """
+        weights = [*self.vit.parameters(), *self.vit.buffers()]
+        versions: list[Any] = [getattr(weight, WRITES, None) for weight in weights]
+        if None in versions:
+            return None
+        return [(weight.data_ptr(), int(version)) for weight, version in zip(weights, versions, strict=True)]
 
     def forward(self, photos: Tensor, keys: Sequence[bytes | None] | None = None) -> Tensor:
-        """Photos -> visual tokens; a frozen tower remembers what it saw, up to :data:`REMEMBERED_MB`.
+        """Return the visual tokens of photos; a frozen tower remembers them, up to :data:`REMEMBERED_MB`.
 
         Args:
-            photos: uint8 (P, 3, H, W).
-            keys: per photo what it is known by, None for one that will not come again.
+            photos: uint8 (P, 3, height, width).
+            keys: one per photo, by which it is remembered; None for a photo that will not come again.
 
         Returns:
             (P, M, dv).
         """
-        if self.trainable or keys is None:
+        if self.trainable or keys is None or self._weights is None:
             return self._tokens(photos)
         if self._weights != self._versions():
             self.forget()
         kind = photos.device.type
-        how = photos.device, self.mean.dtype, torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        names = [None if key is None else (key, *how) for key in keys]
-        found = {i: self._remembered[name] for i, name in enumerate(names) if name in self._remembered}
-        new = [i for i in range(len(names)) if i not in found]
+        precision = self.mean.dtype, torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        names = [None if key is None else (key, photos.device, *precision) for key in keys]
+        tokens = {i: self._remembered[name] for i, name in enumerate(names) if name in self._remembered}
+        new = [i for i in range(len(names)) if i not in tokens]
         if new:
-            found |= zip(new, self._tokens(photos[new]), strict=True)
+            tokens |= zip(new, self._tokens(photos[new]), strict=True)
         for i in new:
             if names[i] is not None and self._left > 0:
-                self._remembered[names[i]] = found[i].clone()
-                self._left -= found[i].nbytes
-        return torch.stack([found[i] for i in range(len(names))])
+                self._remembered[names[i]] = tokens[i].clone()
+                self._left -= tokens[i].nbytes
+        return torch.stack([tokens[i] for i in range(len(names))])
 
     def _tokens(self, photos: Tensor) -> Tensor:
+        """Return the visual tokens (P, M, dv) of photos, uint8 (P, 3, height, width)."""
         pixels = (photos.to(self.mean.dtype) / 255 - self.mean) / self.std
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             states = self.vit.forward_features(pixels)
@@ -177,22 +189,27 @@ class VisionEncoder(nn.Module):
 
 
 def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The timm architecture and model arguments behind a name, hub id or folder."""
+    """Return the timm architecture and the model arguments of a name, hub id or folder."""
     scheme, _, rest = name.partition(":")
     try:
         if scheme == "local-dir":
             config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
-            architecture, found = config["architecture"], config.get("model_args", {})
+            architecture, arguments = config["architecture"], config.get("model_args", {})
         elif scheme == "hf-hub":
-            _, architecture, found = timm.models.load_model_config_from_hf(rest)
+            _, architecture, arguments = timm.models.load_model_config_from_hf(rest)
         else:
             return name.split(".")[0], model_args
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unloadable(name, error) from error
-    return architecture, {**found, **model_args}
+    return architecture, {**arguments, **model_args}
 
 
 def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
+    """Return a timm model without classifier.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
     try:
         return timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **model_args})
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
@@ -200,6 +217,7 @@ def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Modul
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
+    """Return the one-line error for a model that cannot be loaded."""
     known = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3) if ":" not in name else []
     hint = f"; near: {', '.join(known)}" if known else ""
     return UserError(
@@ -210,18 +228,18 @@ def _unloadable(name: str, error: Exception) -> UserError:
 
 
 class LlavaVision(nn.Module):
-    """The vision tower and projector of a LLaVA, which owns their weights: photos -> visual tokens of the text's width.
+    """The vision tower and projector of a LLaVA: photos -> visual tokens of the text's width. The LLaVA owns the weights.
 
     Args:
         llava: the model.
         name: where its image processor is.
-        grid: pool the patches of a photo to ``grid`` x ``grid``, where all would not fit the model's length; None: all.
-        trainable: False freezes the tower; the projector learns.
+        grid: pool the patches of a photo to ``grid`` x ``grid``, where all would not fit the model's length; None keeps all.
+        trainable: False freezes the tower; the projector is always trained.
     """
 
     def __init__(self, llava: Any, name: str, grid: int | None, trainable: bool) -> None:
         super().__init__()
-        self._llava = [llava]  # in a list: not a part of this module
+        self._llava = [llava]  # in a list, so it is not a submodule
         self.grid, self.trainable = grid, trainable
         with loading("model.text.name", name):
             self.processor: Any = AutoImageProcessor.from_pretrained(name)
@@ -230,26 +248,26 @@ class LlavaVision(nn.Module):
 
     @property
     def count(self) -> int:
-        """M, visual tokens of a photo."""
+        """M, the visual tokens of a photo."""
         tower = self._llava[0].config.vision_config
         return self.grid**2 if self.grid is not None else (tower.image_size // tower.patch_size) ** 2
 
     @property
     def width(self) -> int:
-        """The size of one visual token: the text's."""
+        """dv, the size of one visual token: the text's."""
         return int(self._llava[0].config.text_config.hidden_size)
 
     def rebuild_arguments(self) -> dict[str, Any]:
-        """Arguments that build the same again: plain data."""
+        """Return arguments that build the same again: plain data."""
         return {"tokens": "patch" if self.grid is None else "grid", "grid": self.grid, "trainable": self.trainable}
 
     def transform(self, image: Image.Image) -> np.ndarray:
-        """RGB image -> uint8 (3, H, W), as the processor has it but for the normalisation."""
+        """RGB image -> uint8 (3, height, width), by the processor without its normalisation."""
         plain = self.processor(images=image, do_rescale=False, do_normalize=False, return_tensors="pt")
         return np.asarray(plain["pixel_values"][0].round().to(torch.uint8))
 
     def forward(self, photos: Tensor, keys: Sequence[Hashable] | None = None) -> Tensor:
-        """uint8 (P, 3, H, W) -> (P, M, d)."""
+        """Photos, uint8 (P, 3, height, width) -> visual tokens (P, M, d); ``keys`` are not used."""
         llava = self._llava[0]
         mean, std = (
             torch.tensor(values, device=photos.device).view(3, 1, 1)

@@ -61,7 +61,9 @@ def bart_folder(
 def model(bart_folder: Path, vit_folder: Path, schema: Schema) -> ProfileModel:
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "grid", "grid": 2, "trainable": True}
     torch.manual_seed(3)
-    return build_model({"name": str(bart_folder)}, vision, {"kind": "prefix_aspect"}, schema, INPUTS).eval()
+    return build_model(
+        text={"name": str(bart_folder)}, vision=vision, fusion={"kind": "prefix_aspect"}, schema=schema, inputs=INPUTS
+    ).eval()
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +247,9 @@ def test_gradients_reach_every_part_and_the_loss_falls(
     model.zero_grad()
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "grid", "grid": 2, "trainable": True}
     torch.manual_seed(4)
-    fresh = build_model({"name": str(bart_folder)}, vision, {"kind": "prefix_aspect"}, schema, INPUTS)
+    fresh = build_model(
+        text={"name": str(bart_folder)}, vision=vision, fusion={"kind": "prefix_aspect"}, schema=schema, inputs=INPUTS
+    )
     adam = torch.optim.Adam(fresh.parameters(), 3e-3)
     losses = []
     for _ in range(8):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmprofile.inputs.batch import Batch, Collator
 from mmprofile.inputs.views import User, build_view
-from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.decoding import Decoded, ProfileSearch
 from mmprofile.model.model import ProfileModel
 from mmprofile.model.trees import Rows, T5Trees
 from mmprofile.profile.grammar import Grammar
@@ -44,7 +44,15 @@ def decode(
     model: ProfileModel, batch: Batch, known: Profile, states: type, width: int, tolerance: float, exact: bool
 ) -> list[Decoded]:
     fused = model.encode(batch)
-    search = Search(model.grammar, 0, model.token_logits, model.settings["vocabulary"], width, tolerance, exact)
+    search = ProfileSearch(
+        grammar=model.grammar,
+        start=0,
+        logits=model.token_logits,
+        vocabulary=model.settings["vocabulary"],
+        width=width,
+        tolerance=tolerance,
+        exact=exact,
+    )
     grammar = Grammar(model.schema, model.tokenizer, known)
     return search(states(model.text, fused.hidden, fused.mask), [grammar] * len(batch.users))
 

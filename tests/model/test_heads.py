@@ -61,7 +61,14 @@ def make(t5_folder: Path, vit_folder: Path, schema: Schema) -> Callable[..., Pro
             {"name": str(t5_folder), "dropout": None, "dtype": dtype},
             {"kind": kind, "dropout": 0.4, **options},
         )
-        return build_model(text, tower if vision else None, {"kind": "none"}, schema, inputs, head=head).eval()
+        return build_model(
+            text=text,
+            vision=tower if vision else None,
+            fusion={"kind": "none"},
+            schema=schema,
+            inputs=inputs,
+            head=head,
+        ).eval()
 
     return build
 
@@ -385,7 +392,7 @@ def test_a_model_with_a_decoder_has_nothing_to_fit(
 ) -> None:
     model = tiny_model("xattn")
     before = {name: weights.clone() for name, weights in model.state_dict().items()}
-    model.fit_dev([make_collator(model)(users, [FUSION])])
+    model.fit_validation([make_collator(model)(users, [FUSION])])
     assert model.head is None
     assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
 
@@ -483,7 +490,7 @@ def test_the_mix_is_fitted_to_dev_only(trained: Path) -> None:
             profiles = [replace(user, profile=other.profile) for user, other in zip(users, nexts, strict=True)]
             data.draws.of(split)[:] = [(rows, user) for (rows, _), user in zip(drawn, profiles, strict=True)]
         model.head.mix.fill_(1 / model.head.mix.shape[1])
-        model.fit_dev(data.val_dataloader())
+        model.fit_validation(data.val_dataloader())
         return model.head.mix.clone()
 
     close(fitted(), stored, 1e-6)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from mmprofile.inputs.batch import Batch, Collator
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.build import build_model, load_pretrained
 from mmprofile.model.checkpoints import local_name
-from mmprofile.model.decoding import WIDTH, Decoded
+from mmprofile.model.decoding import SEARCH_WIDTH, Decoded
 from mmprofile.model.kernels import ATTENTION
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
@@ -273,7 +274,14 @@ def test_half_precision_weights_are_computed_with_in_single(
     T5ForConditionalGeneration.from_pretrained(t5_folder).half().save_pretrained(tmp_path / "half")
     schema_tokenizer(schema).save_pretrained(tmp_path / "half")
     for pretrained in (True, False):
-        model = build_model({"name": str(tmp_path / "half")}, None, {"kind": "none"}, schema, {}, pretrained=pretrained)
+        model = build_model(
+            text={"name": str(tmp_path / "half")},
+            vision=None,
+            fusion={"kind": "none"},
+            schema=schema,
+            inputs={},
+            pretrained=pretrained,
+        )
         assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
@@ -305,7 +313,7 @@ def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path
 
 def test_text_models_that_cannot_be_had(tmp_path: Path, schema: Schema, t5_folder: Path) -> None:
     def build(name: str) -> None:
-        build_model({"name": name}, None, {"kind": "none"}, schema, {})
+        build_model(text={"name": name}, vision=None, fusion={"kind": "none"}, schema=schema, inputs={})
 
     with pytest.raises(UserError, match=r"model\.text\.name='/no/such/folder' cannot be loaded"):
         build("/no/such/folder")
@@ -398,10 +406,10 @@ def test_auxiliary_classifiers_have_their_share_of_a_prediction(
     again = load_pretrained(tmp_path)
     assert [one.posteriors for one in again.decode(batch, width=10_000)] == [one.posteriors for one in before]
 
-    own, written = decode(1.0, width=WIDTH), decode(0.0, width=WIDTH)
+    own, written = decode(1.0, width=SEARCH_WIDTH), decode(0.0, width=SEARCH_WIDTH)
     golds = [(own if i % 2 else written)[i].profile for i in range(len(users))]
     fitted = replace(batch, profiles=golds)
-    model.fit_dev([fitted, fitted])
+    model.fit_validation([fitted, fitted])
     spread = []
     for a, name in enumerate(schema.names):
         by_decoder, by_classes = (
@@ -414,7 +422,7 @@ def test_auxiliary_classifiers_have_their_share_of_a_prediction(
         spread.append(float(likelihoods.max() - likelihoods.min()))
     assert max(spread) > 0.1
     before_fit = model.auxiliary.share.clone()
-    model.fit_dev([replace(batch, profiles=[{}] * len(users))])  # nothing known, nothing to fit to
+    model.fit_validation([replace(batch, profiles=[{}] * len(users))])  # nothing known, nothing to fit to
     assert torch.equal(model.auxiliary.share, before_fit)
 
 
@@ -424,7 +432,15 @@ def test_of_unknown_the_decoder_alone_has_an_opinion(
     schema = Schema("pets", [Attribute("Stars", ("1", "2")), Attribute("Pet", ("cat", "dog"), unknown=True)])
     torch.manual_seed(1)
     head = {"kind": "lm", "auxiliary": 0.25}
-    model = build_model({"name": t5_folder_of(schema)}, None, {"kind": "none"}, schema, {}, "schema", head=head).eval()
+    model = build_model(
+        text={"name": t5_folder_of(schema)},
+        vision=None,
+        fusion={"kind": "none"},
+        schema=schema,
+        inputs={},
+        vocabulary="schema",
+        head=head,
+    ).eval()
     assert model.auxiliary is not None
     batch = make_collator(model)([replace(user, profile=None) for user in users], [TEXT])
     found = []
@@ -444,7 +460,7 @@ def test_of_unknown_the_decoder_alone_has_an_opinion(
         {"Stars": one.profile["Stars"], "Pet": max(one.posteriors["Pet"].items(), key=lambda i: i[1] * bool(i[0]))[0]}
         for one in found[1]
     ]
-    model.fit_dev([replace(batch, profiles=golds)])
+    model.fit_validation([replace(batch, profiles=golds)])
     own, written = (
         [one.posteriors["Pet"][gold["Pet"]] for one, gold in zip(some, golds, strict=True)] for some in found[1::-1]
     )
@@ -455,9 +471,14 @@ def test_of_unknown_the_decoder_alone_has_an_opinion(
 
 def test_characters_that_the_tokenizer_lacks_become_tokens(tmp_path: Path) -> None:
     age = Attribute("Age", ("18-24", "65+", "K"))
-    text, more = {"name": "mmprofile:tiny/text"}, (None, {"kind": "none"})
-    plain = build_model(text, *more, Schema("plain", [Attribute("Age", ("18-24", "25-34"))]), {})
-    model = build_model(text, *more, Schema("own", [age]), {})
+    parts: dict[str, Any] = {
+        "text": {"name": "mmprofile:tiny/text"},
+        "vision": None,
+        "fusion": {"kind": "none"},
+        "inputs": {},
+    }
+    plain = build_model(**parts, schema=Schema("plain", [Attribute("Age", ("18-24", "25-34"))]))
+    model = build_model(**parts, schema=Schema("own", [age]))
     table, before = (one.text.get_input_embeddings().weight for one in (model, plain))
     assert len(model.tokenizer) == len(table) == len(before) + 2
     assert torch.equal(table[: len(before)], before)
@@ -477,4 +498,6 @@ def auxiliary_model(t5_folder: Path, vit_folder: Path, schema: Schema) -> Profil
     vision = {"name": f"local-dir:{vit_folder}", "tokens": "cls", "grid": 2, "trainable": True}
     torch.manual_seed(1)
     head = {"kind": "lm", "auxiliary": 0.25}
-    return build_model({"name": str(t5_folder)}, vision, {"kind": "xattn"}, schema, {}, head=head).eval()
+    return build_model(
+        text={"name": str(t5_folder)}, vision=vision, fusion={"kind": "xattn"}, schema=schema, inputs={}, head=head
+    ).eval()

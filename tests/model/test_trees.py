@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmprofile.model.decoding import Decoded, Search
+from mmprofile.model.decoding import Decoded, ProfileSearch
 from mmprofile.model.trees import CausalRows, CausalTrees, Rows, States, T5Trees, decoder_states
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Profile, Schema
@@ -187,7 +187,7 @@ def decode(
     def logits(states: Tensor, ids: Tensor | None) -> Tensor:
         return head(states) if ids is None else head(states)[:, ids]
 
-    search = Search(grammar, prompts[0][-1], logits, vocabulary, **options)
+    search = ProfileSearch(grammar=grammar, start=prompts[0][-1], logits=logits, vocabulary=vocabulary, **options)
     return search(states, [Grammar(grammar.schema, grammar.tokenizer, known)] * len(prompts))
 
 

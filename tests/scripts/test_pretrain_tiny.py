@@ -59,7 +59,13 @@ def test_a_short_run_writes_a_backbone_that_a_model_loads_and_goes_on_from(
     assert first["steps"] > 0
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
     vision = {"name": f"local-dir:{tmp_path / 'first' / 'vision'}", "tokens": "cls", "trainable": False}
-    model = build_model({"name": str(tmp_path / "first" / "text")}, vision, {"kind": "xattn"}, schema, {})
+    model = build_model(
+        text={"name": str(tmp_path / "first" / "text")},
+        vision=vision,
+        fusion={"kind": "xattn"},
+        schema=schema,
+        inputs={},
+    )
     assert sum(p.numel() for p in model.text.parameters()) == first["parameters"]["text"]
     # Nothing is learned at rate 0, so the same held-out batches give the same loss, but for weights kept in 16 bits.
     again = run("--out", tmp_path / "second", "--start", tmp_path / "first", "--lr", "0", "--minutes", "0.01")
