@@ -119,6 +119,27 @@ def test_what_a_page_names_exists(path: Path) -> None:
     assert wrong(mentions(path), path.parent) == []
 
 
+def test_python_of_the_pages_imports_names_that_exist() -> None:
+    blocks = [
+        block
+        for path in PAGES
+        for block in re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    imports = [
+        (node.module, alias.name)
+        for block in blocks
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(TOPS)
+        for alias in node.names
+    ]
+    assert len(imports) >= 5
+    missing = []
+    for module, name in imports:
+        path, rest = module_of(f"{module}.{name}")
+        missing += [f"{module}.{name}"] if rest and not has_name(path, rest) else []
+    assert missing == []
+
+
 def test_what_docstrings_comments_and_configurations_name_exists() -> None:
     missing = {str(path.relative_to(ROOT)): wrong(path.read_text(encoding="utf-8")) for path in CODE}
     assert {name: mentions for name, mentions in missing.items() if mentions} == {}
