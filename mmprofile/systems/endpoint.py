@@ -20,7 +20,7 @@ SHOWN = 200  # characters of a reply that is no answer
 
 @dataclass
 class ServerConfig:
-    """The settings that every user of an endpoint has.
+    """The settings of an endpoint, whatever it is asked for.
 
     Attributes:
         url: up to and without ``/chat/completions``.

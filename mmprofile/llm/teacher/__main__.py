@@ -1,11 +1,10 @@
 """``python -m mmprofile.llm.teacher data=demo teacher=lexicon``"""
 
-from typing import Any
-
 from mmprofile.config.command import run_command
+from mmprofile.config.llm_settings import LlmConfig
 
 
-def run(cfg: Any) -> None:
+def run(cfg: LlmConfig) -> None:
     """Ask a teacher about people. Its imports take seconds, so the command line is checked before them."""
     from mmprofile.llm.teacher.run import main
 

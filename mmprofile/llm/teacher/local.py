@@ -54,7 +54,7 @@ class LocalConfig:
             if find_spec("vllm") is None:
                 raise UserError("teacher.engine=vllm needs vLLM: pip install vllm, or leave the engine at transformers")
         elif unknown := [name for name in self.parameters if not hasattr(GenerationConfig(), name)]:
-            raise UserError(f"teacher.parameters.{unknown[0]}: transformers generates by no such parameter")
+            raise UserError(f"teacher.parameters.{unknown[0]}: transformers has no such parameter of generation")
 
 
 class Local:

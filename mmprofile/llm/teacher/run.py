@@ -205,7 +205,7 @@ def add_records(counts: AnswerCounts, records: Sequence[Record], schema: Schema)
 def describe(counts: AnswerCounts, cfg: LlmConfig) -> str:
     """Return what is printed of the answers: what was not understood, tokens and their cost, and who was not answered."""
     lines = [
-        f"  {counts.malformed:,} answers not understood, {counts.faulty:,} in part or wholly; such parts vote for nothing",
+        f"  {counts.malformed:,} answers not understood, {counts.faulty:,} with a fault; what is not understood casts no vote",
         *(f"    {times:,} x {fault}" for fault, times in counts.faults.most_common(SHOWN)),
     ]
     if counts.prompt_tokens or counts.completion_tokens:
@@ -214,8 +214,8 @@ def describe(counts: AnswerCounts, cfg: LlmConfig) -> str:
     if counts.failed:
         users = len({record.user_id for record in counts.failed})
         lines.append(
-            f"  {len(counts.failed):,} questions about {users:,} people failed, the journal has each with its error; the same "
-            "command asks them again:"
+            f"  {len(counts.failed):,} questions about {users:,} people failed, the journal has their errors; the same command "
+            "asks them again:"
         )
         lines += [f"    {r.user_id}, sample {r.sample}: {r.error}" for r in counts.failed[:SHOWN]]
     return "\n".join(lines)

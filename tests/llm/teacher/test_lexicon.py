@@ -56,15 +56,15 @@ def test_cues_are_found_and_quoted(text: str, attribute: str, value: str, quote:
 
 
 def test_words_are_whole_and_nothing_is_unknown() -> None:
-    found = claims(lexicon(**SURE), Person("u", ("The pharmacist manages scrubsy soups, a bugle.",)))
-    assert found["Gender"].value == UNKNOWN
-    assert found["Occupation"].value == UNKNOWN
+    unknown = claims(lexicon(**SURE), Person("u", ("The pharmacist manages scrubsy soups, a bugle.",)))
+    assert unknown["Gender"].value == UNKNOWN
+    assert unknown["Occupation"].value == UNKNOWN
 
 
 def test_cues_that_contradict_each_other_lower_the_confidence() -> None:
-    one = claims(lexicon(**SURE), Person("u1", ("my wife",)))["Gender"]
-    both = claims(lexicon(**SURE), Person("u1", ("my wife", "my husband", "my wife")))["Gender"]
-    assert both.confidence < one.confidence
+    agreeing = claims(lexicon(**SURE), Person("u1", ("my wife",)))["Gender"]
+    contradicting = claims(lexicon(**SURE), Person("u1", ("my wife", "my husband", "my wife")))["Gender"]
+    assert contradicting.confidence < agreeing.confidence
 
 
 def test_samples_differ_and_each_is_the_same_again() -> None:

@@ -25,7 +25,7 @@ WORDS = (
     "you are a label of the soup was warm and so bread dinner nurse school work car wash we stayed "
     "< > system user assistant Answer :"
 )
-SAID = ["the soup was warm", "we stayed", "a nurse and a school and a car wash so we stayed and the bread was warm"]
+TEXTS = ["the soup was warm", "we stayed", "a nurse and a school and a car wash so we stayed and the bread was warm"]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def local(folder: Path, **settings: Any) -> Local:
 
 def questions(texts: list[str], seed: int = 0) -> list[Question]:
     messages = [[{"role": "system", "content": "you label"}, {"role": "user", "content": text}] for text in texts]
-    return [Question(Person(f"u{i}"), one, seed) for i, one in enumerate(messages)]
+    return [Question(Person(f"u{i}"), prompt, seed) for i, prompt in enumerate(messages)]
 
 
 @pytest.mark.parametrize("folder", ["model", "chat_model"])
@@ -63,15 +63,15 @@ def test_the_likeliest_words_are_the_same_in_a_batch_one_by_one_and_by_hand(
 ) -> None:
     path = request.getfixturevalue(folder)
     teacher = local(path, parameters={"temperature": 0})
-    asked = questions(SAID)
+    asked = questions(TEXTS)
     together = teacher.ask(asked)
-    assert together == [teacher.ask([one])[0] for one in asked]
+    assert together == [teacher.ask([question])[0] for question in asked]
     assert len({reply.text for reply in together}) == 3
     tokenizer, by_hand = AutoTokenizer.from_pretrained(path), AutoModelForCausalLM.from_pretrained(path).eval()
-    for said, reply in zip(SAID, together, strict=True):
+    for text, reply in zip(TEXTS, together, strict=True):
         start = "<assistant>" if folder == "chat_model" else "Answer:\n"
         prompt = (
-            f"you label\n\n{said}\n\nAnswer:\n" if folder == "model" else f"<system> you label\n<user> {said}\n{start}"
+            f"you label\n\n{text}\n\nAnswer:\n" if folder == "model" else f"<system> you label\n<user> {text}\n{start}"
         )
         tokens = tokenizer(prompt, return_tensors="pt")["input_ids"]
         assert reply.prompt_tokens == tokens.shape[1]
@@ -87,12 +87,12 @@ def test_the_likeliest_words_are_the_same_in_a_batch_one_by_one_and_by_hand(
 
 def test_a_sample_is_drawn_by_users_and_seeds(model: Path) -> None:
     teacher = local(model)
-    first = teacher.ask(questions(SAID))
+    first = teacher.ask(questions(TEXTS))
     torch.rand(5)
-    assert teacher.ask(questions(SAID)) == first == local(model).ask(questions(SAID))
-    assert teacher.ask(questions(SAID, seed=1)) != first
-    others = [question._replace(person=Person("other")) for question in questions(SAID)]
-    assert teacher.ask(others) != first
+    assert teacher.ask(questions(TEXTS)) == first == local(model).ask(questions(TEXTS))
+    assert teacher.ask(questions(TEXTS, seed=1)) != first
+    of_another = [question._replace(person=Person("other")) for question in questions(TEXTS)]
+    assert teacher.ask(of_another) != first
 
 
 def test_nothing_but_the_settings_decides_how_it_samples(model: Path, tmp_path: Path) -> None:
@@ -101,17 +101,17 @@ def test_nothing_but_the_settings_decides_how_it_samples(model: Path, tmp_path: 
     cold.generation_config.update(do_sample=True, temperature=0.01, top_k=1, top_p=0.1)
     cold.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path)
-    assert local(tmp_path).ask(questions(SAID)) == local(model).ask(questions(SAID))
-    assert local(model, parameters={"temperature": 1}).ask(questions(SAID)) == local(model).ask(questions(SAID))
-    narrow = local(model, parameters={"top_k": 1}).ask(questions(SAID))
-    assert narrow == local(model, parameters={"temperature": 0}).ask(questions(SAID))
+    assert local(tmp_path).ask(questions(TEXTS)) == local(model).ask(questions(TEXTS))
+    assert local(model, parameters={"temperature": 1}).ask(questions(TEXTS)) == local(model).ask(questions(TEXTS))
+    narrow = local(model, parameters={"top_k": 1}).ask(questions(TEXTS))
+    assert narrow == local(model, parameters={"temperature": 0}).ask(questions(TEXTS))
 
 
 def test_settings_tell_models_and_templates_apart(model: Path, chat_model: Path) -> None:
-    found = [local(model), local(chat_model), local(chat_model, template={"style": "so"})]
-    assert found[0].settings == local(model).settings
-    assert len({str(teacher.settings) for teacher in found}) == 3
-    lengths = [len(teacher.prompt(questions(SAID)[0].messages)) for teacher in found]
+    teachers = [local(model), local(chat_model), local(chat_model, template={"style": "so"})]
+    assert teachers[0].settings == local(model).settings
+    assert len({str(teacher.settings) for teacher in teachers}) == 3
+    lengths = [len(teacher.prompt(questions(TEXTS)[0].messages)) for teacher in teachers]
     assert lengths[2] == lengths[1] + 1
 
 
@@ -121,13 +121,13 @@ def test_a_prompt_is_open_where_a_tokenizer_ends_every_text(model: Path, tmp_pat
     tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=ends)
     save_qwen3(tmp_path, tokenizer)
     assert AutoTokenizer.from_pretrained(tmp_path)("soup")["input_ids"][-1] == tokenizer.eos_token_id
-    messages = questions(SAID)[0].messages
+    messages = questions(TEXTS)[0].messages
     assert local(tmp_path).prompt(messages) == local(model).prompt(messages)
 
 
 def test_a_prompt_that_is_too_long_is_said_of_its_person_and_no_other(model: Path) -> None:
     teacher = local(model)
-    replies = teacher.ask(questions([SAID[0], "soup " * 600, SAID[1]]))
+    replies = teacher.ask(questions([TEXTS[0], "soup " * 600, TEXTS[1]]))
     assert [bool(reply.text) for reply in replies] == [True, False, True]
     length = len(teacher.prompt(questions(["soup " * 600])[0].messages))
     says = f"its prompt has {length} tokens: {model} has room for 500 beside teacher.parameters.max_new_tokens=12"
@@ -149,7 +149,7 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "9 answers of" in printed
     assert "6 answers not understood" in printed
     assert (
-        "3 questions about 1 people failed, the journal has each with its error; the same command asks "
+        "3 questions about 1 people failed, the journal has their errors; the same command asks "
         "them again:\n    cy, sample 0: its prompt has" in printed
     )
     people = people_file(tmp_path, {"ann": "the soup was warm", "bob": "we stayed"})
@@ -179,7 +179,7 @@ def test_the_model_of_this_package_can_be_asked(tmp_path: Path) -> None:
             "teacher.parameters.max_new_tokens=0: give a whole number, 1 or more",
         ),
         (["teacher.parameters.max_new_tokens=512"], "reads and writes 512 tokens in all"),
-        (["+teacher.parameters.tmp_p=1"], "teacher.parameters.tmp_p: transformers generates by no such parameter"),
+        (["+teacher.parameters.tmp_p=1"], "teacher.parameters.tmp_p: transformers has no such parameter of generation"),
     ],
 )
 def test_wrong_settings_are_one_line_before_anything_is_asked(
@@ -194,7 +194,7 @@ def test_wrong_settings_are_one_line_before_anything_is_asked(
 
 def test_a_parameter_that_makes_no_sense_is_one_line(model: Path) -> None:
     with pytest.raises(UserError, match=r"teacher.parameters=.*'top_p': -1.*has to be a float > 0 and < 1"):
-        local(model, parameters={"top_p": -1}).ask(questions(SAID))
+        local(model, parameters={"top_p": -1}).ask(questions(TEXTS))
 
 
 def test_a_model_without_weights_is_one_line(model: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_model_without_weights_is_one_line(model: Path, tmp_path: Path) -> Non
     save_qwen3(folder, AutoTokenizer.from_pretrained(model))
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"teacher.name='.*bare' cannot be loaded \(OSError"):
-        local(folder).ask(questions(SAID))
+        local(folder).ask(questions(TEXTS))
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is there")

@@ -134,9 +134,9 @@ def test_everybody_is_answered_or_listed_as_failed(
             assert (row["error"], row["answer"]) == (None, ODD.get(row["user_id"], answer()))
     printed = capsys.readouterr().out
     assert f"{3 * (1 + len(BAD) + len(ODD))} answers of toy about {1 + len(BAD) + len(ODD)} people" in printed
-    assert "12 answers not understood, 15 in part or wholly" in printed  # ann's says nothing of five attributes
+    assert "12 answers not understood, 15 with a fault" in printed  # ann's says nothing of five attributes
     assert (
-        f"{3 * len(BAD)} questions about {len(BAD)} people failed, the journal has each with its error; the same command asks "
+        f"{3 * len(BAD)} questions about {len(BAD)} people failed, the journal has their errors; the same command asks "
         "them again:\n    busy, sample 0: status 429" in printed
     )
     tries = Counter(map(who, server.sent))
@@ -280,14 +280,14 @@ def test_a_killed_run_loses_no_answer_and_asks_for_none_twice(server: Server, tm
     process.kill()
     process.wait()
     gone.set()
-    found = journal(file)
-    assert [row["answer"] for row in found] == [answer(n) for n in range(7)]
+    before = journal(file)
+    assert [row["answer"] for row in before] == [answer(n) for n in range(7)]
     server.reply = lambda n, body: (200, completion(answer()))
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "15 answers of toy about 5 people (3 each), 7 of them from before" in done.stdout
     rows = journal(file)
     assert len(rows) == 15
-    assert [row for row in rows if row in found] == found
+    assert [row for row in rows if row in before] == before
     asked = Counter((who(body), body["seed"]) for body in server.sent)
     assert len(asked) == 15
     assert [question for question, times in asked.items() if times > 1] == [
@@ -358,7 +358,7 @@ def test_a_model_that_writes_nonsense_is_counted(
     rows = ask(file, *toy(server.url, "teacher.parameters.max_tokens=16"))
     assert len({row["answer"] for row in rows}) > 1
     assert all(row["prompt_tokens"] > 100 and row["completion_tokens"] <= 16 for row in rows)
-    assert "6 answers not understood, 6 in part or wholly" in capsys.readouterr().out
+    assert "6 answers not understood, 6 with a fault" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out")
     again = ask(file, *toy(server.url, "teacher.parameters.max_tokens=16"))
     assert [row["answer"] for row in again] == [row["answer"] for row in rows]  # the server takes the seeds
