@@ -10,10 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mmprofile.errors import UserError
+from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import TextModel, build_prompt, drop_decoder, load_text
 from mmprofile.model.checkpoints import local_name
 from mmprofile.model.fusion import Fusion, build_fusion
-from mmprofile.model.heads import Auxiliary, build_head
+from mmprofile.model.heads import build_head
 from mmprofile.model.model import FORMAT, VOCABULARIES, ModelSettings, ProfileModel
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 from mmprofile.profile.schema import Schema

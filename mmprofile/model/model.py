@@ -17,12 +17,13 @@ from mmprofile.errors import UserError
 from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
 from mmprofile.inputs.views import Masking
+from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import build_prompt
 from mmprofile.model.decoder import ProfileDecoder
 from mmprofile.model.decoding import SEARCH_WIDTH, Decoded, ProfileSearch, merged
 from mmprofile.model.encoder import alike
 from mmprofile.model.fusion import Fused, Fusion
-from mmprofile.model.heads import AttributeHead, Auxiliary, Votes
+from mmprofile.model.heads import AttributeHead, Votes
 from mmprofile.model.kernels import speed_up
 from mmprofile.model.losses import Output, attribute_weights, full_loss, gate_sums, schema_loss, sums_by_view
 from mmprofile.model.trees import decoder_states

@@ -1,6 +1,5 @@
 """Classifiers in the place of a decoder: their loss, COOPNet's attention and mix, decoding, and the commands with them."""
 
-import itertools
 import json
 import math
 from collections.abc import Callable
@@ -8,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,20 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate import run as evaluate
-from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.batch import Batch, Collator
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.backbones import drop_decoder
 from mmprofile.model.build import build_model, load_pretrained
-from mmprofile.model.heads import CoopNet, LateFusion, Votes, mixture, posterior
+from mmprofile.model.heads import CoopNet, LateFusion, Votes
 from mmprofile.model.model import ProfileModel
-from mmprofile.predict.run import predict
-from mmprofile.predict.users import InputUser, UserPhotos
 from mmprofile.profile.schema import Attribute, Schema
-from mmprofile.train import run as train
 
 BOTH = paradigm_views("both", VIEWS)
 FUSION = BOTH[0]
@@ -208,67 +200,6 @@ def test_late_fusion_by_hand(schema: Schema) -> None:
     assert votes.heard.tolist() == [[True], [True]]
 
 
-def test_mixture_is_the_likeliest() -> None:
-    rng = np.random.default_rng(0)
-    right = torch.from_numpy(rng.uniform(0.05, 0.95, (60, 3)) ** np.array([1.0, 0.7, 1.2]))
-    heard = torch.ones(60, 3, dtype=torch.bool)
-    heard[:25, 1] = False
-
-    def log_likelihood(weights: Tensor) -> Tensor:
-        there = weights[:, None] * heard  # (w, n, 3)
-        return ((there * right).sum(-1) / there.sum(-1)).log().sum(-1)
-
-    found = mixture(right, heard)
-    assert found.sum().item() == pytest.approx(1)
-    assert (found >= 0).all()
-    grid = torch.tensor(list(itertools.product(np.linspace(0.001, 1, 41), repeat=3)), dtype=torch.double)
-    assert log_likelihood(found[None]) > log_likelihood(grid / grid.sum(1, keepdim=True)).max() - 1e-3
-    assert log_likelihood(found[None]) > log_likelihood(torch.ones(1, 3)) + 0.5
-
-
-def test_a_part_that_is_right_on_dev_gets_all_of_the_mix(schema: Schema) -> None:
-    head, rng = CoopNet(schema, 8, 6), np.random.default_rng(0)
-    profiles = [
-        {a.name: a.canonical(rng.choice(a.values, a.size, replace=False).tolist()) for a in schema.attributes}
-        for _ in range(40)
-    ]
-    targets = head.targets(profiles, torch.device("cpu"))
-    targets[:5, head.spans[0]] = 0  # unknown Stars
-    logits = torch.randn(40, 3, head.classes, generator=torch.Generator().manual_seed(0))
-    for a, span in enumerate(head.spans):
-        logits[:, a % 3, span] = 20 * targets[:, span] - 10
-    heard = torch.ones(40, 3, dtype=torch.bool)
-    heard[30:, 1] = False
-    head.fit_mix(Votes(logits, heard), targets)
-    for a, shares in enumerate(head.mix):
-        assert shares[a % 3] > 0.99
-        assert shares.sum().item() == pytest.approx(1)
-    # Whoever has no photo is judged by the others even if vision alone was right on dev.
-    logits[:, 1] = 20 * targets - 10
-    logits[:, ::2] = 10 - 20 * targets[:, None]
-    head.fit_mix(Votes(logits, torch.ones_like(heard)), targets)
-    assert (head.mix[:, 1] > 0.999).all()
-    found = head.decode(Votes(logits, heard), [{}] * 40)
-    assert all(0 < share <= 1 for one in found for shares in one.posteriors.values() for share in shares.values())
-    untouched = CoopNet(schema, 8, 6)
-    untouched.fit_mix(Votes(logits, heard), torch.zeros_like(targets))
-    close(untouched.mix, torch.full((6, 3), 1 / 3))
-
-
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_posterior_of_a_set_is_that_of_independent_classes(size: int) -> None:
-    attribute = Attribute("Likes", tuple("abcde"), "set", size)
-    shares = torch.tensor([0.2, 0.9, 0.05, 0.9, 0.4], dtype=torch.double)
-    weights = {
-        values: math.prod(float(p) if v in values else 1 - float(p) for v, p in zip("abcde", shares, strict=True))
-        for values in itertools.combinations("abcde", size)
-    }
-    found = posterior(attribute, shares)
-    assert found == pytest.approx({values: w / sum(weights.values()) for values, w in weights.items()})
-    assert list(found.values()) == sorted(found.values(), reverse=True)
-    assert next(iter(found)) == {1: ("b",), 2: ("b", "d"), 3: ("b", "d", "e")}[size]
-
-
 def test_decoding(
     model: ProfileModel, make_collator: Callable[..., Collator], users: list[User], schema: Schema
 ) -> None:
@@ -421,82 +352,3 @@ def test_what_does_not_fit(make: Callable[..., ProfileModel]) -> None:
         make("coopnet", droput=0.1)
     with pytest.raises(UserError, match=r"model.options of model.head=late_fusion: dropout"):
         make("late_fusion", dropout=1.0)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "says"),
-    [
-        (["model.head=crf"], r"model.head='crf' is not one of lm, coopnet, late_fusion"),
-        (["model.head=coopnet"], r"model.head=coopnet needs model.fusion.kind=none"),
-        (["model=late_fusion", "model.target=attributes"], r"and model.target=profile"),
-    ],
-)
-def test_settings_are_refused_before_anything_is_loaded(overrides: list[str], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        train.check_settings(load_config("train", overrides))
-
-
-@pytest.fixture(scope="module")
-def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("heads")
-
-
-@pytest.fixture(scope="module", params=[("coopnet", "multi"), ("late_fusion", "basic")], ids=KINDS)
-def trained(out: Path, request: pytest.FixtureRequest) -> Path:
-    """A smoke training of a system, as the command does it."""
-    name, paradigm = request.param
-    smoke = ["experiment=smoke", "evaluation.resamples=20", "trainer.progress=false"]
-    train.main(load_config("train", [*smoke, f"model={name}", f"paradigm={paradigm}", f"out={out}", f"name={name}"]))
-    return out / name
-
-
-def test_training_and_evaluation_agree(trained: Path) -> None:
-    metrics = json.loads((trained / "metrics.json").read_text())
-    evaluate.main(load_config("evaluate", [f"run={trained}"]))
-    again = json.loads((trained / "evaluation-test.json").read_text())
-    assert again["test"] == metrics["test"]
-    assert (trained / "predictions-test.jsonl").read_text() == (trained / "predictions.jsonl").read_text()
-    assert metrics["test"]["parse_fault_rate"] == 0
-    assert metrics["test"]["unpaired"]["per_attribute"] != metrics["test"]["per_attribute"]
-    assert metrics["history"][1]["loss"] < metrics["history"][0]["loss"]
-    model = load_run(str(trained)).model
-    assert metrics["n_parameters"] == sum(p.numel() for p in model.parameters())
-
-
-def test_users_of_ones_own(trained: Path) -> None:
-    model = load_run(str(trained)).model
-    users = [InputUser("ann", ["Loved the pizza."])]
-    [row] = predict(model, users, UserPhotos(trained, lambda path: None, model.transform), None, 4)
-    assert row["faults"] == []
-    assert list(row["confidence"]) == list(model.schema.names)
-    assert all(0 < share <= 1 for share in row["confidence"].values())
-
-
-def test_the_mix_is_fitted_to_dev_only(trained: Path) -> None:
-    run = load_run(str(trained))
-    model = run.model
-    assert model.head is not None
-    stored = model.head.mix.clone()
-    close(stored.sum(1), torch.ones(6))
-    data = run_data(run)
-    plain = {split: list(data.draws.of(split)) for split in ("train", "validation", "test")}
-
-    def fitted(*changed: str) -> Tensor:
-        """The mix where each user of some splits has the profile of the next."""
-        assert model.head is not None
-        for split, drawn in plain.items():
-            users = [user for _, user in drawn]
-            nexts = [*users[1:], users[0]] if split in changed else users
-            profiles = [replace(user, profile=other.profile) for user, other in zip(users, nexts, strict=True)]
-            data.draws.of(split)[:] = [(rows, user) for (rows, _), user in zip(drawn, profiles, strict=True)]
-        model.head.mix.fill_(1 / model.head.mix.shape[1])
-        model.fit_validation(data.val_dataloader())
-        return model.head.mix.clone()
-
-    close(fitted(), stored, 1e-6)
-    assert torch.equal(fitted("train", "test"), fitted())
-    if model.settings["head"]["kind"] == "coopnet":
-        assert (fitted("validation") - stored).abs().max() > 0.01
-        assert (stored - 1 / 3).abs().max() > 0.05
-    else:
-        close(stored, torch.ones(6, 1))

@@ -11,6 +11,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -118,6 +119,34 @@ def test_encoder_decoders(name: str) -> None:
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), atol=1e-5, rtol=1e-5)
     moved = follow(type(states)(text, hidden.where(mask[..., None], 9.0), mask))  # padding is not read
     torch.testing.assert_close(torch.stack(moved), torch.stack(expected), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("gone", ["compute_bias", "EncDecAttention", "final_layer_norm"])
+@torch.no_grad()
+def test_a_t5_whose_parts_have_other_names_is_read_anew(gone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, hidden, mask = seq2seq("t5")
+    expected = torch.stack(follow(T5Trees(text, hidden, mask)))
+    decoder = text.get_decoder()
+    with monkeypatch.context() as patch:  # the model itself needs the part later
+        if gone == "compute_bias":
+            patch.delattr(type(decoder.block[0].layer[0].SelfAttention), gone)
+        else:
+            patch.delitem((decoder.block[1].layer[1] if gone == "EncDecAttention" else decoder)._modules, gone)
+        states = decoder_states(text, hidden, mask)
+    assert type(states) is Rows
+    torch.testing.assert_close(torch.stack(follow(states)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_causal_model_whose_attention_is_not_known_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = causal("llama", 20)
+    embeddings, mask = text.get_input_embeddings()(torch.randint(0, 20, (2, 7))), torch.ones(2, 7, dtype=torch.bool)
+    expected = torch.stack(follow(CausalTrees(text, embeddings, mask)))
+    with monkeypatch.context() as patch:
+        patch.delattr(PreTrainedConfig, "_attn_implementation")
+        states = decoder_states(text, embeddings, mask)
+    assert type(states) is CausalRows
+    torch.testing.assert_close(torch.stack(follow(states)), expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -208,6 +208,19 @@ def test_a_tower_that_learns_remembers_nothing(vit_folder: Path, pixels: Tensor)
     assert encoder(pixels, [b"a", b"b", b"c"]).requires_grad
 
 
+def test_where_torch_counts_no_writes_nothing_is_remembered(
+    vit_folder: Path, pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remembering = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)
+    expected = remembering(pixels, [b"a", b"b", b"c"])
+    monkeypatch.setattr("mmprofile.model.vision.WRITES", "_renamed")
+    encoder = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)
+    assert torch.equal(encoder(pixels, [b"a", b"b", b"c"]), expected)
+    with torch.no_grad():
+        encoder.vit.norm.bias.add_(0.1)
+    assert torch.equal(encoder(pixels, [b"a", b"b", b"c"]), encoder(pixels))
+
+
 def test_memory_for_photos_is_bounded(vit_folder: Path, pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmprofile.model.vision.REMEMBERED_MB", 0)
     encoder = VisionEncoder(f"local-dir:{vit_folder}", trainable=False)

@@ -10,35 +10,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, multilabel_confusion_matrix
 
 from mmprofile.errors import UserError
-from mmprofile.profile.calibration import calibration
 from mmprofile.profile.metrics import bootstrap, confusion, count, resample_weights, score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from mmprofile.profile.significance import paired_bootstrap
-
-STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
-MEAL = Attribute("Meal", ("Lunch", "Dinner"), unknown=True)
-LIKES = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), kind="set", size=2)
-SCHEMA = Schema("toy", [STARS, LIKES, MEAL])
-ONE = Schema("one", [STARS])
-
-
-def profiles(rng: np.random.Generator, users: int, wrong: float = 0.0) -> list[Profile]:
-    """Random profiles; a share ``wrong`` of the values is missing, out of the schema, or of a wrong number."""
-    result: list[Profile] = []
-    for _ in range(users):
-        profile: Profile = {}
-        for attribute in SCHEMA.attributes:
-            values = tuple(
-                rng.choice(attribute.values[:-1] or attribute.values, attribute.size, replace=False).tolist()
-            )
-            bad = [(), ("bogus",), (*values, "bogus"), values[:-1], attribute.values]
-            profile[attribute.name] = bad[rng.integers(len(bad))] if rng.random() < wrong else values
-        result.append(profile)
-    return result
-
-
-def stars(*values: str) -> list[Profile]:
-    return [{"Stars": (value,) if value else ()} for value in values]
+from tests.support.toyprofiles import LIKES, MEAL, ONE, SCHEMA, STARS, profiles, stars
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -197,58 +171,6 @@ def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPat
     assert (whole.sum(axis=1) == 7).all()
 
 
-def test_paired_bootstrap_of_identical_systems_and_of_a_clearly_better_one() -> None:
-    rng = np.random.default_rng(0)
-    gold = profiles(rng, 60)
-    random = profiles(rng, 60)
-    assert paired_bootstrap(SCHEMA, gold, random, random, resamples=200) == (0.0, (0.0, 0.0), 1.0)
-    better = paired_bootstrap(SCHEMA, gold, gold, random, resamples=499)
-    assert better.delta == pytest.approx(100 - score(SCHEMA, gold, random, resamples=0).macro_f1)
-    assert better.interval[0] > 0
-    assert better.p == pytest.approx(1 / 500)
-    worse = paired_bootstrap(SCHEMA, gold, random, gold, resamples=499)
-    assert worse.delta == -better.delta
-    assert worse.p == better.p
-
-
-def test_paired_bootstrap_equals_a_direct_one_over_users_and_seeds() -> None:
-    rng = np.random.default_rng(1)
-    gold = profiles(rng, 15)
-    a, b = [profiles(rng, 15) for _ in range(3)], [profiles(rng, 15) for _ in range(2)]
-
-    def difference(index: np.ndarray) -> float:
-        mean = [
-            np.mean(
-                [score(SCHEMA, [gold[i] for i in index], [r[i] for i in index], resamples=0).macro_f1 for r in runs]
-            )
-            for runs in (a, b)
-        ]
-        return float(mean[0] - mean[1])
-
-    result = paired_bootstrap(SCHEMA, gold, a, b, resamples=25, seed=5)
-    delta = difference(np.arange(15))
-    draws = np.array([difference(index) for index in np.random.default_rng(5).integers(0, 15, size=(25, 15))])
-    assert result.delta == pytest.approx(delta)
-    assert result.interval == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
-    assert result.p == pytest.approx((np.sum(np.abs(draws - delta) >= abs(delta)) + 1) / 26)
-
-
-def test_paired_bootstrap_refuses_nonsense() -> None:
-    with pytest.raises(ValueError, match="no predictions"):
-        paired_bootstrap(ONE, stars("4"), [], stars("4"))
-    with pytest.raises(ValueError, match="at least 1"):
-        paired_bootstrap(ONE, stars("4"), stars("4"), stars("4"), resamples=0)
-
-
-def test_paired_p_values_are_uniform_enough_where_systems_are_equally_good() -> None:
-    rng = np.random.default_rng(0)
-    small = 0
-    for trial in range(60):
-        gold, a, b = (profiles(rng, 50) for _ in range(3))
-        small += paired_bootstrap(SCHEMA, gold, a, b, resamples=200, seed=trial).p < 0.1
-    assert small <= 13  # a binomial(60, 0.1) exceeds 13 once in 2,000 runs
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(STARS.values), min_size=1, max_size=20), st.randoms(use_true_random=False))
 def test_perfect_is_100_and_order_of_users_is_irrelevant(values: list[str], random: object) -> None:
@@ -264,37 +186,3 @@ def test_perfect_is_100_and_order_of_users_is_irrelevant(values: list[str], rand
     missed = score(ONE, gold, stars(*[""] * len(values)), resamples=0)
     assert missed.macro_f1 == 0.0
     assert missed.per_attribute["Stars"].invalid == len(values)
-
-
-def test_ece_brier_and_aurc_by_hand() -> None:
-    # Bins (12/15, 13/15]: 0.85 and 0.82, one of two right; (7/15, 8/15]: 0.5, right.
-    result = calibration([0.85, 0.5, 0.82], [True, True, False])
-    assert result.ece == pytest.approx((abs(0.85 + 0.82 - 1) + 0.5) / 3)
-    assert result.brier == pytest.approx((0.15**2 + 0.5**2 + 0.82**2) / 3)
-    assert result.risk.tolist() == pytest.approx([0, 1 / 2, 1 / 3])
-    assert result.coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
-    assert result.aurc == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
-
-
-def test_calibration_ties_share_their_errors_and_edges_fall_into_bins() -> None:
-    tied = calibration([0.7, 0.7, 0.7, 0.7], [True, False, False, True])
-    assert tied.risk.tolist() == pytest.approx([0.5] * 4)
-    edges = calibration([0.0, 1.0], [False, True])
-    assert (edges.ece, edges.brier, edges.aurc) == (0.0, 0.0, pytest.approx(0.25))
-
-
-@pytest.mark.parametrize(("sure", "right"), [([], []), ([0.5], [True, False]), ([1.1], [True]), ([math.nan], [True])])
-def test_calibration_refuses_nonsense(sure: list[float], right: list[bool]) -> None:
-    with pytest.raises(ValueError):
-        calibration(sure, right)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=40))
-def test_calibration_bounds_and_order(pairs: list[tuple[float, bool]]) -> None:
-    one = calibration([p for p, _ in pairs], [r for _, r in pairs])
-    back = calibration([p for p, _ in pairs][::-1], [r for _, r in pairs][::-1])
-    assert one.risk.tolist() == pytest.approx(back.risk.tolist())
-    assert 0 <= one.ece <= 1
-    assert one.ece == pytest.approx(back.ece)
-    assert one.risk[-1] == pytest.approx(np.mean([not r for _, r in pairs]))
