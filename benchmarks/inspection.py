@@ -1,11 +1,12 @@
-"""Measures what gates and attention of a trained run tell: ``python benchmarks/inspection.py --run outputs/both``.
+"""Measures what gates and attention of a trained run say: ``python benchmarks/inspection.py --run outputs/both``.
 
-Gates: mean |gate * H*| of each user with the own photos against somebody else's and against black ones, as a mean difference
-with a 95 % interval (users drawn again 2,000 times) and the share of users for whom it is larger. Attention: whether the photo with
-the largest share of it, when taken away, moves the posteriors more than the one with the smallest (mean total variation of the
-attributes), for users with two photos or more whose shares differ. Cues: where the prepared data tell what each photo shows (the
-demo city's), the share of attention by the number of attributes that a photo has a cue of, and |gate * H*| of users shown only the
-photo with most cues against only the one with fewest. Time: arrays and posteriors of up to 500 training users.
+Gates: each user's mean |gate * H*| with the own photos, compared with another user's photos and with black ones. The result
+is a mean difference with a 95 % interval (bootstrap over users) and the share of users for whom it is positive.
+Attention: the posteriors move when the photo with most attention is taken away; do they move more than without the photo
+with least (mean total variation of the attributes)? Users count who have two photos or more with different shares.
+Cues: if the prepared data say what each photo shows (the demo city's do), the share of attention by a photo's number of
+cues, and |gate * H*| of users shown only the photo with most cues, compared with only the one with fewest.
+Time: arrays and posteriors of up to 500 training users.
 """
 
 import time
@@ -32,7 +33,7 @@ REMOVALS: dict[str, Callable[[User, int], User]] = {
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean over users."""
+    """Return the 95 % interval of the mean over users."""
     rng = np.random.default_rng(0)
     means = values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -40,29 +41,26 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def compare_gates(inspector: Inspector, users: Sequence[User]) -> dict[str, Any]:
-    """Own photos against others."""
-    found = inspector.gates_by_photos(users)
-    own = found["paired"].added
-    figures: dict[str, Any] = {
-        "zeros": float(found["paired"].zeros.mean()),
-        "support": float(found["paired"].support.mean()),
-    }
-    figures["added"] = {name: float(gates.added.mean()) for name, gates in found.items()}
-    for name in [name for name in found if name != "paired"]:
-        less = own - found[name].added
-        low, high = interval(less)
-        figures[name] = {"difference": float(less.mean()), "low": low, "high": high, "larger": float((less > 0).mean())}
+    """Compare users' own photos with others in their place."""
+    by_photos = inspector.gates_by_photos(users)
+    paired = by_photos["paired"]
+    figures: dict[str, Any] = {"zeros": float(paired.zeros.mean()), "support": float(paired.support.mean())}
+    figures["added"] = {name: float(gates.added.mean()) for name, gates in by_photos.items()}
+    for name in [name for name in by_photos if name != "paired"]:
+        more = paired.added - by_photos[name].added
+        low, high = interval(more)
+        figures[name] = {"difference": float(more.mean()), "low": low, "high": high, "larger": float((more > 0).mean())}
     return figures
 
 
 def distance(before: Decoded, after: Decoded) -> float:
-    """Mean total variation of the attributes."""
+    """Return the mean total variation of the attributes."""
     return float(np.mean([total_variation(old, after.posteriors[name]) for name, old in before.posteriors.items()]))
 
 
 def compare_attention(inspector: Inspector, users: Sequence[User], width: int) -> dict[str, Any]:
-    """The photo attended to most against the one attended to least, taken away."""
-    shares = [found.photo_attention.mean(0) for found in inspector.inspect(users)]
+    """Compare what happens without the photo with most attention and without the one with least."""
+    shares = [inspection.photo_attention.mean(0) for inspection in inspector.inspect(users)]
     chosen = [(user, share) for user, share in zip(users, shares, strict=True) if len(share) > 1 and np.ptp(share) > 0]
     before = inspector.decode([user for user, _ in chosen], width)
     figures: dict[str, Any] = {"users": len(chosen)}
@@ -79,13 +77,13 @@ def compare_attention(inspector: Inspector, users: Sequence[User], width: int) -
 
 
 def compare_cues(inspector: Inspector, users: Sequence[User], cues: Mapping[tuple[str, str], Any]) -> dict[str, Any]:
-    """Photos that show much of what a profile says against those that show little."""
+    """Compare photos with many cues of the profile and photos with few."""
     counts = {
         photo: sum(v is not None for v in cues.get(("photo", photo), {}).values()) for u in users for photo in u.photos
     }
     shares: dict[int, list[float]] = {}
-    for found in inspector.inspect(users):
-        for photo, share in zip(found.user.photos, found.photo_attention.mean(0), strict=True):
+    for inspection in inspector.inspect(users):
+        for photo, share in zip(inspection.user.photos, inspection.photo_attention.mean(0), strict=True):
             shares.setdefault(counts[photo], []).append(float(share))
     ordered = [(user, sorted(range(len(user.photos)), key=lambda k: counts[user.photos[k]])) for user in users]
     chosen = [(u, order) for u, order in ordered if counts[u.photos[order[0]]] < counts[u.photos[order[-1]]]]
@@ -97,13 +95,10 @@ def compare_cues(inspector: Inspector, users: Sequence[User], cues: Mapping[tupl
 
 
 def measure(arguments: Namespace) -> dict[str, Any]:
-    """All figures."""
+    """Return all figures."""
     run = load_run(arguments.run)
     model, data = run.model, run_data(run)
-    inspector, training = (
-        Inspector(model, data.collator, data.views, data.users(split), data.eval_batch_size)
-        for split in ("test", "train")
-    )
+    inspector, training = (Inspector.of_data(model, data, split) for split in ("test", "train"))
     users = inspector.select()[: arguments.users]
     figures = {"gates": compare_gates(inspector, users)}
     figures["attention"] = compare_attention(inspector, users, arguments.width)
@@ -117,14 +112,14 @@ def measure(arguments: Namespace) -> dict[str, Any]:
 
 
 def describe(figures: dict[str, Any]) -> str:
-    """The section of the page."""
+    """Return the section of the page."""
     gates, attention, took = figures["gates"], figures["attention"], figures["time"]
     rows = [["own (`paired`)", f"{gates['added']['paired']:.3f}", "", ""]]
     for name, mean in gates["added"].items():
         if name != "paired":
-            one = gates[name]
-            span = f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})"
-            rows.append([f"`{name}`", f"{mean:.3f}", span, f"{100 * one['larger']:.1f} %"])
+            difference = gates[name]
+            span = f"{difference['difference']:+.3f} ({difference['low']:+.3f} to {difference['high']:+.3f})"
+            rows.append([f"`{name}`", f"{mean:.3f}", span, f"{100 * difference['larger']:.1f} %"])
     text = table(["photos", "mean abs(gate * H*)", "own photos: more by (95 %)", "users with more"], rows)
     text += f"\n\nA token attends to {gates['support']:.2f} visual tokens; of the weights of photos that are there, "
     text += f"{100 * gates['zeros']:.1f} % are exactly 0."
@@ -150,7 +145,7 @@ def describe(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Prints, and writes what is asked for."""
+    """Print the figures, and write what the arguments ask for."""
     options = parser(__doc__ or "")
     options.add_argument("--run", required=True, help="a trained run with a gate")
     options.add_argument("--name", default="inspection", help="section of the page")

@@ -64,9 +64,10 @@ def predict_users(
     if beams is not None:
         texts = [text for batch in _batches(model, data, users, label) for text in model.generate(batch, beams)]
         return parse_predictions(model.schema, users, texts)
-    decoded = decode_users(model, data, users, label)
-    texts, confidences = [one.text for one in decoded], [one.confidence for one in decoded]
-    return parse_predictions(model.schema, users, texts, confidences)
+    return [  # what our search writes is legal, so its text need not be parsed
+        Prediction(user=user, text=decoded.text, profile=decoded.profile, faults=[], confidence=decoded.confidence)
+        for user, decoded in zip(users, decode_users(model, data, users, label), strict=True)
+    ]
 
 
 def decode_users(
@@ -82,20 +83,12 @@ def _batches(model: ProfileModel, data: BatchData, users: Sequence[User], label:
         yield batch.to(device)
 
 
-def parse_predictions(
-    schema: Schema,
-    users: Sequence[User],
-    texts: Sequence[str],
-    confidences: Sequence[Mapping[str, float]] | None = None,
-) -> list[Prediction]:
+def parse_predictions(schema: Schema, users: Sequence[User], texts: Sequence[str]) -> list[Prediction]:
     """Return the predictions that a system's texts hold, one text per user."""
     predictions = []
-    for place, (user, text) in enumerate(zip(users, texts, strict=True)):
+    for user, text in zip(users, texts, strict=True):
         parsed = schema.parse(text)
-        confidence = None if confidences is None else confidences[place]
-        predictions.append(
-            Prediction(user=user, text=text, profile=parsed.profile, faults=parsed.faults, confidence=confidence)
-        )
+        predictions.append(Prediction(user=user, text=text, profile=parsed.profile, faults=parsed.faults))
     return predictions
 
 

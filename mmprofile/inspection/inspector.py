@@ -216,8 +216,8 @@ class Inspector:
             width: of the search for posteriors.
         """
         changed = [change(user, donor) for user, donor in zip(users, self._donors(users), strict=True)]
-        flat = [one for user, versions in zip(users, changed, strict=True) for one in (user, *versions.values())]
-        decoded = iter(self.decode(flat, width))
+        queries = [query for user, versions in zip(users, changed, strict=True) for query in (user, *versions.values())]
+        decoded = iter(self.decode(queries, width))
         rows: list[Effect] = []
         for user, versions in zip(users, changed, strict=True):
             before = next(decoded)

@@ -68,7 +68,7 @@ def predict(
         selections = [select(user, inputs, view, photos) for user in chunk]
         batch = collator([selection.user for selection in selections], (view,))
         decoded = model.decode(batch) if beams is None else None
-        texts = model.generate(batch, beams) if decoded is None else [one.text for one in decoded]
+        texts = model.generate(batch, beams) if decoded is None else [profile.text for profile in decoded]
         photos.forget()
         for i, (selection, text) in enumerate(zip(selections, texts, strict=True)):
             parsed = model.schema.parse(text)

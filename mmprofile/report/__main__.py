@@ -1,11 +1,10 @@
 """``python -m mmprofile.report run=outputs/both``"""
 
-from typing import Any
-
 from mmprofile.config.command import run_command
+from mmprofile.config.settings import ReportConfig
 
 
-def run(cfg: Any) -> None:
+def run(cfg: ReportConfig) -> None:
     """Render the reports of a finished run again. Its imports take seconds, so the command line is checked before them."""
     from mmprofile.report.run import main
 

@@ -194,8 +194,8 @@ def _decode_without_each(
 ) -> Iterator[tuple[User, Decoded, dict[str, Decoded]]]:
     """Yield each user, the prediction, and the prediction without each photo and review that the model is shown."""
     changed = [_without_each(user, view) for user in users]
-    flat = [one for user, versions in zip(users, changed, strict=True) for one in (user, *versions.values())]
-    decoded = iter(decode_users(model, data, flat))
+    queries = [query for user, versions in zip(users, changed, strict=True) for query in (user, *versions.values())]
+    decoded = iter(decode_users(model, data, queries))
     for user, versions in zip(users, changed, strict=True):
         before = next(decoded)
         yield user, before, {name: next(decoded) for name in versions}

@@ -231,7 +231,8 @@ class AttributeClassifiers:
             features = self._transform(examples)
             for attribute in self.schema.attributes:
                 if attribute.name in self._classifiers:
-                    tables = [_probabilities(attribute, one, features) for one in self._classifiers[attribute.name]]
+                    fits = self._classifiers[attribute.name]
+                    tables = [_probabilities(attribute, classifiers, features) for classifiers in fits]
                     table = np.mean(tables, axis=0)
                     power = self.choices[attribute.name].power
                     values = _likeliest(attribute, table, self._frequency[attribute.name], power)
@@ -242,7 +243,8 @@ class AttributeClassifiers:
     @property
     def n_parameters(self) -> int:
         """The number of coefficients and intercepts of the fitted linear models."""
-        models = [one.model for fits in self._classifiers.values() for fit in fits for one in fit]
+        fits = [classifiers for by_estimator in self._classifiers.values() for classifiers in by_estimator]
+        models = [classifier.model for classifiers in fits for classifier in classifiers]
         last = [model[-1] if isinstance(model, Pipeline) else model for model in models]
         return sum(m.coef_.size + m.intercept_.size for m in last if isinstance(m, LogisticRegression))
 

@@ -1,69 +1,30 @@
-"""The HTML report: nothing in data gets out of its place; what it says of users is what the model says when asked by hand."""
+"""The HTML report: nothing in data gets out of its place, and its tables are right."""
 
-import io
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.metrics import confusion_matrix
 
-from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import read_predictions
-from mmprofile.inputs.batch import Collator
-from mmprofile.inputs.views import User, build_view
-from mmprofile.inspection.counterfactuals import distances_by_change, drop_photo, drop_review
-from mmprofile.inspection.inspector import Inspector
-from mmprofile.model.model import ProfileModel
+from mmprofile.inputs.views import User
 from mmprofile.profile.calibration import calibration
 from mmprofile.profile.metrics import score
-from mmprofile.profile.schema import Attribute, Profile, Schema
+from mmprofile.profile.schema import Attribute, Schema
 from mmprofile.report.html import confidence_table, write_html
-from mmprofile.report.stories import THUMBNAIL, Evidence, evidence_of_model, evidence_of_system, thumbnail
+from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from tests.support.htmlpage import Page
+from tests.support.stories import City, MakeRun, rows_of, written_rows
 
 EVIL = (
     "<script>alert(\"1\")</script> & 'quotes' {{ 7*7 }} \0\x1b\u202e😀 "
     "</blockquote><img src=http://x.example/a.png onerror=a()> &amp;"
 )
+
+
 SAFE = EVIL.replace("\0", "\ufffd").replace("\x1b", "\ufffd")
-
-
-def jpeg(size: tuple[int, int] = (40, 30)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, "orange").save(file, format="JPEG")
-    return file.getvalue()
-
-
-class City:
-    """Some users, and a photo file for any key: what draws give."""
-
-    def __init__(self, users: Sequence[User]) -> None:
-        self.test = list(users)
-
-    def users(self, split: str) -> list[User]:
-        return self.test
-
-    def jpeg(self, key: str) -> bytes:
-        return jpeg()
-
-
-def rows_of(
-    gold: Sequence[Profile], said: Sequence[Profile], sure: Sequence[float] | None = None
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {"user_id": f"user-{i}", "gold": g, "parsed": s} for i, (g, s) in enumerate(zip(gold, said, strict=True))
-    ]
-    if sure is not None:
-        for row, one in zip(rows, sure, strict=True):
-            row["confidence"] = dict.fromkeys(row["gold"], one)
-    return rows
 
 
 def render(
@@ -136,84 +97,9 @@ def test_confidence_is_of_answers_with_gold_and_of_observed_attributes_together(
     assert set(table.figures) == {"reliability", "risk_coverage"}
 
 
-Make = Callable[..., tuple[ProfileModel, Any]]
-
-
-@pytest.fixture(scope="module")
-def make(tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]) -> Make:
-    """``make(fusion, modality, users)`` -> a random model, and what its datamodule gives of it."""
-
-    def found(fusion: str = "xattn", modality: str = "both", some: Sequence[User] = users) -> tuple[ProfileModel, Any]:
-        model = tiny_model(fusion, vocabulary="schema")
-        model.settings["inputs"] = {**model.settings["inputs"], "modality": modality}
-        kinds = ("text",) if modality == "text" else ("fusion", "text")
-        views, collator, city = tuple(build_view(kind, modality) for kind in kinds), make_collator(model), City(some)
-        data = SimpleNamespace(
-            users=city.users, draws=city, views=views, collator=collator, eval_batch_size=2,
-            loader=lambda users: [collator([user], (views[0],)) for user in users],
-        )  # fmt: skip
-        return model, data
-
-    return found
-
-
-def told(model: ProfileModel, data: Any) -> list[dict[str, Any]]:
-    """Rows as a run would write them."""
-    users = data.users("test")
-    said = [model.decode(batch)[0].profile for batch in data.loader(users)]
-    rows = rows_of([user.profile or {} for user in users], said)
-    return [{**row, "user_id": user.user_id} for row, user in zip(rows, users, strict=True)]
-
-
-def test_stories_are_what_the_model_says_when_asked_by_hand(make: Make, users: list[User]) -> None:
-    model, data = make()
-    inspector = Inspector(model, data.collator, data.views, users)
-    evidence = evidence_of_model(model, data, told(model, data), 3)
-    assert [story.user_id for story in evidence.stories] == ["user-0", "user-2", "user-3"]  # those with photos first
-    assert evidence.gate_users == 3
-    for story in evidence.stories:
-        user = inspector.users_by_id[story.user_id]
-        (inspection,) = inspector.inspect([user])
-        assert ["".join(text for text, _ in pieces) for pieces in story.reviews] == list(user.reviews)
-        shares = inspection.photo_attention.mean(0)
-        assert [photo.share for photo in story.photos] == pytest.approx(shares.tolist())
-        strength = np.abs(inspection.added).mean(1)
-        means = [
-            (w.text, f"{w.source} {w.number}", float(strength[slice(*w.span)].mean()))
-            for w in inspection.words
-            if w.text != "."
-        ]
-        assert story.words == [
-            (*word, pytest.approx(mean)) for *word, mean in sorted(means, key=lambda one: -one[2])[:8]
-        ]
-        marked = [shade for pieces in story.reviews for _, shade in pieces if shade is not None]
-        assert len(marked) == sum(word.source == "review" for word in inspection.words)
-        assert 0 <= min(marked) <= max(marked) <= 1
-
-        wanted = {f"photo {i}": drop_photo(user, i) for i in range(len(user.photos))}
-        wanted |= {f"review {i}": drop_review(user, i) for i in range(len(user.reviews))}
-        table = distances_by_change(inspector.counterfactuals([user], lambda user, _, wanted=wanted: wanted))  # type: ignore[misc]
-        for place, answer in enumerate(story.attributes):
-            name = answer.attribute.name
-            each = {change: float(by_attribute[name][0]) for change, by_attribute in table.items()}
-            assert {change: distances[place] for change, distances in story.distances.items()} == pytest.approx(
-                each, abs=1e-5
-            )
-            assert answer.influence is not None
-            assert answer.influence.distance == pytest.approx(max(each.values()), abs=1e-5)
-            assert each[answer.influence.source] == pytest.approx(max(each.values()), abs=1e-5)
-            posterior = inspection.decoded.posteriors[name]
-            assert answer.predicted == ", ".join(inspection.decoded.profile[name])
-            assert answer.probability == pytest.approx(posterior[inspection.decoded.profile[name]], abs=1e-5)
-            assert answer.influence.before == pytest.approx(answer.probability, abs=1e-5)
-            gold = (user.profile or {})[name]
-            assert answer.gold_probability == pytest.approx(posterior.get(gold, 0.0), abs=1e-5)
-            assert answer.right == (answer.predicted == ", ".join(gold))
-
-
-def test_users_without_photos_come_last_and_have_no_gate(make: Make, users: list[User], tmp_path: Path) -> None:
-    model, data = make()
-    rows = told(model, data)
+def test_users_without_photos_come_last_and_have_no_gate(make_run: MakeRun, users: list[User], tmp_path: Path) -> None:
+    model, data = make_run()
+    rows = written_rows(model, data)
     evidence = evidence_of_model(model, data, rows)
     bare = evidence.stories[-1]
     assert bare.user_id == "user-1"
@@ -232,9 +118,9 @@ def test_users_without_photos_come_last_and_have_no_gate(make: Make, users: list
         ("concat", "multi", "its fusion is concat"),
     ],
 )
-def test_a_run_without_gates_says_so(fusion: str, modality: str, said: str, make: Make, tmp_path: Path) -> None:
-    model, data = make(fusion, modality)
-    rows = told(model, data)
+def test_a_run_without_gates_says_so(fusion: str, modality: str, said: str, make_run: MakeRun, tmp_path: Path) -> None:
+    model, data = make_run(fusion, modality)
+    rows = written_rows(model, data)
     evidence = evidence_of_model(model, data, rows)
     page, _ = render(tmp_path, model.schema, rows, evidence)
     assert said in page.text
@@ -246,28 +132,9 @@ def test_a_run_without_gates_says_so(fusion: str, modality: str, said: str, make
     assert changes == ({"review"} if modality == "text" else {"review", "photo"})
 
 
-def test_nobody_has_photos(make: Make, users: list[User], tmp_path: Path) -> None:
-    model, data = make(some=[replace(user, photos=(), captions=()) for user in users])
-    rows = told(model, data)
+def test_nobody_has_photos(make_run: MakeRun, users: list[User], tmp_path: Path) -> None:
+    model, data = make_run(chosen=[replace(user, photos=(), captions=()) for user in users])
+    rows = written_rows(model, data)
     page, _ = render(tmp_path, model.schema, rows, evidence_of_model(model, data, rows))
     assert "there is nothing to see of the gate: no user has a photo" in page.text
     assert page.text.count("This user has no photos.") == 4
-
-
-def test_a_thumbnail_is_small_and_says_nothing_of_the_camera() -> None:
-    file, exif = io.BytesIO(), Image.Exif()
-    exif[0x010F] = "camera"
-    Image.new("RGB", (1000, 500), "red").save(file, format="JPEG", exif=exif)
-    small = Image.open(io.BytesIO(thumbnail(file.getvalue())))
-    assert small.size == (THUMBNAIL, THUMBNAIL // 2)
-    assert not small.getexif()
-
-
-@pytest.mark.parametrize("content", [None, "{", "\xff"])
-def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "predictions.jsonl").write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be read"):
-        read_predictions(tmp_path)
-    (tmp_path / "predictions.jsonl").write_text(json.dumps({"user_id": "a"}) + "\n")
-    assert read_predictions(tmp_path) == [{"user_id": "a"}]

@@ -1,65 +1,27 @@
-"""The report's text, table and figures, from a metrics mapping as written to metrics.json."""
+"""The report's text, table and figures, from a metrics mapping as written to ``metrics.json``."""
 
 import copy
 import io
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from mmprofile.evaluate.score_table import print_scores, system_rows
-from mmprofile.profile.metrics import score
-from mmprofile.profile.schema import Attribute, Profile, Schema
 from mmprofile.report.summary import draw_learning_curves, learning_curves, score_figure, write_report
-
-SCHEMA = Schema(
-    "toy",
-    [
-        Attribute("Stars", ("1", "2", "3")),
-        Attribute("Favorite Category", ("Pizza", "Coffee & Tea", "Cars"), kind="set", size=2),
-    ],
-)
-
-
-def users(number: int, seed: int) -> list[Profile]:
-    rng = np.random.default_rng(seed)
-    return [
-        {
-            a.name: a.canonical(rng.choice(a.values[: a.size + 1], a.size, replace=False).tolist())
-            for a in SCHEMA.attributes
-        }
-        for _ in range(number)
-    ]
-
-
-@pytest.fixture
-def metrics() -> dict[str, Any]:
-    gold = users(20, 0)
-    half = gold[:10] + users(10, 1)
-    test = score(SCHEMA, gold, half, [["x"]] + [[]] * 19, resamples=50).to_dict()
-    test["unpaired"] = score(SCHEMA, gold, users(20, 3), resamples=0).to_dict()
-    baselines = {
-        "majority": score(SCHEMA, gold, users(20, 2), resamples=50).to_dict(),
-        "tfidf_lr": {"macro_f1": 41.256, "per_attribute": {"Stars": {"macro_f1": 40.0}}},
-        "ceiling": score(SCHEMA, gold, gold, resamples=50).to_dict(),
-    }
-    return {
-        "test": test,
-        "baselines": baselines,
-        "seconds": {"prepare": 41.04, "train": 200.0, "evaluate": 9.5},
-        "peak_rss_mb": 2048.0,
-        "config": {"name": "both", "paradigm": "both", "model": "tiny", "seed": 0, "data": "demo"},
-        "n_parameters": 2_900_000,
-    }
-
+from tests.support.runmetrics import example_metrics
 
 HISTORY = [
     {"epoch": 0, "loss": 3.0, "validation_macro_f1": 20.0, "lr": 1e-4},
     {"epoch": 1, "loss": 2.0, "validation_macro_f1": None},
     {"epoch": 2, "loss": 1.5, "validation_macro_f1": 40.0},
 ]
+
+
+@pytest.fixture
+def metrics() -> dict[str, Any]:
+    return example_metrics()
 
 
 def cells(text: str, label: str) -> list[str]:
@@ -179,40 +141,3 @@ def test_same_metrics_same_bytes(tmp_path: Path, metrics: dict[str, Any]) -> Non
         write_report(tmp_path / name, metrics, HISTORY)
     for name in ("report.md", "report.png", "learning_curve.png"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-
-
-def test_terminal_table_is_narrow_aligned_and_complete(
-    metrics: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "50")  # a pipe has no width: the table is not squeezed into one
-    out = io.StringIO()
-    print_scores(metrics, file=out)
-    text = out.getvalue()
-    lines = text.splitlines()
-    assert max(map(len, lines)) <= 100
-    assert "\x1b" not in text
-    header = next(line for line in lines if "majority" in line)
-    assert header.split() == [
-        "attribute",
-        "majority",
-        "TF-IDF+LR",
-        "this",
-        "run",
-        "95",
-        "%",
-        "interval",
-        "unpaired",
-        "ceiling",
-    ]
-    test = metrics["test"]
-    mean = next(line for line in lines if line.strip().startswith("mean"))
-    low, high = test["interval"]
-    figures = [metrics["baselines"]["majority"]["macro_f1"], 41.256, test["macro_f1"], low, high]
-    figures += [test["unpaired"]["macro_f1"], 100.0]
-    assert [word for word in mean.split()[1:] if word != "to"] == [f"{figure:.2f}" for figure in figures]
-    category = next(line for line in lines if "Favorite Category" in line)
-    assert category.rstrip().endswith("100.00")
-    assert category.index("100.00") == mean.index("100.00")  # columns line up
-    faults = next(line for line in lines if "parse faults" in line)
-    assert "5.0 %" in faults
-    assert "20 test users" in text

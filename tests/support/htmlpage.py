@@ -1,4 +1,4 @@
-"""Reads a report as a browser would, and says where it is not well formed or would ask for anything."""
+"""Reads a report as a browser would, and fails where it is not well formed or would load anything."""
 
 from html.parser import HTMLParser
 
@@ -24,22 +24,22 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         assert tag in VOID or tag in ALLOWED.split(), tag
-        found = dict(attrs)
-        assert len(found) == len(attrs), attrs
-        assert not any(name.startswith("on") for name in found), attrs
-        assert tag == "a" or "href" not in found
-        assert tag == "img" or "src" not in found
-        assert "url(" not in (found.get("style") or "")
+        values = dict(attrs)
+        assert len(values) == len(attrs), attrs
+        assert not any(name.startswith("on") for name in values), attrs
+        assert tag == "a" or "href" not in values
+        assert tag == "img" or "src" not in values
+        assert "url(" not in (values.get("style") or "")
         if tag == "img":
-            assert (found["src"] or "").startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
-            assert found["alt"]
-            self.images.append(found["alt"] or "")
+            assert (values["src"] or "").startswith(("data:image/png;base64,", "data:image/jpeg;base64,"))
+            assert values["alt"]
+            self.images.append(values["alt"] or "")
         if tag == "a":
-            assert (found["href"] or "").startswith("#"), attrs
-            self.links.append(found["href"] or "")
-        if "id" in found:
-            assert found["id"] not in self.ids
-            self.ids.add(found["id"] or "")
+            assert (values["href"] or "").startswith("#"), attrs
+            self.links.append(values["href"] or "")
+        if "id" in values:
+            assert values["id"] not in self.ids
+            self.ids.add(values["id"] or "")
         if tag == "table":
             self.tables.append([])
         if tag == "tr":

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from mmprofile.config.compose import load_config
 from mmprofile.evaluate.runs import make_data
+from mmprofile.inputs.data import prepare_data
 from mmprofile.model.build import load_pretrained
 from mmprofile.profile.schema import Schema
 from mmprofile.train.checks import check_settings
@@ -20,9 +19,7 @@ from mmprofile.train.run import make_model
 def small_city(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prepared city of few users."""
     cfg = load_config("train", ["experiment=smoke"])
-    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
-    prepared: Path = instantiate(cfg.data.prepare, _partial_=True)(schema=schema)
-    return prepared
+    return prepare_data(cfg.data, Schema.from_config(cfg.profile))
 
 
 @pytest.mark.parametrize(
@@ -35,7 +32,7 @@ def test_every_tiny_shape_learns_in_all_views_and_writes(name: str, small_city: 
     cfg = load_config("train", [f"model={name}", f"paradigm={'uni' if blind else 'both'}", "experiment=smoke"])
     check_settings(cfg)
     torch.manual_seed(0)
-    schema = Schema.from_dict(OmegaConf.to_container(cfg.profile))  # type: ignore[arg-type]
+    schema = Schema.from_config(cfg.profile)
     model = make_model(cfg, schema)
     data = make_data(cfg, model, small_city)
     module = ProfileModule(model, data.views, data.loss_weights, cfg.optim, steps=100)

@@ -1,0 +1,37 @@
+"""``predictions.jsonl``: written and read."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmprofile.errors import UserError
+from mmprofile.evaluate.predictions import parse_predictions, profiles, read_predictions, write_predictions
+from mmprofile.inputs.views import User
+from mmprofile.profile.schema import Schema
+
+
+@pytest.mark.parametrize("content", [None, "{", "\xff"])
+def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "predictions.jsonl").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be read"):
+        read_predictions(tmp_path)
+    (tmp_path / "predictions.jsonl").write_text(json.dumps({"user_id": "a"}) + "\n")
+    assert read_predictions(tmp_path) == [{"user_id": "a"}]
+
+
+def test_what_is_written_is_read_again(schema: Schema, users: list[User], tmp_path: Path) -> None:
+    texts = [schema.render(user.profile or {}) for user in users]
+    confidences = [dict.fromkeys(schema.names, 0.123456)] * len(users)
+    write_predictions(tmp_path / "predictions.jsonl", parse_predictions(schema, users, texts, confidences))
+    rows = read_predictions(tmp_path)
+    assert [row["user_id"] for row in rows] == [user.user_id for user in users]
+    assert [row["text"] for row in rows] == texts
+    assert profiles(rows, "parsed") == profiles(rows, "gold") == [user.profile for user in users]
+    assert rows[0]["confidence"] == dict.fromkeys(schema.names, 0.1235)
+    assert all(row["faults"] == [] for row in rows)
+    write_predictions(tmp_path / "predictions.jsonl", parse_predictions(schema, users[:1], ["nothing"]))
+    (row,) = read_predictions(tmp_path)
+    assert row["faults"]
+    assert "confidence" not in row
