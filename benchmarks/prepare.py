@@ -59,8 +59,8 @@ def ours(raw: Path, result: Path) -> None:
         source, engine = RawYelp([raw]), Engine(work)
         try:
             tables, reviews = run.select(source, engine, work)
-            kept, labels, _, splits = run.label(source, engine, tables, reviews, tables.photos)
-            run.write_users(result, work, engine, (tables, kept, tables.photos), labels, splits)
+            data = run.label(source, engine, tables, reviews, tables.photos)
+            run.write_users(result, work, engine, data)
         finally:
             engine.close()
 

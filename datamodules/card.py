@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from datamodules.labels import Labels
-from datamodules.options import SPLITS
+from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import UNKNOWN, Schema
 
 LIBRARIES = ("mmprofile", "datasets", "duckdb", "ibis-framework", "numpy", "pillow", "pyarrow")

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.labels import Labels
-from datamodules.options import CustomSource, nearest
+from datamodules.options import CustomSource
 from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 REQUIRED = ("user_id", "text")

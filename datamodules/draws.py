@@ -9,10 +9,17 @@ from datamodules.gold import read_gold
 from datamodules.prepared import Prepared, open_prepared
 from datamodules.text_only import read_text_only, unlabelled
 from mmprofile.errors import UserError
-from mmprofile.inputs.views import Example, User, donors, drop_photos, keep_photos, sample_reviews, with_photos_of
+from mmprofile.inputs.views import (
+    SPLITS,
+    Example,
+    User,
+    donors,
+    drop_photos,
+    keep_photos,
+    sample_reviews,
+    with_photos_of,
+)
 from mmprofile.profile.schema import Profile, Schema
-
-SPLITS = ("train", "validation", "test")
 
 
 class Draws:

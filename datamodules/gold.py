@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import UNKNOWN, Profile, Schema
 
-SPLITS = ("train", "validation", "test")
 SHARES = (70, 10, 20)  # per cent of people without a split, by a hash of their ids
 
 

@@ -16,8 +16,7 @@ import ibis.expr.types as ir
 import numpy as np
 
 from datamodules.engine import Engine
-from datamodules.options import nearest
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
 AGGREGATIONS = {

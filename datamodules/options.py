@@ -1,14 +1,18 @@
-"""The `prepare:` part of ``conf/data/*.yaml`` as typed values; a wrong key or type is one clear line."""
+"""The ``prepare:`` part of ``conf/data/*.yaml`` as typed values; a wrong key or type is one clear line.
 
-import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+The values here are for calls from Python that leave some out; they are those of ``conf/data/demo.yaml``.
+"""
 
-from mmprofile.errors import UserError
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
-T = TypeVar("T")
-SPLITS = ("train", "validation", "test")
+from omegaconf import MISSING
+
+from mmprofile.config.parts import typed_part
+from mmprofile.errors import UserError, nearest
+
+MAX_PIXELS_LIMIT = 178_000_000  # Pillow itself refuses more than 178,956,970
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,9 @@ class Selection:
 class Split:
     """Sizes of the splits: all integers (users), or all fractions of the users that remain."""
 
-    train: float = 0.7
-    validation: float = 0.1
-    test: float = 0.2
+    train: int | float = 0.7
+    validation: int | float = 0.1
+    test: int | float = 0.2
     seed: int = 0
 
     @property
@@ -59,7 +63,7 @@ class DemoSource:
 class YelpSource:
     """The Yelp Open Dataset as downloaded: a folder, a zip or tar, or several of them."""
 
-    path: Any
+    path: Any = MISSING  # a path or a list of them
     kind: str = "yelp"
 
 
@@ -67,7 +71,7 @@ class YelpSource:
 class CustomSource:
     """A user's own data: JSONL or Parquet of reviews, a folder of photos, and optionally labels."""
 
-    reviews: Any
+    reviews: str = MISSING
     kind: str = "custom"
     photos: str | None = None
     photo_root: str | None = None
@@ -75,13 +79,14 @@ class CustomSource:
 
 
 Source = DemoSource | YelpSource | CustomSource
-SOURCES: dict[str, type] = {"demo": DemoSource, "yelp": YelpSource, "custom": CustomSource}
-MAX_PIXELS_LIMIT = 178_000_000  # Pillow itself refuses more than 178,956,970
+SOURCES: dict[str, type[Source]] = {"demo": DemoSource, "yelp": YelpSource, "custom": CustomSource}
+ON_THIS_MACHINE = ("path", "reviews", "photos", "photo_root", "labels", "keep_raw")
+"""Keys of a source that say where files lie or stay, not what the data are."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Everything :func:`datamodules.prepare.prepare` is told, checked."""
+    """All options of :func:`datamodules.prepare.prepare`, checked."""
 
     source: Source
     selection: Selection
@@ -91,13 +96,12 @@ class Options:
 
     @classmethod
     def checked(cls, source: Any, selection: Any, split: Any, photos: Any, engine: str) -> "Options":
-        """Options from plain or OmegaConf mappings.
+        """Return the options that plain or OmegaConf mappings hold.
 
         Raises:
             UserError: an unknown key, a wrong type, or a value that makes no sense; names the nearest valid choice.
         """
-        given = plain(source or {}, "source")
-        kind = str(given.get("kind", ""))
+        kind = str(source.get("kind", "")) if isinstance(source, Mapping) else ""
         if kind not in SOURCES:
             raise UserError(
                 f"data.prepare.source.kind is {kind!r}: choose one of {', '.join(SOURCES)}{nearest(kind, SOURCES)}"
@@ -105,18 +109,22 @@ class Options:
         if engine != "duckdb":
             raise UserError(f"data.prepare.engine is {engine!r}: the engine this version has is duckdb")
         options = cls(
-            source=_build(SOURCES[kind], given, "source"),
-            selection=_build(Selection, plain(selection or {}, "selection"), "selection"),
-            split=_build(Split, plain(split or {}, "split"), "split"),
-            photos=_build(PhotoOptions, plain(photos or {}, "photos"), "photos"),
+            source=typed_part(SOURCES[kind], source, "data.prepare.source"),
+            selection=typed_part(Selection, selection or {}, "data.prepare.selection"),
+            split=typed_part(Split, split or {}, "data.prepare.split"),
+            photos=typed_part(PhotoOptions, photos or {}, "data.prepare.photos"),
             engine=engine,
         )
         options._check_values()
         return options
 
     def _check_values(self) -> None:
-        chosen, photos, split = self.selection, self.photos, self.split
-        if chosen.min_words > chosen.max_words or min(chosen.min_words, chosen.min_reviews, chosen.photo_reviews) < 0:
+        for name in ("path", "reviews"):
+            if not getattr(self.source, name, True):
+                raise UserError(f"data.prepare.source.{name} is not set: say where the raw data lie")
+        selection, photos, split = self.selection, self.photos, self.split
+        least = min(selection.min_words, selection.min_reviews, selection.photo_reviews)
+        if selection.min_words > selection.max_words or least < 0:
             raise UserError(
                 "data.prepare.selection: needs 0 <= min_words <= max_words, min_reviews >= 0, photo_reviews >= 0"
             )
@@ -134,64 +142,7 @@ class Options:
             raise UserError(f"data.prepare.split: the fractions {sizes} add up to more than 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data without machine paths, the same on every machine; for the manifest and the fingerprint."""
+        """Return plain data for the manifest and the fingerprint: the same on every machine, without its paths."""
         data = asdict(self)
-        hidden = ("path", "reviews", "photos", "photo_root", "labels", "keep_raw")
-        data["source"] = {key: value for key, value in data["source"].items() if key not in hidden}
+        data["source"] = {key: value for key, value in data["source"].items() if key not in ON_THIS_MACHINE}
         return data
-
-
-def plain(value: Any, where: str) -> Any:
-    """Dicts, lists and scalars from whatever a config system hands over (OmegaConf's containers included).
-
-    Raises:
-        UserError: a mandatory value (``???``) was not given.
-    """
-    if isinstance(value, Mapping):
-        found = {}
-        for key in value:
-            try:
-                item = value[key]
-            except Exception as error:
-                if type(error).__name__ != "MissingMandatoryValue":
-                    raise
-                raise UserError(
-                    f"data.prepare.{where}.{key} is not set: give it on the command line or in conf/data"
-                ) from None
-            if item == "???":
-                raise UserError(f"data.prepare.{where}.{key} is not set: give it on the command line or in conf/data")
-            found[str(key)] = plain(item, f"{where}.{key}")
-        return found
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [plain(item, where) for item in value]
-    return value
-
-
-def nearest(word: str, choices: Mapping[str, Any] | Sequence[str]) -> str:
-    """`` (did you mean x?)`` for the closest choice, or nothing."""
-    close = difflib.get_close_matches(str(word), list(choices), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _build(cls: type[T], data: dict[str, Any], where: str) -> T:
-    known = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    for key, value in data.items():
-        if key not in known:
-            raise UserError(f"data.prepare.{where} has no key {key!r}{nearest(key, known)}; keys: {', '.join(known)}")
-        expected = known[key].type
-        right = {
-            int: isinstance(value, int) and not isinstance(value, bool),
-            float: isinstance(value, int | float) and not isinstance(value, bool),
-            str: isinstance(value, str),
-            bool: isinstance(value, bool),
-            str | None: value is None or isinstance(value, str),
-        }.get(expected, True)  # type: ignore[arg-type]
-        if not right:
-            name = getattr(expected, "__name__", str(expected))
-            raise UserError(
-                f"data.prepare.{where}.{key} is {value!r}: expected {'a number' if name == 'float' else name}"
-            )
-    missing = [name for name in ("path", "reviews") if name in known and not data.get(name)]
-    if missing:
-        raise UserError(f"data.prepare.{where}.{missing[0]} is not set: say where the raw data lie")
-    return cls(**data)

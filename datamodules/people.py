@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from datamodules.gold import SPLITS, gold_profile, read_gold, read_lines, split_of
+from datamodules.gold import gold_profile, read_gold, read_lines, split_of
 from datamodules.prepared import open_prepared
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.people import CUES, Person
 from mmprofile.profile.schema import Schema
 

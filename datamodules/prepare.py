@@ -1,33 +1,30 @@
-"""Raw files -> prepared folder: the whole of it, from the readers to the dataset card.
+"""Raw files -> prepared folder, from the readers to the dataset card.
 
-Work happens in ``<folder>.tmp-<pid>`` beside the folder and is renamed at the end, so that a prepared folder is either
-complete or absent. Same inputs and options give the same bytes.
+The folder is complete or absent (:mod:`datamodules.destination`). The same inputs and options give the same bytes.
 """
 
-import contextlib
 import errno
 import hashlib
 import importlib
 import itertools
-import json
-import os
-import shutil
-import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import duckdb
 import ibis.expr.types as ir
 import pyarrow as pa
+from omegaconf import OmegaConf
 
 from datamodules import prepared as out
 from datamodules.card import balance, dataset_card, versions
 from datamodules.custom import RawCustom
+from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.labels import Labels, check_rules, derive
-from datamodules.options import SPLITS, CustomSource, DemoSource, Options, YelpSource, plain
+from datamodules.options import CustomSource, DemoSource, Options, YelpSource
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
@@ -46,6 +43,7 @@ from datamodules.selection import (
 from datamodules.sidecars import copy_sidecars
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
 
@@ -64,6 +62,36 @@ class Raw(Protocol):
     def where(self) -> str: ...
 
 
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The users who stay, before they are written.
+
+    Attributes:
+        tables: the raw tables.
+        reviews: the reviews that stay.
+        usable: the photo rows whose photo can be used.
+        labels: raw user id -> profile.
+        notes: what the manifest says of the labels.
+        splits: split -> raw user ids, in order.
+    """
+
+    tables: Tables
+    reviews: ir.Table
+    usable: ir.Table
+    labels: Labels
+    notes: dict[str, Any]
+    splits: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Counts for the manifest; photos are counted once per user."""
+
+    reviews: int
+    words: int
+    user_photos: int
+
+
 def prepare(
     source: Mapping[str, Any],
     selection: Mapping[str, Any] | None = None,
@@ -74,11 +102,11 @@ def prepare(
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Path:
-    """Prepares a data set, or finds it prepared already.
+    """Prepare a data set, unless it is prepared already.
 
     Args:
         source, selection, split, photos, engine: see ``conf/data/*.yaml`` and ``datamodules.options``.
-        folder: where to put it; None: a folder of the cache named by what went in.
+        folder: where to put it; None: a folder of the cache, named by everything the result depends on.
         schema: the profile schema, or its plain data.
         progress: whether steps are shown on stderr.
 
@@ -86,16 +114,16 @@ def prepare(
         The prepared folder; open it with :func:`open_prepared`.
 
     Raises:
-        UserError: anything wrong with the options, the raw files or the disk.
+        UserError: the options are wrong, or the raw files or the disk have a problem.
     """
     try:
         options = Options.checked(source, selection, split, photos, engine)
         if schema is None:
             raise UserError("prepare needs a profile schema: give schema=, for example conf/profile/yelp.yaml")
-        profile = schema if isinstance(schema, Schema) else Schema.from_dict(plain(schema, "schema"))
-        return Preparation(
-            options, profile, None if folder is None else Path(folder).expanduser().absolute(), Progress(progress)
-        ).run()
+        if not isinstance(schema, Schema):
+            schema = Schema.from_config(schema) if OmegaConf.is_config(schema) else Schema.from_dict(dict(schema))
+        path = None if folder is None else Path(folder).expanduser().absolute()
+        return Preparation(options, schema, path, Progress(progress)).run()
     except OSError as error:
         raise _disk_error(error) from error
     except duckdb.InvalidInputException as error:
@@ -119,28 +147,27 @@ def _disk_error(error: OSError) -> UserError:
 
 
 class Preparation:
-    """One run of :func:`prepare`."""
+    """One run of :func:`prepare`.
+
+    Args:
+        options: checked.
+        schema: the profile schema.
+        folder: where to put the data; None: a folder of the cache.
+        progress: shows the steps.
+    """
 
     def __init__(self, options: Options, schema: Schema, folder: Path | None, progress: Progress) -> None:
         self.options, self.schema, self.progress = options, schema, progress
         self.columns = check_rules(schema)
-        self.raw: Raw | None = None
-        if isinstance(options.source, YelpSource):
-            given = options.source.path
-            self.raw = RawYelp(
-                [Path(str(path)).expanduser() for path in (given if isinstance(given, list) else [given])]
-            )
-        elif isinstance(options.source, CustomSource):
-            self.raw = RawCustom(options.source)
+        self.raw = _raw_files(options)
         self.key = user_key(options.source.kind)
-        self.identity = self._identity()
-        self.fingerprint = hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
-        name = f"{options.source.kind}-{self.fingerprint[:12]}"
-        self.folder = folder or cache_dir() / "prepared" / name
+        identity = self._identity()
+        name = f"{options.source.kind}-{fingerprint_of(identity)[:12]}"
+        self.destination = Destination(folder or cache_dir() / "prepared" / name, identity)
         self.funnel = Funnel()
 
     def _identity(self) -> dict[str, Any]:
-        """Everything the result depends on."""
+        """Return everything that the result depends on."""
         if self.raw is not None:
             inputs: Any = self.raw.stamps()
         else:  # the demo is what its generator makes, so a changed generator is another source
@@ -155,147 +182,90 @@ class Preparation:
         }
 
     def run(self) -> Path:
-        if self._is_there():
-            self.progress.say(f"using prepared data in {self.folder}")
-            return self.folder
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.folder)
-        draft = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
-        work, result = draft / "work", draft / "result"
-        work.mkdir(parents=True)
-        result.mkdir()
-        (draft / "host").write_text(socket.gethostname())
-        try:
-            self._fill(result, work)
-            try:
-                result.rename(self.folder)
-            except OSError:
-                if not self._is_there():  # otherwise another process was faster, with the same result
-                    raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-        self.progress.say(f"{self.funnel.table()}\nprepared data are in {self.folder}")
-        return self.folder
-
-    def _is_there(self) -> bool:
-        """Whether the folder holds this very data set.
-
-        Raises:
-            UserError: it holds something else.
-        """
-        if not self.folder.exists() or (self.folder.is_dir() and not any(self.folder.iterdir())):
-            return False
-        manifest = out.read_manifest(self.folder) if self.folder.is_dir() else None
-        if manifest is None:
-            raise UserError(f"{self.folder} exists and is no prepared data set: choose another data.prepare.folder")
-        held = self.folder / ".fingerprint"
-        if held.is_file() and held.read_text() == self.fingerprint:
-            return True
-        raise UserError(
-            f"{self.folder} holds data prepared differently ({self._difference(manifest)}): "
-            "remove it or choose another data.prepare.folder"
-        )
-
-    def _difference(self, manifest: dict[str, Any]) -> str:
-        def flat(value: Any, name: str = "") -> dict[str, Any]:
-            if not isinstance(value, dict):
-                return {name: value}
-            return {
-                key: item
-                for part, inner in value.items()
-                for key, item in flat(inner, f"{name}.{part}".strip(".")).items()
-            }
-
-        if manifest.get("format_version") != FORMAT_VERSION:
-            return f"format version {manifest.get('format_version')}, now {FORMAT_VERSION}"
-        there, here = flat(manifest.get("config", {})), flat(self.options.to_dict())
-        changed = [
-            f"{key} was {there.get(key)}, now {here.get(key)}"
-            for key in sorted({*there, *here})
-            if there.get(key) != here.get(key)
-        ]
-        if changed:
-            return "; ".join(changed)
-        if manifest.get("schema") != self.schema.to_dict():
-            return "another profile schema"
-        if manifest.get("user_key") != self.identity["key"]:
-            return "another key for user ids"
-        return "the source files have changed"
+        """Return the prepared folder, prepared now if it is not there yet."""
+        folder = self.destination.folder
+        if self.destination.is_there():
+            self.progress.say(f"using prepared data in {folder}")
+            return folder
+        self.destination.write(self._fill)
+        self.progress.say(f"{self.funnel.table()}\nprepared data are in {folder}")
+        return folder
 
     def _fill(self, result: Path, work: Path) -> None:
-        source, show = self.options.source, self.progress
-        raw, raw_folder = self.raw, work / "raw"
-        if isinstance(source, DemoSource):
-            write_city = importlib.import_module("datamodules.demo").write_city
-            raw_folder.mkdir()
-            show.say(f"prepare: building the demo city of {source.users:,} users ...")
-            write_city(raw_folder, users=source.users, seed=source.seed, progress=show.shown)
-            raw = RawYelp([raw_folder])
-        assert raw is not None
+        """Write the whole prepared folder to ``result``; temporary files go to ``work``."""
+        raw, raw_folder = self._open_raw(work)
         files = raw.sources
         engine = Engine(work)
         try:
             tables, reviews = self.select(raw, engine, work)
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
-                photo_counts = process_all(raw.photos(set(wanted)), set(wanted), store, self.options.photos, show)
+                photos = raw.photos(set(wanted))
+                photo_counts = process_all(photos, set(wanted), store, self.options.photos, self.progress)
                 if wanted and not store.index:
-                    found = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
-                    raise UserError(f"not one photo is usable ({found}): looked in {raw.where()}")
-                usable = _usable(engine, tables, store)
-                kept, labels, label_notes, splits = self.label(raw, engine, tables, reviews, usable)
-                with show.step("writing the prepared data"):
-                    totals, shown = self.write_users(result, work, engine, (tables, kept, usable), labels, splits)
-                    photo_counts["stored"] = out.save_photos(result, work, store, shown)
+                    counts = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
+                    raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")
+                data = self.label(raw, engine, tables, reviews, _usable(engine, tables, store))
+                with self.progress.step("writing the prepared data"):
+                    totals, photo_rows = self.write_users(result, work, engine, data)
+                    photo_counts["stored"] = out.save_photos(result, work, store, photo_rows)
         finally:
             engine.close()
         if any(SourceFile.of(file.path) != file for file in files):  # reviews are read twice
             raise UserError(f"the raw files changed while they were read: run the same command again ({raw.where()})")
-        names = {user: hashed_id(self.key, user) for user in itertools.chain(*splits.values())}
-        copied = copy_sidecars(raw_folder, result, names)
-        with show.step("hashing the source files"):
+        names = {user: hashed_id(self.key, user) for user in itertools.chain(*data.splits.values())}
+        sidecars = copy_sidecars(raw_folder, result, names)
+        with self.progress.step("hashing the source files"):
             sources = [file.describe() for file in raw.sources]
-        manifest = self._manifest(sources, tables, photo_counts, label_notes, splits, totals) | copied
+        manifest = self._manifest(sources=sources, photo_counts=photo_counts, data=data, totals=totals) | sidecars
         out.save_schema(result, self.schema)
         out.save_json(result / "manifest.json", manifest)
         out.save_text(result / "README.md", dataset_card(self.schema, manifest))
-        out.save_text(result / ".fingerprint", self.fingerprint)
-        if isinstance(source, DemoSource) and source.keep_raw:
+        out.save_text(result / ".fingerprint", self.destination.fingerprint)
+        if isinstance(self.options.source, DemoSource) and self.options.source.keep_raw:
             raw_folder.rename(result / "raw")
 
+    def _open_raw(self, work: Path) -> tuple[Raw, Path]:
+        """Return the raw data, and the folder of a generated city, which is made now."""
+        source, folder = self.options.source, work / "raw"
+        if not isinstance(source, DemoSource):
+            assert self.raw is not None
+            return self.raw, folder
+        write_city = importlib.import_module("datamodules.demo").write_city
+        folder.mkdir()
+        self.progress.say(f"prepare: building the demo city of {source.users:,} users ...")
+        write_city(folder, users=source.users, seed=source.seed, progress=self.progress.shown)
+        return RawYelp([folder]), folder
+
     def select(self, raw: Raw, engine: Engine, work: Path) -> tuple[Tables, ir.Table]:
-        """The raw tables, and the reviews of users who stay if every photo row has a photo."""
+        """Return the raw tables, and the reviews of the users who stay if every photo row has a photo."""
         with self.progress.step("reading reviews, businesses and photo rows"):
             tables = raw.tables(engine, work, self.columns)
         with self.progress.step("selecting users"):
             return tables, candidates(engine, tables, self.options.selection, self.funnel)
 
-    def label(
-        self, raw: Raw, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table
-    ) -> tuple[ir.Table, Labels, dict[str, Any], dict[str, list[str]]]:
-        """The kept reviews, labels, what to note about them, and the splits of the users whose labels are known.
+    def label(self, raw: Raw, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table) -> Dataset:
+        """Derive the labels, and split the users whose labels are known.
 
         Args:
-            reviews: as :meth:`select` gives.
+            raw: may have a file of labels.
+            engine: runs the queries.
+            tables: as :meth:`select` returns them.
+            reviews: likewise.
             usable: the photo rows whose photo can be used.
         """
         with self.progress.step("deriving labels"):
-            kept = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
-            return kept, *self._labels(raw, tables, kept, engine)
-
-    def _labels(
-        self, raw: Raw, tables: Tables, kept: ir.Table, engine: Engine
-    ) -> tuple[Labels, dict[str, Any], dict[str, list[str]]]:
-        labels = derive(self.schema, kept, tables.businesses, engine)
-        labels.add_file(*raw.labels(self.schema))
-        people = {row["user_id"] for row in engine.rows(kept.select("user_id").distinct())}
-        known, unknown = labels.complete(people)
-        self.funnel.add("users whose required labels are all known", len(known))
-        self.funnel.check()
-        splits = split_users(sorted(known), self.options.split)
-        self.funnel.add("users in a split", sum(map(len, splits.values())))
-        cuts = labels.cut(splits["train"])
-        profiles = labels.profiles(known)
+            reviews = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
+            labels = derive(self.schema, reviews, tables.businesses, engine)
+            labels.add_file(*raw.labels(self.schema))
+            people = {row["user_id"] for row in engine.rows(reviews.select("user_id").distinct())}
+            known, unknown = labels.complete(people)
+            self.funnel.add("users whose required labels are all known", len(known))
+            self.funnel.check()
+            splits = split_users(sorted(known), self.options.split)
+            self.funnel.add("users in a split", sum(map(len, splits.values())))
+            cuts = labels.cut(splits["train"])
+            profiles = labels.profiles(known)
         notes = {
             "derived": sorted(labels.derived),
             "from_file": sorted(labels.from_file),
@@ -303,102 +273,76 @@ class Preparation:
             "cuts": cuts,
             "balance": balance(self.schema, profiles, splits),
         }
-        return profiles, notes, splits
+        return Dataset(tables=tables, reviews=reviews, usable=usable, labels=profiles, notes=notes, splits=splits)
 
     def write_users(
-        self,
-        result: Path,
-        work: Path,
-        engine: Engine,
-        tables: tuple[Tables, ir.Table, ir.Table],
-        labels: Labels,
-        splits: dict[str, list[str]],
-    ) -> tuple[dict[str, int], list[dict[str, str]]]:
-        """The splits.
-
-        Args:
-            tables: the raw tables, the kept reviews, and the photo rows that can be used.
+        self, result: Path, work: Path, engine: Engine, data: Dataset
+    ) -> tuple[Totals, list[dict[str, str]]]:
+        """Write the splits.
 
         Returns:
-            Totals: reviews, words, and photos counted once per user; and the rows of the photos that the reviews use.
+            The totals, and the rows of the photos that the reviews use.
         """
-        raw, kept, usable = tables
-        order = [user for users in splits.values() for user in users]
+        order = [user for users in data.splits.values() for user in users]
         place = pa.table(
             {"user_id": order, "place": range(len(order))},
             schema=pa.schema([("user_id", pa.string()), ("place", pa.int64())]),
         )
-        rows = engine.table("rows", kept.inner_join(engine.table("users", place), "user_id"))
-        totals = totals_of(engine, rows, usable)
-        about: dict[str, dict[str, str]] = {}
-        for row in engine.rows(usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")):
+        rows = engine.table("rows", data.reviews.inner_join(engine.table("users", place), "user_id"))
+        totals = Totals(**totals_of(engine, rows, data.usable))
+        photos: dict[str, dict[str, str]] = {}
+        for row in engine.rows(data.usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")):
             row.pop("photo_key")
-            about.setdefault(row["photo_id"], row)
-        found = full_rows(rows, raw.full, usable).order_by("place", "date", "review_id")
-        reviews = out.Sorted(engine.stream(found))
+            photos.setdefault(row["photo_id"], row)
+        sorted_rows = full_rows(rows, data.tables.full, data.usable).order_by("place", "date", "review_id")
+        reviews = out.Sorted(engine.stream(sorted_rows))
         schema = out.user_schema(self.schema)
         writers = {name: out.RowWriter(work / f"{name}.arrow", schema) for name in SPLITS}
         end = 0
-        for name, users in splits.items():
-            for some in (users[start : start + out.BATCH] for start in range(0, len(users), out.BATCH)):
-                first, end = end, end + len(some)
-                hashed = [hashed_id(self.key, user) for user in some]
-                profiles = [labels[user] for user in some]
+        for name, users in data.splits.items():
+            for batch in (users[start : start + out.BATCH] for start in range(0, len(users), out.BATCH)):
+                first, end = end, end + len(batch)
+                hashed = [hashed_id(self.key, user) for user in batch]
+                profiles = [data.labels[user] for user in batch]
                 writers[name].write(out.user_rows(reviews.until(end), first, hashed, profiles, schema))
         out.save_splits(result, {name: writer.dataset(name) for name, writer in writers.items()})
-        return totals, list(about.values())
+        return totals, list(photos.values())
 
     def _manifest(
-        self,
-        sources: list[dict[str, Any]],
-        tables: Tables,
-        photo_counts: dict[str, int],
-        label_notes: dict[str, Any],
-        splits: dict[str, list[str]],
-        totals: dict[str, int],
+        self, *, sources: list[dict[str, Any]], photo_counts: dict[str, int], data: Dataset, totals: Totals
     ) -> dict[str, Any]:
-        users = sum(map(len, splits.values()))
+        users = sum(map(len, data.splits.values()))
         return {
             "format_version": FORMAT_VERSION,
             "config": self.options.to_dict(),
             "schema": self.schema.to_dict(),
             "sources": sources,
-            "user_key": self.identity["key"],
+            "user_key": self.destination.identity["key"],
             "steps": self.funnel.steps,
             "photos": photo_counts,
-            "splits": {name: len(members) for name, members in splits.items()},
+            "splits": {name: len(members) for name, members in data.splits.items()},
             "averages": {
-                "reviews_per_user": totals["reviews"] / users,
-                "photos_per_user": totals["user_photos"] / users,
-                "words_per_review": totals["words"] / totals["reviews"],
+                "reviews_per_user": totals.reviews / users,
+                "photos_per_user": totals.user_photos / users,
+                "words_per_review": totals.words / totals.reviews,
             },
-            "labels": label_notes,
-            "notes": tables.notes,
+            "labels": data.notes,
+            "notes": data.tables.notes,
             "versions": versions(),
         }
 
 
-def _usable(engine: Engine, tables: Tables, store: PhotoStore) -> Any:
-    """The photo rows whose photo is in the store."""
+def _raw_files(options: Options) -> Raw | None:
+    """Return the raw files; None for a city that is yet to be generated."""
+    if isinstance(options.source, YelpSource):
+        paths = options.source.path
+        return RawYelp([Path(str(path)).expanduser() for path in (paths if isinstance(paths, list) else [paths])])
+    if isinstance(options.source, CustomSource):
+        return RawCustom(options.source)
+    return None
+
+
+def _usable(engine: Engine, tables: Tables, store: PhotoStore) -> ir.Table:
+    """Return the photo rows whose photo is in the store."""
     ids = pa.table({"photo_id": sorted(store.index)}, schema=pa.schema([("photo_id", pa.string())]))
     return engine.table("usable", tables.photos.semi_join(engine.table("stored", ids), "photo_id"))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes the drafts that killed runs on this machine have left beside ``folder``."""
-    for draft in folder.parent.glob(f"{folder.name}.tmp-*"):
-        pid = draft.name.rsplit("-", 1)[-1]
-        with contextlib.suppress(OSError):
-            host = (draft / "host").read_text() if (draft / "host").is_file() else socket.gethostname()
-            if pid.isdigit() and host == socket.gethostname() and (int(pid) == os.getpid() or not _alive(int(pid))):
-                shutil.rmtree(draft, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

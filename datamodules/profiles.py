@@ -284,7 +284,7 @@ class ProfileDataModule(pl.LightningDataModule):
         return Prefetcher(loader)
 
     def val_dataloader(self) -> DataLoader:
-        """The dev split in the view that prediction uses."""
+        """The validation split in the view that prediction uses."""
         return self.loader(self.users("validation"))
 
     def loader(self, users: Sequence[User]) -> DataLoader:

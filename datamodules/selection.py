@@ -14,9 +14,10 @@ import ibis
 import ibis.expr.types as ir
 
 from datamodules.engine import Engine
-from datamodules.options import SPLITS, Selection, Split
+from datamodules.options import Selection, Split
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 
 DEMO_KEY = b"mmprofile demo city"  # public on purpose: the demo's users are nobody

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from datamodules.card import dataset_card
 from datamodules.files import sha256_of
-from datamodules.options import SPLITS
 from datamodules.prepared import Prepared, open_prepared, save_json, save_text
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.labels import Label, join, load_labels
 from mmprofile.llm.people import Person
 from mmprofile.profile.schema import UNKNOWN, Profile, Schema

@@ -435,7 +435,7 @@ def test_config_files_prepare_their_data(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"selection": {"min_word": 3}}, "selection has no key 'min_word' .did you mean min_words"),
-        ({"selection": {"min_words": "ten"}}, "selection.min_words is 'ten': expected int"),
+        ({"selection": {"min_words": "ten"}}, "data.prepare.selection.min_words: Value 'ten' of type 'str' could not be converted to Integer"),
         ({"selection": {"min_words": 9, "max_words": 8}}, "min_words <= max_words"),
         ({"split": {"train": 10, "validation": 0.1, "test": 0.2}}, "three integers"),
         ({"split": {"train": 0.9, "validation": 0.1, "test": 0.2}}, "more than 1"),
