@@ -1,6 +1,8 @@
 """Systems that are not trained here, run as ``mmprofile.train`` runs them, on a small city."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from mmprofile.predict.users import InputUser, UserPhotos, select
 from mmprofile.profile.schema import Schema
 from mmprofile.train import run as train
 
+ROOT = Path(__file__).parents[2]
 SMOKE = ["experiment=smoke", "evaluation.resamples=20"]
 
 
@@ -29,7 +32,7 @@ def run(out: Path, name: str, *overrides: str) -> dict[str, Any]:
     return json.loads((out / name / "metrics.json").read_text())
 
 
-def predictions(folder: Path) -> list[dict[str, Any]]:
+def rows_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
@@ -44,7 +47,7 @@ def test_a_row_is_what_every_run_shows_beside_itself(out: Path, system: str, sch
     unpaired = metrics["test"].pop("unpaired")
     assert unpaired == metrics["test"] == metrics["baselines"][system]
     assert metrics["config"]["model"] == system
-    rows = predictions(out / system)
+    rows = rows_of(out / system)
     assert len(rows) == metrics["test"]["n_users"] == 12
     for row in rows:
         assert list(row) == ["user_id", "gold", "text", "parsed", "faults"]
@@ -65,6 +68,33 @@ def test_the_run_folder_is_a_trained_models_without_the_model(out: Path, caption
     }  # fmt: skip
     with pytest.raises(UserError, match="system tfidf_lr leaves no model behind"):
         load_run(str(out / "captions"))
+
+
+def test_where_memory_is_not_measured_nothing_is_said_of_it(
+    out: Path, captions: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows, which has no module ``resource``."""
+    assert captions["peak_rss_mb"] > 100
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert train.peak_rss_mb() is None
+    assert run(out, "windows", "model=majority")["peak_rss_mb"] is None
+    assert "peak memory" in (out / "captions" / "report.md").read_text()
+    for text in (capsys.readouterr().out, *((out / "windows" / f"report.{end}").read_text() for end in ("md", "html"))):
+        assert "prepare" in text
+        assert "peak memory" not in text
+
+
+def test_three_hops_lead_from_the_command_to_the_loss() -> None:
+    """README names them, as does the docstring."""
+    text = (ROOT / "README.md").read_text().partition("three hops")[2].partition("\n\n")[0]
+    hops = re.findall(r"`(mmprofile/[\w/]+\.py)` \(`(\w+)`\)", text)
+    assert [function for _, function in hops] == ["train_model", "training_step", "forward"]
+    for path, function in hops:
+        assert f"def {function}(" in (ROOT / path).read_text()
+        assert function in (train.__doc__ or "")
+        assert path.removeprefix("mmprofile/") in (train.__doc__ or "")
+    assert "ProfileModule(" in (ROOT / hops[0][0]).read_text()
+    assert "self.model(batch" in (ROOT / hops[1][0]).read_text()
 
 
 def test_captions_are_read(captions: dict[str, Any]) -> None:
