@@ -38,3 +38,12 @@ def test_the_files_in_the_picture_exist() -> None:
             missing += [name] if not place.is_file() else []
     assert files > 10
     assert missing == []
+
+
+def test_datamodules_import_what_the_page_says() -> None:
+    sentence = re.search(r"`datamodules` import from (.*?)\.", PAGE, re.DOTALL)[1]
+    named = set(re.findall(r"`(\w+)`", sentence))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "datamodules").rglob("*.py"))
+    imported = set(re.findall(r"^\s*from mmprofile\.(\w+)", code, re.MULTILINE))
+    assert imported <= named
+    assert set(re.findall(r"^\s*from mmprofile\.llm\.(\w+)", code, re.MULTILINE)) <= {"people", "labels"}
