@@ -25,6 +25,7 @@ from mmprofile.evaluate.score_table import (
     score_cells,
     system_rows,
 )
+from mmprofile.files import write_text
 from mmprofile.inspection.drawing import draw_gates
 from mmprofile.paths import ASSETS
 from mmprofile.profile.calibration import calibration
@@ -131,7 +132,7 @@ def write_html(
         figures=_figures(folder, confidence, evidence),
         evidence=evidence,
     )
-    (folder / NAME).write_text(_CONTROL.sub("\ufffd", text), encoding="utf-8")
+    write_text(folder / NAME, _CONTROL.sub("\ufffd", text))
 
 
 def _environment() -> Environment:

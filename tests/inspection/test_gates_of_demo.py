@@ -23,14 +23,16 @@ def inspector(tmp_path_factory: pytest.TempPathFactory) -> Inspector:
 
 
 def test_own_photos_let_in_more_than_black_ones(inspector: Inspector) -> None:
-    found = inspector.gates_by_photos(inspector.select())
-    more = found["paired"].added - found["black"].added
+    gates = inspector.gates_by_photos(inspector.select())
+    more = gates["paired"].added - gates["black"].added
     assert more.mean() > 3 * more.std() / len(more) ** 0.5  # beyond chance
     assert (more > 0).mean() > 0.7
 
 
 def test_the_photo_with_most_attention_matters_more_than_the_one_with_least(inspector: Inspector) -> None:
-    shares = [(found.user, found.photo_attention.mean(0)) for found in inspector.inspect(inspector.select())]
+    shares = [
+        (inspection.user, inspection.photo_attention.mean(0)) for inspection in inspector.inspect(inspector.select())
+    ]
     chosen = [(user, share) for user, share in shares if len(share) > 1 and np.ptp(share) > 0]
     before = inspector.decode([user for user, _ in chosen])
     moved = []

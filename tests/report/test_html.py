@@ -30,8 +30,8 @@ SAFE = EVIL.replace("\0", "\ufffd").replace("\x1b", "\ufffd")
 def render(
     folder: Path, schema: Schema, rows: list[dict[str, Any]], evidence: Evidence | None, **config: Any
 ) -> tuple[Page, str]:
-    gold, said = ([{n: tuple(v) for n, v in row[part].items()} for row in rows] for part in ("gold", "parsed"))
-    metrics = {"test": score(schema, gold, said, resamples=20).to_dict(), "config": {"name": "run", **config}}
+    gold, predicted = ([{n: tuple(v) for n, v in row[part].items()} for row in rows] for part in ("gold", "parsed"))
+    metrics = {"test": score(schema, gold, predicted, resamples=20).to_dict(), "config": {"name": "run", **config}}
     write_report(folder, metrics, [{"epoch": 0, "loss": 2.0}, {"epoch": 1, "loss": 1.0}])
     write_html(folder, schema, metrics, rows, evidence)
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -75,11 +75,11 @@ def test_it_is_one_small_file_of_the_same_bytes_with_a_language_and_headers(
 
 def test_confusion_of_the_page_is_that_of_sklearn(tmp_path: Path) -> None:
     schema, rng = Schema("stars", [Attribute("Stars", ("1", "2", "3"))]), np.random.default_rng(0)
-    gold, said = (rng.choice(["1", "2", "3"], 60).tolist() for _ in range(2))
-    rows = rows_of([{"Stars": (v,)} for v in gold], [{"Stars": (v,)} for v in said])
+    gold, predicted = (rng.choice(["1", "2", "3"], 60).tolist() for _ in range(2))
+    rows = rows_of([{"Stars": (v,)} for v in gold], [{"Stars": (v,)} for v in predicted])
     page, _ = render(tmp_path, schema, rows, None)
-    found = [[int(cell or 0) for cell in row[1:4]] for row in page.tables[1][1:]]
-    assert found == confusion_matrix(gold, said).tolist()
+    matrix = [[int(cell or 0) for cell in row[1:4]] for row in page.tables[1][1:]]
+    assert matrix == confusion_matrix(gold, predicted).tolist()
     assert [row[0] for row in page.tables[1][1:]] == [f"{v} ({gold.count(v)})" for v in "123"]
     assert "There are no confidences" in page.text
     assert not {"gates", "users"} & page.ids
@@ -88,8 +88,8 @@ def test_confusion_of_the_page_is_that_of_sklearn(tmp_path: Path) -> None:
 def test_confidence_is_of_answers_with_gold_and_of_observed_attributes_together() -> None:
     schema = Schema("two", [Attribute("A", ("a", "b")), Attribute("T", ("c", "d"), unknown=True, text_only=True)])
     gold = [{"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}, {"A": ("b",), "T": ("d",)}]
-    said = [{"A": ("a",), "T": ("c",)}, {"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}]
-    table = confidence_table(schema, ["A"], rows_of(gold, said, [0.9, 0.8, 0.3]))
+    predicted = [{"A": ("a",), "T": ("c",)}, {"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}]
+    table = confidence_table(schema, ["A"], rows_of(gold, predicted, [0.9, 0.8, 0.3]))
     assert [row[:2] for row in table.rows] == [("all", 3), ("A", 3), ("T", 2)]
     mine = calibration([0.9, 0.8, 0.3], [True, False, True], 15)
     assert table.rows[0][2:] == pytest.approx((2 / 3, 2 / 3, mine.ece, mine.brier, mine.aurc))
@@ -111,19 +111,21 @@ def test_users_without_photos_come_last_and_have_no_gate(make_run: MakeRun, user
 
 
 @pytest.mark.parametrize(
-    ("fusion", "modality", "said"),
+    ("fusion", "modality", "reason"),
     [
         ("none", "text", "its paradigm (text) shows the model no photos"),
         ("none", "uni", "its paradigm (uni) shows the model no photos"),
         ("concat", "multi", "its fusion is concat"),
     ],
 )
-def test_a_run_without_gates_says_so(fusion: str, modality: str, said: str, make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_run_without_gates_says_so(
+    fusion: str, modality: str, reason: str, make_run: MakeRun, tmp_path: Path
+) -> None:
     model, data = make_run(fusion, modality)
     rows = written_rows(model, data)
     evidence = evidence_of_model(model, data, rows)
     page, _ = render(tmp_path, model.schema, rows, evidence)
-    assert said in page.text
+    assert reason in page.text
     assert "Means over the first" not in page.text
     assert "of attention" not in page.text
     assert ("The model is shown no photos" in page.text) == (modality != "multi")
