@@ -1,11 +1,10 @@
 """``python -m mmprofile.apply task=sentiment run=outputs/both``"""
 
-from typing import Any
-
 from mmprofile.config.command import run_command
+from mmprofile.config.settings import ApplyConfig
 
 
-def run(cfg: Any) -> None:
+def run(cfg: ApplyConfig) -> None:
     """Measure what profiles are good for. Its imports take seconds, so the command line is checked before them."""
     from mmprofile.apply.run import main
 

@@ -52,7 +52,7 @@ def fit(trainer: pl.Trainer, module: Learner, data: BatchData | pl.LightningData
     assert isinstance(data, pl.LightningDataModule)  # those that conf/loader names are
     resume = folder / "checkpoints" / "last.ckpt"
     if resume.exists():
-        print(f"going on from {resume}", flush=True)
+        print(f"continuing from {resume}", flush=True)
     trainer.fit(module, datamodule=data, ckpt_path=resume if resume.exists() else None, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

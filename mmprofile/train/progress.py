@@ -6,6 +6,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
+from mmprofile.train.module import Learner
+
 
 class StepBar(TQDMProgressBar):
     """Lightning's bar without a second one for validation; hidden where standard error is no terminal."""
@@ -23,8 +25,9 @@ class StepBar(TQDMProgressBar):
 class EpochLines(Callback):
     """One printed line per epoch."""
 
-    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Print the epoch's line once the validation split is scored."""
+        assert isinstance(module, Learner)
         if trainer.sanity_checking or not trainer.is_global_zero or not module.history:
             return
         row = module.history[-1]

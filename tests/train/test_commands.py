@@ -151,7 +151,7 @@ def test_a_killed_training_goes_on_to_the_same_result(trained: tuple[Path, str],
     process.wait()
     assert not (folder / "out" / "killed" / "metrics.json").exists()
     done = run("train", *SMOKE, "name=killed", "out=out", cwd=folder)
-    assert "going on from" in done.stdout
+    assert "continuing from" in done.stdout
     undisturbed, resumed = metrics_of(trained[0]), metrics_of(folder / "out" / "killed")
     for one, other in zip(resumed["history"], undisturbed["history"], strict=True):
         assert {"validation_loss_paired", "validation_loss_unpaired", "validation_loss_unpaired_pixels"} <= set(other)

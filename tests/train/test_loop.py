@@ -100,7 +100,7 @@ def test_a_resumed_run_knows_its_best_epoch_and_its_patience(
     assert list(module.history[0]) == list(module.history[3])
     assert not any("dev" in name for row in module.history for name in row)
     printed = capsys.readouterr().out
-    assert "going on from" in printed
+    assert "continuing from" in printed
     assert "validation macro-F1 45.00" in printed
     assert "best" not in printed.replace("best.ckpt", "")
     assert torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)["epoch"] == 0

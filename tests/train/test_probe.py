@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmprofile.evaluate.predictions import UNPAIRED_SEED
+from mmprofile.evaluate.predictions import UNPAIRED_SEED, predict_users, score_predictions
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import VIEWS, User, View, donors, paradigm_views
@@ -267,3 +267,5 @@ def test_two_ranks_tell_what_the_model_that_they_leave_tells(tmp_path: Path) -> 
     assert found["probe/gap"] == {step: pytest.approx(apart - paired, abs=1e-4)}
     (row,) = json.loads((run / "metrics.json").read_text())["history"]
     assert row["validation_loss_unpaired"] == pytest.approx(apart, abs=1e-4)
+    scores = score_predictions(model.schema, predict_users(model, data, data.users("validation")), resamples=0)
+    assert row["validation_macro_f1"] == scores.macro_f1  # each rank scores the whole split: nobody counts twice
