@@ -1,4 +1,4 @@
-"""What every benchmark needs: both sides alternating in one process, medians and ratios, a section of docs/benchmarks.md."""
+"""Shared by the benchmarks: sides that take turns in one process, medians and ratios, sections of docs/benchmarks.md."""
 
 import argparse
 import json
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "transformers", "timm")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+    """Return a parser with the options that all benchmarks have."""
     made = argparse.ArgumentParser(description=description)
     made.add_argument("--json", type=Path, default=None, help="write medians and ratios here")
     made.add_argument("--repeats", type=int, default=5, help="timed repeats of each side, after one that is not")
@@ -28,7 +28,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def alternate(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every side, side after side in each round, so that a slow minute of the machine meets all alike."""
+    """Return the seconds of each side. Sides take turns, so a slow minute of the machine meets all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(repeats + 1):
         for name, side in sides.items():
@@ -42,17 +42,17 @@ def alternate(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str,
 
 
 def ratio(seconds: Mapping[str, Sequence[float]], slow: str, fast: str) -> float:
-    """How many times as long ``slow`` takes: the median of the rounds' ratios."""
+    """Return how many times as long ``slow`` takes: the median of the rounds' ratios."""
     return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
 
 
 def spread(seconds: Sequence[float]) -> str:
-    """Median, least and most seconds."""
+    """Return the median, least and most seconds as text."""
     return f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
 
 
 def machine() -> str:
-    """The machine, versions and the date, in a line."""
+    """Return a line with the machine, versions and the date."""
     names = [line.split(":")[1].strip() for line in _cpu() if line.startswith("model name")]
     cpu = names[0] if names else platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
@@ -66,13 +66,13 @@ def _cpu() -> list[str]:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column to the left, the others to the right."""
+    """Return a Markdown table; the first column is aligned left, the others right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def report(name: str, text: str, figures: Mapping[str, Any], arguments: argparse.Namespace) -> None:
-    """Prints the text and keeps it as the section ``name`` of the page, and the figures as JSON."""
+    """Print the text, write it as the section ``name`` of the page, and write the figures as JSON."""
     print(text)
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

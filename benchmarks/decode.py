@@ -40,7 +40,14 @@ CASES = {"": ("schema", False), "_full": ("full", False), "_flat": ("schema", Tr
 
 
 class Setting(NamedTuple):
-    """A random model, its grammar and what it reads."""
+    """A random model, its grammar and what it reads.
+
+    Attributes:
+        text: the model.
+        grammar: of the schema.
+        vocabulary: what a token competes with.
+        hidden, mask: input states (U, N', d) and (U, N').
+    """
 
     text: Any
     grammar: Grammar
@@ -49,7 +56,7 @@ class Setting(NamedTuple):
     mask: Tensor
 
     def ours(self) -> list[Decoded]:
-        """Our search."""
+        """Return the profiles of our search."""
 
         def logits(states: Tensor, ids: Tensor | None) -> Tensor:
             weight = self.text.lm_head.weight
@@ -61,7 +68,7 @@ class Setting(NamedTuple):
             return search(states, [self.grammar] * len(self.hidden))
 
     def generate(self, **options: Any) -> Tensor:
-        """Transformers' beam 5 -> token ids, the start token first."""
+        """Return the token ids of beam 5 by transformers, the start token first."""
         ids: Tensor = self.text.generate(
             encoder_outputs=BaseModelOutput(self.hidden),
             attention_mask=self.mask.long(),
@@ -72,28 +79,28 @@ class Setting(NamedTuple):
         return ids
 
     def generate_legal(self, **options: Any) -> Tensor:
-        """The same, over legal profiles only."""
+        """Return the same over legal profiles only."""
         prefix = self.grammar.constraint(1)
         return self.generate(max_new_tokens=self.grammar.max_tokens, prefix_allowed_tokens_fn=prefix, **options)
 
 
 def setting(shape: str, users: int, states: int, dtype: torch.dtype, vocabulary: str, flat: bool = False) -> Setting:
-    """The same random weights and inputs each time."""
+    """Return the same random weights and inputs each time."""
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
     torch.manual_seed(0)
     sizes = {"vocab_size": 32128, "num_decoder_layers": SHAPES[shape]["num_layers"], **SHAPES[shape]}
     config = T5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0, **sizes)
-    config._attn_implementation = ATTENTION
     text = T5ForConditionalGeneration(config).to(dtype).eval()
+    text.set_attn_implementation(ATTENTION)
     if flat:
         text.lm_head.weight.data.mul_(1e-3)
     hidden, mask = torch.randn(users, states, config.d_model, dtype=dtype), torch.ones(users, states, dtype=torch.bool)
-    return Setting(text, Grammar(schema, tokenizer), vocabulary, hidden, mask)
+    return Setting(text=text, grammar=Grammar(schema, tokenizer), vocabulary=vocabulary, hidden=hidden, mask=mask)
 
 
 def sides(made: Setting) -> dict[str, Callable[[], Any]]:
-    """Ours and both of generate's, as functions without arguments."""
+    """Return our search and both ways of ``generate``, as functions without arguments."""
     schema = made.grammar.schema
     length = len(made.grammar.encode({a.name: a.values[: a.size] for a in schema.attributes}))
     return {
@@ -104,8 +111,8 @@ def sides(made: Setting) -> dict[str, Callable[[], Any]]:
 
 
 def log_probabilities(made: Setting, labels: Sequence[list[int]]) -> list[float]:
-    """Of a target per row, by one pass over whole targets: what a wrong search could not agree with."""
-    found = []
+    """Return the log-probability of a target per row, by one pass over whole targets: an oracle for the search."""
+    results = []
     for row, target in enumerate(labels):
         logits = made.text(
             encoder_outputs=BaseModelOutput(made.hidden[row : row + 1]),
@@ -118,12 +125,19 @@ def log_probabilities(made: Setting, labels: Sequence[list[int]]) -> list[float]
             if made.vocabulary == "schema":
                 rivals = rivals[made.grammar.allowed(target[:place])]
             total += float(logits[place, token].double() - rivals.logsumexp(0))
-        found.append(total)
-    return found
+        results.append(total)
+    return results
 
 
 class Compared(NamedTuple):
-    """Of one user: whether our profile is no less likely than beam 5's, is a legal one, and is certain to be the best."""
+    """Our profile of a user against that of beam 5.
+
+    Attributes:
+        no_less: whether ours is at least as likely.
+        fault: whether ours has a parse fault.
+        exact: whether no profile can be likelier than ours.
+        lost: the share of probability that our search gave up.
+    """
 
     no_less: bool
     fault: bool
@@ -132,33 +146,38 @@ class Compared(NamedTuple):
 
 
 def compare(made: Setting, decoded: Sequence[Decoded], beams: Sequence[str]) -> list[Compared]:
-    """Our profiles against beam 5's."""
+    """Compare our profiles with those of beam 5."""
     grammar = made.grammar
     ids = [
         [grammar.encode(grammar.schema.parse(text).profile) for text in texts]
-        for texts in ([one.text for one in decoded], beams)
+        for texts in ([profile.text for profile in decoded], beams)
     ]
-    mine, theirs = (log_probabilities(made, labels) for labels in ids)
+    ours, theirs = (log_probabilities(made, labels) for labels in ids)
     return [
-        Compared(a >= b - 1e-4, bool(grammar.schema.parse(one.text).faults), one.exact, one.lost)
-        for a, b, one in zip(mine, theirs, decoded, strict=True)
+        Compared(
+            no_less=a >= b - 1e-4,
+            fault=bool(grammar.schema.parse(profile.text).faults),
+            exact=profile.exact,
+            lost=profile.lost,
+        )
+        for a, b, profile in zip(ours, theirs, decoded, strict=True)
     ]
 
 
-def summary(found: Sequence[Compared]) -> dict[str, float]:
-    """Shares, and the median of what was lost."""
+def summary(users: Sequence[Compared]) -> dict[str, float]:
+    """Return shares of users, and the median of what was lost."""
     return {
-        "parse_fault_rate": sum(one.fault for one in found) / len(found),
-        "logprob_not_below": sum(one.no_less for one in found) / len(found),
-        "exact": sum(one.exact for one in found) / len(found),
-        "median_lost": sorted(one.lost for one in found)[len(found) // 2],
-        "compared": len(found),
+        "parse_fault_rate": sum(user.fault for user in users) / len(users),
+        "logprob_not_below": sum(user.no_less for user in users) / len(users),
+        "exact": sum(user.exact for user in users) / len(users),
+        "median_lost": sorted(user.lost for user in users)[len(users) // 2],
+        "compared": len(users),
     }
 
 
 @torch.no_grad()
 def against_beams(shape: str, users: int, states: int) -> dict[str, float]:
-    """The random model in fp32."""
+    """Compare on the random model in fp32."""
     made = setting(shape, users, states, torch.float32, "schema")
     beams = made.generate_legal(renormalize_logits=True)
     return summary(compare(made, made.ours(), [made.grammar.decode(row) for row in beams.tolist()]))
@@ -166,11 +185,11 @@ def against_beams(shape: str, users: int, states: int) -> dict[str, float]:
 
 @torch.no_grad()
 def against_beams_trained(run: str) -> dict[str, float]:
-    """On a trained model's test users; and the seconds of both, encoder included."""
+    """Compare on a trained model's test users; add the seconds of both sides, encoder included."""
     trained = load_run(run)
     model, data = trained.model, run_data(trained)
     users: list[User] = data.users("test")
-    found: list[Compared] = []
+    compared: list[Compared] = []
     seconds = [0.0, 0.0]
     for batch in data.loader(users):
         clock = time.perf_counter()
@@ -180,13 +199,19 @@ def against_beams_trained(run: str) -> dict[str, float]:
         beams = model.generate(batch, 5)
         seconds[1] += time.perf_counter() - clock
         fused = model.encode(batch)
-        made = Setting(model.text, model.grammar, model.settings["vocabulary"], fused.hidden, fused.mask)
-        found += compare(made, decoded, beams)
-    return {**summary(found), "seconds": seconds[0], "seconds_generate": seconds[1]}
+        made = Setting(
+            text=model.text,
+            grammar=model.grammar,
+            vocabulary=model.settings["vocabulary"],
+            hidden=fused.hidden,
+            mask=fused.mask,
+        )
+        compared += compare(made, decoded, beams)
+    return {**summary(compared), "seconds": seconds[0], "seconds_generate": seconds[1]}
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     made = parser((__doc__ or "").splitlines()[0])
     made.add_argument("--run", default=None, help="a finished run, to compare with beam 5 on its test users")
     made.add_argument("--shape", choices=SHAPES, default="flan-t5-small")
@@ -200,14 +225,14 @@ def main() -> None:
     for name, dtype in DTYPES.items():
         for suffix, case in CASES.items():
             seconds = alternate(sides(setting(*sizes, dtype, *case)), arguments.repeats)
-            found = {f"vs_{other}": ratio(seconds, other, "ours") for other in ("generate", "prefix")}
+            ratios = {f"vs_{other}": ratio(seconds, other, "ours") for other in ("generate", "prefix")}
             figures[name + suffix] = {
-                "vs_generate": round(found["vs_generate"], 2),
-                "vs_prefix_fn": round(found["vs_prefix"], 2),
+                "vs_generate": round(ratios["vs_generate"], 2),
+                "vs_prefix_fn": round(ratios["vs_prefix"], 2),
             }
             times = [spread(seconds[side]) for side in ("ours", "generate", "prefix")]
             label = f"{name}, {case[0]}{', flat' * case[1]}"
-            rows.append([label, *times, *(f"{value:.1f}" for value in found.values())])
+            rows.append([label, *times, *(f"{value:.1f}" for value in ratios.values())])
     head = [
         "dtype, vocabulary",
         "ours, s",

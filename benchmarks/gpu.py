@@ -1,20 +1,21 @@
-"""Training and decoding on a GPU against what people run: ``python benchmarks/gpu.py``, under 8 minutes, offline.
+"""Times training and decoding on a GPU against what people run: ``python benchmarks/gpu.py``, under 8 minutes, offline.
 
-Random weights and dropout of flan-t5-base's shape with vit_base_patch16_224; 3 reviews of 58.7 words on average and 3 photos
-of 224 px a user, nobody's texts and photos another's. Sides of a training step (forward, backward, Adam; batches wait on the
-device):
+The model has random weights and dropout, and the shape of flan-t5-base with vit_base_patch16_224. Each user has 3 reviews of
+58.7 words on average and 3 photos of 224 px; no two users share texts or photos. A training step is forward, backward and
+Adam, with batches that lie on the device. Its sides are:
 
-- *literal* (a): every view of every user a sample of its own, padded to 600 tokens, float32 without TF32, stock transformers
-  T5 and timm, views one after another;
-- *good* (b): a batch a view, padded to its longest text, bf16 by autocast, one backward pass for the mean of the views' losses;
-- *joint*, *segments*: mmprofile's step, bf16 by autocast, loss over the schema's tokens; what a view shows as one text, as in
-  the paper, or each review, the captions and the masked profile apart.
+- *literal* (a): each view of each user is a sample, padded to 600 tokens, in float32 without TF32, with stock transformers T5
+  and timm, one view after another;
+- *good* (b): a batch per view, padded to its longest text, bf16 by autocast, one backward pass for the mean of the views' losses;
+- *joint*, *segments*: the step of mmprofile, bf16 by autocast, with the loss over the schema's tokens. In *joint* all that a view
+  shows is one text, as in the paper; in *segments* each review, the captions and the masked profile are separate texts.
 
-T5's attention is sdpa for all on a GPU. Every side steps at the same number of users, then at its best: the smallest batch
-within 3 % of the side's fastest, of those tried on the way to the largest that fits. FLOPs are the step's own, padding
-included, as PyTorch counts them: matrix products, convolutions and attention; norms, softmax, sparsemax, look-ups, dropout
-and Adam are none, nor is sdpa's kernel on a CPU. Their rate is a share of a large bf16 product's in the same run. Peak memory
-is what PyTorch allocates, with weights, gradients and Adam's moments. Decoding: weights in bf16, the encoder left out.
+On a GPU all sides use sdpa for T5's attention. Each side steps at the same number of users, then at its best batch: the
+smallest within 3 % of the side's fastest, of those tried in the search for the largest that fits. FLOPs are those of the step,
+padding included, as PyTorch counts them: matrix products, convolutions and attention. PyTorch counts no norms, softmax,
+sparsemax, look-ups, dropout or Adam, and no sdpa on a CPU. The rate of FLOPs is given as a share of a large bf16 product's in the
+same run. Peak memory is what PyTorch allocates, with weights, gradients and Adam's moments. Decoding has weights in bf16 and
+leaves out the encoder.
 """
 
 import argparse
@@ -32,9 +33,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from common import alternate, machine, parser, ratio, report, table
+import torch.compiler.config
+from common import alternate, machine, parser, ratio, report
 from decode import Setting
 from decode import sides as decoders
+from gpu_report import GOALS, MODALITIES, OURS, PEERS, render
 from torch.utils.flop_counter import FlopCounterMode
 from train_step import REVIEWS, SIZES, TOKENS, Side, Stepper, Town, build, check_losses, separate_losses
 
@@ -46,16 +49,20 @@ from mmprofile.train.module import joint_loss
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 synchronize: Callable[[], None] = torch.cuda.synchronize if CUDA else lambda: None
-MODALITIES = ("multi", "both")
-PEERS, OURS = ("literal", "good"), ("joint", "segments")
-GOALS = {"matmul_share": 0.35, "vs_good": 4.0}
 MEASURED = ("users", "users_per_s", "peak_mb", "tflop", "matmul_share", "vs_literal", "vs_good", "repeats")
 ERRORS = (Exception, SystemExit)
-"""Which end a phase and not the run: check_losses exits, a compiler may fail in any way."""
+"""Errors that end a phase but not the run: check_losses exits, a compiler may fail in any way."""
 
 
 class Load(NamedTuple):
-    """How much: users of a step, most users tried, users and input states decoded, width of the large matrices."""
+    """Sizes of a run.
+
+    Attributes:
+        users: of a step.
+        most: users tried in a step at most.
+        decoded, states: users decoded, and input states of each.
+        matmul: width of the large matrices.
+    """
 
     users: int = 16
     most: int = 512
@@ -64,11 +71,11 @@ class Load(NamedTuple):
     matmul: int = 8192
 
 
-LOADS = {"toy": Load(1, 1, 2, 20, 256)}
+LOADS = {"toy": Load(users=1, most=1, decoded=2, states=20, matmul=256)}
 
 
 class Crowd(Town):
-    """A town of any size: who lives there twice has other words and photos, as far as a batch can tell."""
+    """A town of any size: a user who is drawn twice has other words and photos, as far as a batch can tell."""
 
     def __init__(self, model: ProfileModel) -> None:
         super().__init__(model)
@@ -89,7 +96,7 @@ class Crowd(Town):
 
 
 def make_side(town: Town, modality: str, name: str, users: int) -> Side:
-    """A side with a batch of that many users on the device."""
+    """Return a side with a batch of that many users on the device."""
     model, views, people = town.model, paradigm_views(modality, VIEWS), town.users(users)
     if name in OURS:
         batch = town.collator(name)(people, views).to(DEVICE)
@@ -104,7 +111,7 @@ def make_side(town: Town, modality: str, name: str, users: int) -> Side:
 
 
 def clock(work: Callable[[], Any]) -> float:
-    """Seconds that it takes, the device's part included."""
+    """Return the seconds that ``work`` takes, the device's part included."""
     synchronize()
     start = time.perf_counter()
     work()
@@ -113,9 +120,15 @@ def clock(work: Callable[[], Any]) -> float:
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int, until: float) -> tuple[int, str]:
-    """The most users that fit, to an eighth, and what ended the search: memory, the ``most`` users asked for, or time.
+    """Return the most users that fit, to an eighth, and what ended the search: ``memory``, ``number`` or ``time``.
 
-    By doubling from ``start``, then by bisection, until that time of ``time.monotonic``.
+    The search doubles from ``start``, then bisects.
+
+    Args:
+        fits: whether a step of so many users fits.
+        start: users of the first try.
+        most: users to try at most.
+        until: time of ``time.monotonic`` when the search ends.
     """
     good, bad, size = 0, 0, min(start, most)
     while time.monotonic() < until:
@@ -132,7 +145,7 @@ def largest(fits: Callable[[int], bool], start: int, most: int, until: float) ->
 
 
 def in_a_line(error: BaseException) -> str:
-    """What went wrong."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
@@ -153,11 +166,11 @@ class Bench:
 
     @property
     def left(self) -> float:
-        """Seconds."""
+        """Seconds that are left."""
         return self.end - time.monotonic()
 
     def phase(self, name: str, work: Callable[[], None], needs: float = 0.0) -> bool:
-        """Does a part of the run unless less than ``needs`` seconds are left; says how it went, keeps the figures."""
+        """Do a part of the run unless less than ``needs`` seconds are left; print how it went, and keep the figures."""
         start, status = time.monotonic(), "done"
         if self.left <= needs:
             status = "not measured, no time left"
@@ -170,20 +183,20 @@ class Bench:
             self.not_measured[name] = status
         now = time.monotonic()
         print(f"[{now - self.begun:4.0f} s] {name}: {status} ({now - start:.1f} s)", flush=True)
-        if self.arguments.json:  # what is measured is kept, whatever comes
+        if self.arguments.json:  # keeps what is measured, whatever comes
             self.arguments.json.write_text(json.dumps(self.figures, indent=2) + "\n", encoding="utf-8")
         return status == "done"
 
     def prepare(self) -> None:
-        """The model and the town."""
+        """Build the model and the town."""
         model = build(SIZES[self.arguments.size]).to(DEVICE)
         self.stepper, self.town = Stepper(model), Crowd(model)
-        # Adam's moments are allocated in a small step: in a large one they would end up among blocks of activations.
+        # Adam allocates its moments in a small step: in a large one they would lie among blocks of activations.
         self.stepper.step(make_side(self.town, "multi", "joint", 1))
-        gc.freeze()  # what lives now lives on: collecting the rest takes no time
+        gc.freeze()  # what is allocated now stays, so collecting the rest is fast
 
     def free(self) -> None:
-        """Gives back what the last step, or one that ran out of memory, left."""
+        """Free the memory of the last step, or of one that ran out of memory."""
         self.stepper.optimizer.zero_grad()
         self.stepper.side = None  # it holds a batch
         gc.collect()
@@ -192,7 +205,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
 
     def matmul(self) -> None:
-        """The rate of a large product in bf16."""
+        """Measure the rate of a large product in bf16."""
         n, times = self.load.matmul, 20
         a, b = (torch.randn(n, n, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
 
@@ -204,21 +217,21 @@ class Bench:
         self.figures["matmul_tflops"] = times * 2 * n**3 / seconds / 1e12
 
     def losses(self, modality: str) -> None:
-        """The losses of both peers and of *joint*, which are to be the same."""
+        """Compare the losses of both peers and of *joint*, which must be equal."""
         sides = {name: make_side(self.town, modality, name, 2) for name in (*PEERS, "joint")}
         self.figures["loss_difference"][modality] = check_losses(self.stepper, sides)
 
     def repeats(self, round_: float, limit: float) -> int:
-        """As many as were asked for, or as take no more than ``limit`` seconds at ``round_`` seconds each."""
-        found = min(self.arguments.repeats, int(min(limit, self.left) / round_))
-        if found < 1:
+        """Return the repeats asked for, or as many as take no more than ``limit`` seconds at ``round_`` seconds each."""
+        repeats = min(self.arguments.repeats, int(min(limit, self.left) / round_))
+        if repeats < 1:
             raise RuntimeError(f"no time left: a round takes {round_:.0f} s")
-        return found
+        return repeats
 
     def measure(self, modality: str, users: Mapping[str, int], limit: float) -> dict[str, dict[str, Any]]:
-        """Times the sides, each at its number of users -> figures of each."""
+        """Time the sides, each at its number of users, and return the figures of each."""
         sides = {name: make_side(self.town, modality, name, count) for name, count in users.items()}
-        found: dict[str, dict[str, Any]] = {name: dict.fromkeys(MEASURED) for name in users}
+        figures: dict[str, dict[str, Any]] = {name: dict.fromkeys(MEASURED) for name in users}
         steps, round_ = {}, 0.0
         for name, side in sides.items():
             self.free()
@@ -226,36 +239,36 @@ class Bench:
                 self.stepper.step(side)
             took = clock(partial(self.stepper.step, side))
             peak = round(torch.cuda.max_memory_allocated() / 2**20) if CUDA else None
-            found[name] |= {"users": users[name], "peak_mb": peak, "tflop": counter.get_total_flops() / 1e12}
+            figures[name] |= {"users": users[name], "peak_mb": peak, "tflop": counter.get_total_flops() / 1e12}
             steps[name] = min(max(round(0.5 / took), 1), 10) if CUDA else 1
             round_ += took * (steps[name] + 1)
         repeats = self.repeats(round_, limit)
         per_user: dict[str, list[float]] = {name: [] for name in sides}
         for name, side in list(sides.items()) * repeats:
             self.free()
-            self.stepper.step(side)  # readies the model and allocates, which a training does once
-            # Several at a time: the device is given the next step's work during the last one's.
+            self.stepper.step(side)  # prepares the model and allocates, which a training does once
+            # Several at a time: the device gets the work of the next step during the last one.
             seconds = clock(lambda side=side, n=steps[name]: [self.stepper.step(side) for _ in range(n)])
             per_user[name].append(seconds / steps[name] / users[name])
-        for name, one in found.items():
-            one["users_per_s"] = 1 / statistics.median(per_user[name])
-            one["matmul_share"] = self.share(one["tflop"], users[name], one["users_per_s"])
-            one |= {f"vs_{peer}": ratio(per_user, peer, name) for peer in PEERS if peer in users}
-            one["repeats"] = repeats
-        return found
+        for name, measured in figures.items():
+            measured["users_per_s"] = 1 / statistics.median(per_user[name])
+            measured["matmul_share"] = self.share(measured["tflop"], users[name], measured["users_per_s"])
+            measured |= {f"vs_{peer}": ratio(per_user, peer, name) for peer in PEERS if peer in users}
+            measured["repeats"] = repeats
+        return figures
 
     def share(self, tflop: float | None, users: int, rate: float) -> float | None:
-        """What a step's teraflops for so many users are, at that many users a second, of the large product's rate."""
+        """Return the rate of a step, ``tflop`` for ``users`` at ``rate`` users a second, as a share of the large product's."""
         return tflop / users * rate / self.figures["matmul_tflops"] if tflop and self.figures["matmul_tflops"] else None
 
     def same(self, modality: str) -> None:
-        """All sides at the same number of users."""
+        """Time all sides at the same number of users."""
         users = dict.fromkeys((*PEERS, *OURS), self.load.users)
-        for name, found in self.measure(modality, users, 40).items():
-            self.figures[modality][name] |= found
+        for name, measured in self.measure(modality, users, 40).items():
+            self.figures[modality][name] |= measured
 
     def search(self, modality: str, name: str) -> None:
-        """The largest batch of a side, and its best one."""
+        """Search the largest batch of a side, and its best one."""
         rates: dict[int, float] = {}
 
         def fits(users: int) -> bool:
@@ -273,39 +286,39 @@ class Bench:
             return True
 
         until = time.monotonic() + min(25.0, self.left / 8)
-        found, ended_by = largest(fits, self.load.users, self.load.most, until)
+        most, ended_by = largest(fits, self.load.users, self.load.most, until)
         self.free()
         if not rates:
             raise RuntimeError("no batch fits")
-        self.figures[modality][name] |= {"largest": found, "largest_ended_by": ended_by}
+        self.figures[modality][name] |= {"largest": most, "largest_ended_by": ended_by}
         fast = [users for users, rate in rates.items() if rate >= 0.97 * max(rates.values())]
         self.figures[modality][name]["best"]["users"] = min(fast)
 
     def best(self, modality: str, share: float) -> None:
-        """Every side at the batch where it is fastest, in that share of the time left."""
+        """Time each side at the batch where it is fastest, in that share of the time left."""
         figures = self.figures[modality]
-        users = {name: one["best"]["users"] for name, one in figures.items() if one["best"]["users"]}
-        for name, found in self.measure(modality, users, share * self.left).items():
-            figures[name]["best"] = found
+        users = {name: side["best"]["users"] for name, side in figures.items() if side["best"]["users"]}
+        for name, measured in self.measure(modality, users, share * self.left).items():
+            figures[name]["best"] = measured
 
     def decode(self) -> None:
-        """Ours against transformers' generate."""
+        """Time our search against ``generate`` of transformers."""
         self.free()
         model, users, states = self.stepper.model, self.load.decoded, self.load.states
         text = copy.deepcopy(model.text).to(torch.bfloat16).eval()
         text.set_attn_implementation(ATTENTION)
         hidden = torch.randn(users, states, text.config.d_model, device=DEVICE, dtype=torch.bfloat16)
         mask = torch.ones(users, states, dtype=torch.bool, device=DEVICE)
-        calls = decoders(Setting(text, model.grammar, "schema", hidden, mask))
+        calls = decoders(Setting(text=text, grammar=model.grammar, vocabulary="schema", hidden=hidden, mask=mask))
         repeats = self.repeats(sum(map(clock, calls.values())), 60)
         seconds = alternate(calls, repeats)
         figures: dict[str, Any] = {"users": users, "states": states, "repeats": repeats}
-        figures |= {f"{name}_users_per_s": users / statistics.median(one) for name, one in seconds.items()}
+        figures |= {f"{name}_users_per_s": users / statistics.median(times) for name, times in seconds.items()}
         figures |= {"vs_generate": ratio(seconds, "generate", "ours"), "vs_prefix_fn": ratio(seconds, "prefix", "ours")}
         self.figures["decode"] = figures
 
     def compile(self, modality: str, name: str) -> None:
-        """One of our sides compiled against the same as it is."""
+        """Time one of our sides compiled against the same side uncompiled."""
         model, users = self.stepper.model, self.load.users
         if not self.figures["compile"]:
             assert model.vision is not None
@@ -314,7 +327,7 @@ class Bench:
             vit = model.vision.vit
             vit.forward_features = torch.compile(vit.forward_features, dynamic=True)
             # Encoder and decoder share the frame of a decorator: at 8 recompilations it would run eagerly unnoticed.
-            torch._dynamo.config.recompile_limit = 64
+            torch.compiler.config.recompile_limit = 64
         side = make_side(self.town, modality, name, users)
 
         def eager() -> None:
@@ -333,7 +346,7 @@ class Bench:
         }
 
     def run(self) -> None:
-        """All phases, the most wanted first."""
+        """Do all phases, the most important first."""
         if not self.phase("model and users", self.prepare):
             return
         self.phase("bf16 matmul", self.matmul)
@@ -351,53 +364,8 @@ class Bench:
                 self.phase(f"torch.compile, {modality}, {name}", partial(self.compile, modality, name), needs)
 
 
-def cell(value: Any, form: str = ",.1f") -> str:
-    """A figure in a table."""
-    return "not measured" if value is None else format(value, form)
-
-
-def training(figures: Mapping[str, Any]) -> list[str]:
-    """The table of training steps, and what became of the goals."""
-    forms = {"users": "d", "users_per_s": ",.1f", "peak_mb": ",d", "matmul_share": ".1%"}
-    forms |= {"vs_literal": ".2f", "vs_good": ".2f"}
-    rows, goals = [], []
-    for modality, batch, name in product(MODALITIES, ("same", "best"), (*PEERS, *OURS)):
-        side = figures[modality][name]
-        one = side["best"] if batch == "best" else side
-        most = f"{side['largest']} ({side['largest_ended_by']})" if side["largest"] else cell(None)
-        shown = [cell(one[key], form) for key, form in forms.items()]
-        rows.append([f"{modality}, {name}, {batch} batch", *shown, most if batch == "best" else ""])
-        if batch == "best" and name in OURS:
-            for key, goal in GOALS.items():
-                verdict = "" if one[key] is None else " (reached)" if one[key] >= goal else " (missed)"
-                goals.append(f"{modality}, {name}, {key}: {cell(one[key], forms[key])}{verdict}")
-    head = ["users", "users/s", "peak, MB", "of matmul", "times (a)", "times (b)", "largest batch (ended by)"]
-    said = "Goals, each side at its best batch: >= 35 % of the matmul's rate, >= 4 times (b)."
-    return [table(["paradigm, side, batch", *head], rows), f"{said} {'; '.join(goals)}."]
-
-
-def render(figures: Mapping[str, Any]) -> str:
-    """Everything as Markdown."""
-    parts = training(figures)
-    if found := figures["decode"]:
-        head = ["decoding", "ours, users/s", "generate, beam 5", "with prefix_allowed_tokens_fn", "times", "times"]
-        keys = ("ours_users_per_s", "generate_users_per_s", "prefix_users_per_s", "vs_generate", "vs_prefix_fn")
-        what = f"{found['users']} users, {found['states']} states"
-        parts.append(table(head, [[what, *(cell(found[key]) for key in keys)]]))
-    if compiled := figures["compile"]:
-        forms = {"users_per_s": ",.1f", "vs_eager": ".2f", "matmul_share": ".1%"}
-        rows = [[name, *(cell(one[key], form) for key, form in forms.items())] for name, one in compiled.items()]
-        parts.append(table(["torch.compile", "users/s", "times eager", "of matmul"], rows))
-    parts.append(f"The large bf16 product: {cell(figures['matmul_tflops'])} TFLOP/s.")
-    for modality, one in figures["loss_difference"].items():
-        parts[-1] += (
-            f" {modality}: losses of (a), (b), joint differ by {one['fp32']:.0e}, in bf16 by {one['bf16']:.0e}."
-        )
-    return "\n\n".join([*parts, *(f"{name}: {why}." for name, why in figures["not_measured"].items())])
-
-
 def main() -> int:
-    """Command line -> exit code: 2 without a GPU, 1 where the sides' losses or the model failed."""
+    """Run the command line and return its exit code: 2 without a GPU, 1 where the model or the losses failed."""
     made = parser((__doc__ or "").splitlines()[0])
     made.add_argument("--size", choices=list(SIZES), default="base", help="toy also runs on a CPU")
     made.add_argument("--minutes", type=float, default=7.0, help="no part of the run begins later")
@@ -407,7 +375,7 @@ def main() -> int:
         print("no GPU here; to try this at tiny shapes on the CPU: gpu.py --size toy --repeats 1", file=sys.stderr)
         return 2
     torch.set_flush_denormal(True)  # as mmprofile.train does
-    torch.backends.cudnn.allow_tf32 = False  # convolutions' default; float32 is to mean float32
+    torch.backends.cudnn.allow_tf32 = False  # the default for convolutions; float32 must mean float32
     bench = Bench(arguments)
     bench.run()
     text = f"## On a GPU\n\n`python benchmarks/gpu.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from common import machine, parser, report, spread, table
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from mmprofile.config.compose import load_config
 from mmprofile.evaluate.runs import make_data
 from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.data import prepare_data
 from mmprofile.profile.schema import Schema
 from mmprofile.train.module import ProfileModule, joint_loss
 from mmprofile.train.run import make_model
@@ -26,7 +25,7 @@ WORKERS = (0, 2)
 
 
 def waits(batches: Iterable[Any]) -> Iterator[tuple[float, Any]]:
-    """Seconds waited for each batch, and the batch."""
+    """Yield the seconds waited for each batch, and the batch."""
     start = time.perf_counter()
     for batch in batches:
         yield time.perf_counter() - start, batch
@@ -38,13 +37,17 @@ class Training:
 
     def __init__(self, overrides: list[str]) -> None:
         self.cfg = load_config("train", ["paradigm=both", *overrides])
-        schema = Schema.from_dict(OmegaConf.to_container(self.cfg.profile))  # type: ignore[arg-type]
+        schema = Schema.from_config(self.cfg.profile)
         torch.manual_seed(self.cfg.seed)
         self.model = make_model(self.cfg, schema)
-        self.folder = instantiate(self.cfg.data.prepare, _partial_=True)(schema=schema)
+        self.folder = prepare_data(self.cfg.data, schema)
 
     def epochs(self, workers: int, count: int) -> list[dict[str, list[float]]]:
-        """Per epoch the seconds of every wait of a ``step`` and of its ``work``, of the ``loader`` alone, of ``bare`` steps."""
+        """Return the seconds of each batch, epoch by epoch.
+
+        They are ``step``, how long a step waits; ``work``, how long it takes; ``loader``, how long the loader takes alone;
+        ``bare``, how long a step takes without it.
+        """
         self.cfg.loader.workers = workers
         data = make_data(self.cfg, self.model, self.folder)
         module = ProfileModule(self.model, data.views, data.loss_weights, self.cfg.optim, steps=10**6)
@@ -59,25 +62,25 @@ class Training:
             optimizer.step()
             return time.perf_counter() - start
 
-        found: list[dict[str, list[float]]] = []
+        seconds: list[dict[str, list[float]]] = []
         for epoch in range(2 * count):
             loader.batch_sampler.sampler.set_epoch(epoch)
             if epoch < count:
-                found.append({"step": [], "work": []})
+                seconds.append({"step": [], "work": []})
                 for waited, batch in waits(loader):
-                    found[-1]["step"].append(waited)
-                    found[-1]["work"].append(step(batch))
+                    seconds[-1]["step"].append(waited)
+                    seconds[-1]["work"].append(step(batch))
             else:
                 alone = list(waits(loader))
-                found[epoch - count] |= {
+                seconds[epoch - count] |= {
                     "loader": [waited for waited, _ in alone],
                     "bare": [step(batch) for _, batch in alone],
                 }
-        return found
+        return seconds
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     made = parser((__doc__ or "").splitlines()[0])
     made.add_argument("--epochs", type=int, default=3, help="epochs of training with each number of workers")
     made.add_argument("overrides", nargs="*", help="settings as mmprofile.train takes them")

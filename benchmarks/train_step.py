@@ -56,7 +56,7 @@ GROWTH_REPEATS = 3
 
 @dataclass(frozen=True)
 class Size:
-    """Shapes of a model: T5's configuration and a timm ViT."""
+    """Shapes of a model: those of T5's configuration, and a timm ViT."""
 
     text: dict[str, Any]
     vision: str
@@ -81,7 +81,7 @@ SIZES = {
 
 
 def build(size: Size, dropout: float = 0.1) -> ProfileModel:
-    """A random model of that size with flan-t5's vocabulary, in training mode."""
+    """Return a random model of that size with flan-t5's vocabulary, in training mode."""
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
     torch.manual_seed(0)
     config = T5Config(
@@ -92,8 +92,8 @@ def build(size: Size, dropout: float = 0.1) -> ProfileModel:
         dropout_rate=dropout,
         **size.text,
     )
-    config._attn_implementation = ATTENTION
     text = T5ForConditionalGeneration(config)
+    text.set_attn_implementation(ATTENTION)
     vision = VisionEncoder(size.vision, pretrained=False, model_args=size.vision_args)
     fusion = build_fusion("xattn", config.d_model, vision.width)
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
@@ -121,8 +121,8 @@ class Town:
         self.rows = [row for row in rows if len({p for r in row["reviews"] for p in r["photo_ids"]}) >= 3]
 
     def users(self, count: int, reviews: int = REVIEWS, photos: int = REVIEWS) -> list[User]:
-        """``count`` users with so many reviews, lengthened with words of the same user's other reviews, and photos."""
-        found = []
+        """Return users with so many reviews and photos; other words of the user lengthen the reviews."""
+        people = []
         for i in range(count):
             row = self.rows[i % len(self.rows)]
             words = list(chain.from_iterable(review["text"].split() for review in row["reviews"]))
@@ -134,9 +134,11 @@ class Town:
                 start = (start + length) % len(words)
             ids = list(dict.fromkeys(p for review in row["reviews"] for p in review["photo_ids"]))[:photos]
             profile: Profile = {name: tuple(values) for name, values in row["profile"].items()}
-            shown = tuple(self.captions.get(photo) for photo in ids)
-            found.append(User(f"{row['user_id']}-{i}", tuple(texts), tuple(ids), shown, profile))
-        return found
+            captions = tuple(self.captions.get(photo) for photo in ids)
+            people.append(
+                User(f"{row['user_id']}-{i}", tuple(texts), photos=tuple(ids), captions=captions, profile=profile)
+            )
+        return people
 
     def collator(self, encoding: str) -> Collator:
         """Return what makes batches as in training, without cutting texts."""
@@ -152,7 +154,7 @@ class Town:
 
 
 def separate_losses(model: ProfileModel, batches: Sequence[Batch], length: int | None = None) -> Iterator[Tensor]:
-    """The loss of each view by the book: a pass through stock T5 and timm, each text and photo as often as it is shown.
+    """Yield the loss of each view by a pass through stock T5 and timm, each text and photo as often as it is shown.
 
     Args:
         model: whose parts are used.
@@ -160,19 +162,19 @@ def separate_losses(model: ProfileModel, batches: Sequence[Batch], length: int |
         length: tokens that texts are padded to; None: the longest in the batch.
     """
     for batch in batches:
-        there = batch.row_tokens >= 0
-        ids = batch.text_ids.flatten()[batch.row_tokens.clamp_min(0)] * there
+        mask = batch.row_tokens >= 0
+        ids = batch.text_ids.flatten()[batch.row_tokens.clamp_min(0)] * mask
         if length is not None:
             spare = (0, length - ids.shape[1])
-            ids, there = F.pad(ids, spare), F.pad(there, spare)
-        hidden = model.text.encoder(input_ids=ids, attention_mask=there.long()).last_hidden_state
+            ids, mask = F.pad(ids, spare), F.pad(mask, spare)
+        hidden = model.text.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         if batch.row_photo_mask.any():
             assert model.vision is not None
             states = model.vision(batch.photos[batch.row_photos.flatten()])
             visual = states.unflatten(0, batch.row_photos.shape).flatten(1, 2)
-            hidden = model.fusion(hidden, there, visual, batch.row_photo_mask).hidden
+            hidden = model.fusion(hidden, mask, visual, batch.row_photo_mask).hidden
         outputs = BaseModelOutput(hidden)
-        yield model.text(encoder_outputs=outputs, attention_mask=there.long(), labels=batch.labels).loss
+        yield model.text(encoder_outputs=outputs, attention_mask=mask.long(), labels=batch.labels).loss
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Side:
 def make_sides(
     town: Town, modality: str, users: int = USERS, reviews: int = REVIEWS, photos: int = REVIEWS
 ) -> dict[str, Side]:
-    """Every side on the same users with the same masks."""
+    """Return all sides, on the same users with the same masks."""
     model, views = town.model, paradigm_views(modality, VIEWS)
     people = town.users(users, reviews, photos)
     apart = [town.collator("joint")(people, views, drawn=[v] * users) for v in range(len(views))]
@@ -222,7 +224,7 @@ class Stepper:
         self.side: Side | None = None
 
     def set(self, side: Side) -> None:
-        """Readies the model for a side, unless it is ready for it."""
+        """Prepare the model for a side, unless it is prepared already."""
         if side is self.side:
             return
         self.side = side
@@ -231,7 +233,7 @@ class Stepper:
         speed_up(self.model, not side.stock)
 
     def step(self, side: Side) -> None:
-        """Forward, backward and Adam."""
+        """Do forward, backward and Adam."""
         self.set(side)
         self.optimizer.zero_grad()
         with autocast(side.dtype, self.device):
@@ -241,7 +243,7 @@ class Stepper:
 
     @torch.no_grad()
     def loss(self, side: Side, dtype: torch.dtype) -> float:
-        """The joint loss without dropout."""
+        """Return the joint loss without dropout."""
         self.set(replace(side, vocabulary="full"))
         self.model.eval()
         with autocast(dtype, self.device):
@@ -251,45 +253,45 @@ class Stepper:
 
 
 def autocast(dtype: torch.dtype, device: str) -> AbstractContextManager[Any]:
-    """Autocast to ``dtype`` on a type of device; nothing for float32."""
+    """Return autocast to ``dtype`` on a type of device; nothing for float32."""
     return torch.autocast(device, dtype) if dtype != torch.float32 else nullcontext()
 
 
 def check_losses(stepper: Stepper, sides: dict[str, Side]) -> dict[str, float]:
-    """Relative difference between our joint loss and *good*'s, and *literal*'s, in both dtypes.
+    """Return the relative difference of the joint losses of *literal*, *good* and *joint*, in both dtypes.
 
     Raises:
-        SystemExit: more than rounding.
+        SystemExit: the difference is more than rounding.
     """
-    found = {}
+    differences = {}
     for name, dtype, allowed in (("fp32", torch.float32, 1e-5), ("bf16", torch.bfloat16, 1e-2)):
         losses = {side: stepper.loss(sides[side], dtype) for side in ("literal", "good", "joint")}
-        found[name] = max(abs(losses[side] / losses["good"] - 1) for side in losses)
-        if not found[name] < allowed:
+        differences[name] = max(abs(losses[side] / losses["good"] - 1) for side in losses)
+        if not differences[name] < allowed:
             raise SystemExit(f"the sides do not compute the same loss in {name}: {losses}")
-    return found
+    return differences
 
 
 def peak_mb(arguments: argparse.Namespace, modality: str, side: str) -> float:
-    """The most memory that a process making three steps of one side holds, in MiB."""
+    """Return the peak memory of a process that makes three steps of one side, in MiB."""
     command = [sys.executable, __file__, "--size", arguments.size, "--only", f"{modality}:{side}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def only(size: str, modality: str, side: str) -> None:
-    """Three steps of one side; prints the peak resident size in MiB."""
+    """Make three steps of one side, and print the peak resident size in MiB."""
     model = build(SIZES[size])
     stepper, chosen = Stepper(model), make_sides(Town(model), modality)[side]
     for _ in range(3):
         stepper.step(chosen)
-    # Not getrusage: what the parent held before counts there.
+    # Not getrusage, which includes memory of the parent process.
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     print(int(status.partition("VmHWM:")[2].split()[0]) / 2**10)
 
 
 def compare(arguments: argparse.Namespace, figures: dict[str, Any]) -> str:
-    """Times all sides in both modalities; fills the figures, returns a table."""
+    """Time all sides in both modalities; fill the figures, return a table."""
     model = build(SIZES[arguments.size])
     stepper, town = Stepper(model), Town(model)
     rows = []
@@ -311,24 +313,24 @@ def compare(arguments: argparse.Namespace, figures: dict[str, Any]) -> str:
 
 
 def growth(arguments: argparse.Namespace, figures: dict[str, Any]) -> str:
-    """Seconds of our step by users, reviews and photos; returns a table."""
+    """Time our step by users, reviews and photos; fill the figures, return a table."""
     model = build(SIZES[arguments.size])
     stepper, town = Stepper(model), Town(model)
     cases = {"users": (2, 4, 8), "reviews": (1, 2, 3, 6), "photos": (0, 1, 3, 6)}
     rows = []
-    for what, values in cases.items():
+    for number, values in cases.items():
         for encoding in ("joint", "segments"):
-            sides = {str(n): make_sides(town, "both", **{what: n})[encoding] for n in values}
+            sides = {str(n): make_sides(town, "both", **{number: n})[encoding] for n in values}
             repeats = min(arguments.repeats, GROWTH_REPEATS)
             seconds = alternate({name: partial(stepper.step, side) for name, side in sides.items()}, repeats)
-            medians = {name: statistics.median(one) for name, one in seconds.items()}
-            figures.setdefault("growth", {})[f"{what}, {encoding}"] = {n: round(m, 3) for n, m in medians.items()}
-            rows.append([f"{what}, {encoding}", ", ".join(f"{n}: {m:.2f}" for n, m in medians.items())])
+            medians = {name: statistics.median(times) for name, times in seconds.items()}
+            figures.setdefault("growth", {})[f"{number}, {encoding}"] = {n: round(m, 3) for n, m in medians.items()}
+            rows.append([f"{number}, {encoding}", ", ".join(f"{n}: {m:.2f}" for n, m in medians.items())])
     return table([f"of `both`, ours, medians of {repeats}", "seconds a step"], rows)
 
 
 def base(figures: dict[str, Any]) -> str:
-    """One step of each side at flan-t5-base's and vit_base's shapes, after none; returns a table."""
+    """Time one step of each side at the shapes of flan-t5-base and vit_base, without warm-up; return a table."""
     model = build(SIZES["base"])
     stepper, town = Stepper(model), Town(model)
     rows = []
@@ -344,7 +346,7 @@ def base(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     made = parser((__doc__ or "").splitlines()[0])
     made.add_argument("--size", choices=list(SIZES), default="small")
     made.add_argument("--base", action="store_true", help="also one step at the shapes of flan-t5-base and vit_base")
@@ -361,7 +363,7 @@ def main() -> None:
     text = f"## Training step\n\n`python benchmarks/train_step.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
     text += f"{machine()}, {torch.get_num_threads()} threads; median (least to most) of {arguments.repeats}.\n\n"
     differences = figures["loss_difference"]
-    worst = {dtype: max(one[dtype] for one in differences.values()) for dtype in ("fp32", "bf16")}
+    worst = {dtype: max(modality[dtype] for modality in differences.values()) for dtype in ("fp32", "bf16")}
     text += "\n\n".join(parts)
     text += (
         f"\n\nLosses of the sides differ by {worst['fp32']:.0e} of their value in float32, {worst['bf16']:.0e} in bf16."

@@ -71,9 +71,8 @@ def build_model(
     weight = head.pop("auxiliary", 0.0)
     if not loaded.model.config.is_encoder_decoder:
         _check_causal(str(text["name"]), kind, head["kind"], weight)
-    tower = None
-    if vision is not None and not (kind == "none" and head["kind"] == "lm"):
-        tower = _build_vision(vision, loaded.model, text, pretrained)
+    blind = vision is None or (kind == "none" and head["kind"] == "lm")
+    tower = None if blind else _build_vision(vision or {}, loaded.model, text, pretrained)
     width = int(loaded.model.get_input_embeddings().embedding_dim)
     joint = _build_fusion({**fusion, "kind": kind}, loaded, text, width, tower)
     classifiers = build_head(head, schema, width, tower.width if tower is not None else 0)
@@ -90,7 +89,7 @@ def build_model(
         "head": head,
         "auxiliary": weight,
     }
-    model = ProfileModel(
+    return ProfileModel(
         text=loaded.model,
         tokenizer=loaded.tokenizer,
         vision=tower,
@@ -99,9 +98,8 @@ def build_model(
         settings=settings,
         head=classifiers,
         auxiliary=Auxiliary(schema, width, weight) if weight else None,
+        adapter=loaded.adapter,
     )
-    model.adapter = [loaded.adapter] if loaded.adapter is not None else []
-    return model
 
 
 def _check_causal(name: str, fusion: str, head: str, auxiliary: float) -> None:

@@ -77,6 +77,7 @@ class ProfileModel(ProfileDecoder):
         head: classifiers of the attributes instead of the text model's decoder, which is removed then.
         auxiliary: classifiers of the attributes from the mean of what the decoder reads. They show encoder and fusion what
             to look for sooner than the decoder does, and predictions mix theirs and the decoder's.
+        adapter: the peft model around ``text``; None where it is not adapted.
 
     ``settings["vocabulary"]`` is what a target token competes with, in the loss and in the scores of beams: ``full``, all
     tokens, as in the paper; ``schema``, the tokens that the schema's grammar allows at that place. With ``schema`` the
@@ -94,6 +95,7 @@ class ProfileModel(ProfileDecoder):
         settings: ModelSettings,
         head: AttributeHead | None = None,
         auxiliary: Auxiliary | None = None,
+        adapter: Any = None,
     ) -> None:
         prompt = None
         if not text.config.is_encoder_decoder:
@@ -102,7 +104,7 @@ class ProfileModel(ProfileDecoder):
         self.head, self.auxiliary = head, auxiliary
         self.schema, self.settings = schema, settings
         self.grammar = Grammar(schema, tokenizer)
-        self.adapter: list[Any] = []  # what peft has around the text model; in a list, so it is not a submodule
+        self.adapter: list[Any] = [] if adapter is None else [adapter]  # in a list, so it is not a submodule
         speed_up(self)
 
     @property
