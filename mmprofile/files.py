@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from mmprofile.errors import UserError
 
 
 @contextmanager
@@ -44,6 +46,40 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         OSError, ValueError: the file cannot be read, or a line is no JSON.
     """
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+
+class JsonLine(NamedTuple):
+    """The JSON value of a line; ``place`` names it in error messages, such as ``users.jsonl, line 3``."""
+
+    number: int
+    place: str
+    value: Any
+
+
+def read_numbered_lines(path: Path, setting: str, content: str) -> Iterator[JsonLine]:
+    """Yield the lines that are not blank; they are counted from 1.
+
+    Args:
+        path: a file that a user wrote.
+        setting: where the path was given, such as ``input``; error messages name it.
+        content: what a line should hold, such as ``user``.
+
+    Raises:
+        UserError: the file cannot be read, or a line is no JSON.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{setting}={path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{place}: no JSON ({error}); expected one {content} a line") from error
+        yield JsonLine(number, place, value)
 
 
 def without_nan(value: Any) -> Any:

@@ -5,7 +5,6 @@ A line holds one user: ``{"user_id": "ann", "reviews": ["...", "..."], "photos":
 """
 
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_numbered_lines
 from mmprofile.inputs.views import User, View, user_rng
 
 T = TypeVar("T")
@@ -37,21 +37,11 @@ def read_users(path: Path) -> list[InputUser]:
     Raises:
         UserError: the file cannot be read, a line is no user, or two users have one id; names the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input={path}: cannot be read ({error})") from error
     users: dict[str, InputUser] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: no JSON ({error}); expected one user a line") from error
-        user = _checked(row, f"{path}, line {number}", str(number))
+    for number, place, row in read_numbered_lines(path, "input", "user"):
+        user = _checked(row, place, default_id=str(number))
         if user.user_id in users:
-            raise UserError(f"{path}, line {number}: user_id {user.user_id!r} stands there a second time")
+            raise UserError(f"{place}: user_id {user.user_id!r} stands there a second time")
         users[user.user_id] = user
     if not users:
         raise UserError(f"input={path}: no users in it")

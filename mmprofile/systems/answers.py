@@ -1,6 +1,5 @@
 """Answers of a model: the profile text in them, and a file of answers as a system."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_numbered_lines
 from mmprofile.inputs.data import UserData
 from mmprofile.inputs.views import User, View
 from mmprofile.profile.schema import UNKNOWN
@@ -37,11 +37,7 @@ class AnswerFile:
 
     def __init__(self, path: Path, view: View) -> None:
         self.path, self.view = path, view
-        try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"model.options.path={self.path}: cannot be read ({error})") from error
-        rows = [_row(line, f"{self.path}, line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+        rows = [_row(line.value, line.place) for line in read_numbered_lines(path, "model.options.path", "answer")]
         repeated = [user for user, count in Counter(user for user, _ in rows).items() if count > 1]
         _refuse(self.path, "that stand there more than once", repeated)
         self.texts = dict(rows)
@@ -71,12 +67,8 @@ def _refuse(path: Path, problem: str, users: Sequence[str]) -> None:
         raise UserError(f"{path}: {len(users)} users {problem}: {', '.join(users[:3])}{more}")
 
 
-def _row(line: str, where: str) -> tuple[str, str]:
+def _row(row: Any, where: str) -> tuple[str, str]:
     """Return the user id and the profile text of a line."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: no JSON ({error}); expected one answer a line") from error
     if isinstance(row, dict) and isinstance(row.get("user_id"), str):
         if isinstance(row.get("text"), str):
             return row["user_id"], profile_text(row["text"])
