@@ -95,7 +95,7 @@ class ModelConfig:
     ``size`` chooses among ``sizes``, whose entries other keys refer to. ``system``: ``neural`` is trained by us; see
     :mod:`mmprofile.systems` for the others. ``head``: what writes the profile, ``lm``, or one of the classifiers per
     attribute. ``auxiliary``: the weight in training of classifiers beside a decoder (see
-    :class:`mmprofile.model.heads.Auxiliary`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
+    :class:`mmprofile.model.auxiliary.Auxiliary`). ``target``: the whole ``profile``, or each attribute in a row of its own (see
     :class:`mmprofile.inputs.batch.Collator`).
     """
 
@@ -404,9 +404,3 @@ class CaptionConfig:
     verify: bool = MISSING
     captions: PartialConfig = field(default_factory=PartialConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-
-
-def __getattr__(name: str) -> Any:
-    from mmprofile.config import llm_settings
-
-    return getattr(llm_settings, name)

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mmprofile.config.settings import LlmConfig
+from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, parse_answer
 from mmprofile.llm.journal import open_journal
