@@ -42,7 +42,7 @@ class Photo(NamedTuple):
 
 @dataclass
 class Check:
-    """What :meth:`Captions.verify` found, as ids of photos.
+    """The result of :meth:`Captions.verify`, as ids of photos.
 
     Attributes:
         photos: distinct photos of the data set.
@@ -66,14 +66,14 @@ class Check:
 
     @property
     def problems(self) -> dict[str, list[str]]:
-        """Those there are."""
+        """Return the kinds of problems that there are, with the photos that have them."""
         names = "missing", "failed", "orphaned", "changed", "damaged"
         return {name: getattr(self, name) for name in names if getattr(self, name)}
 
 
 @dataclass
 class Imported:
-    """What became of the rows of an imported table.
+    """The rows of an imported table, counted by what became of them.
 
     Attributes:
         rows: how many there were.
@@ -112,15 +112,15 @@ class Captions:
             self.photos.setdefault(sha256, photo_id)
 
     def jpeg(self, photo_id: str) -> bytes:
-        """A photo's file."""
+        """Return a photo's file."""
         return self.prepared.jpeg(photo_id)
 
     def photo(self, photo_id: str) -> Photo:
-        """A photo by one of its ids."""
+        """Return a photo by one of its ids."""
         return Photo(self.prepared.photos[self.prepared.photo_index[photo_id]]["sha256"], photo_id)
 
     def todo(self, maker: Mapping[str, str], existing: str = "refuse", retry: bool = False) -> list[Photo]:
-        """The photos that ``maker`` has still to caption.
+        """Return the photos that ``maker`` has still to caption.
 
         Args:
             maker: a text for each of ``BACKEND_COLUMNS``.
@@ -135,11 +135,11 @@ class Captions:
         return [Photo(sha256, photo_id) for sha256, photo_id in self.photos.items() if sha256 not in done]
 
     def shards(self, maker: Mapping[str, str], rank: int = 0, size: int = 512) -> "Shards":
-        """Where the captions of one rank go until :meth:`finish`."""
+        """Return the shards that hold the captions of one rank until :meth:`finish`."""
         return Shards(self.folder / SHARDS, maker, rank, size)
 
     def finish(self, maker: Mapping[str, str], existing: str = "refuse") -> Counter[str]:
-        """Joins what is there and the shards into ``captions.parquet``, sorted by SHA-256, and removes the shards.
+        """Join the file and the shards into ``captions.parquet``, sorted by SHA-256, and remove the shards.
 
         Returns:
             Numbers of rows by status.
@@ -160,7 +160,7 @@ class Captions:
         return Counter(rows["status"].to_pylist())
 
     def verify(self) -> Check:
-        """The captions against the data set.
+        """Compare the captions with the data set.
 
         Raises:
             UserError: there are none.
@@ -171,10 +171,10 @@ class Captions:
         rows = read_captions(self.folder / FILE)
         status = dict(zip(rows["sha256"].to_pylist(), rows["status"].to_pylist(), strict=True))
         for sha256, photo_id in self.photos.items():
-            found = status.get(sha256)
-            check.captioned += found == "ok"
-            if found != "ok":
-                (check.missing if found is None else check.failed).append(photo_id)
+            outcome = status.get(sha256)
+            check.captioned += outcome == "ok"
+            if outcome != "ok":
+                (check.missing if outcome is None else check.failed).append(photo_id)
         now = dict(zip(self.prepared.photos.data.column("photo_id").to_pylist(), self._content_hashes(), strict=True))
         for sha256, photo_id in zip(rows["sha256"].to_pylist(), rows["photo_id"].to_pylist(), strict=True):
             if sha256 not in self.photos:
@@ -185,7 +185,7 @@ class Captions:
         return check
 
     def import_table(self, path: Path, existing: str = "refuse") -> tuple["Imported", Counter[str]]:
-        """Takes over captions made elsewhere; rows of no photo are written to :data:`UNMATCHED`.
+        """Import captions that were made elsewhere; rows of no photo are written to :data:`UNMATCHED`.
 
         Args:
             path: CSV, JSON lines or Parquet of ``caption``, and ``photo_id`` or ``path`` (as own data name it, or any path
@@ -201,7 +201,7 @@ class Captions:
         rows = _read_rows(path)
         table = self.prepared.photos.data
         content = dict(zip(table.column("photo_id").to_pylist(), table.column("sha256").to_pylist(), strict=True))
-        found, done = dict[str, str](), Imported(len(rows), self.folder / UNMATCHED)
+        texts, done = dict[str, str](), Imported(len(rows), self.folder / UNMATCHED)
         for row in rows:
             names = [row.get("photo_id")]
             if place := row.get("path"):
@@ -212,20 +212,20 @@ class Captions:
                 done.unmatched.append(row)
             elif not text:
                 done.empty += 1
-            elif sha256 in found:
+            elif sha256 in texts:
                 done.repeated += 1
             else:
-                found[sha256] = text
-        if not found:
+                texts[sha256] = text
+        if not texts:
             raise UserError(f"path={path}: none of its {len(rows)} rows is a caption of a photo of {self.folder}")
         maker = dict.fromkeys(BACKEND_COLUMNS, "") | {
             "backend": "file", "model": path.name, "revision": sha256_of(path)[:16],
         }  # fmt: skip
         todo = self.todo(maker, existing)
-        with self.shards(maker, size=len(found)) as shards:
+        with self.shards(maker, size=len(texts)) as shards:
             for photo in todo:
-                if photo.sha256 in found:
-                    shards.add(photo, found[photo.sha256])
+                if photo.sha256 in texts:
+                    shards.add(photo, texts[photo.sha256])
                     done.used += 1
         if done.unmatched:
             save_text(done.report, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done.unmatched))
@@ -240,7 +240,7 @@ class Captions:
         return sorted((self.folder / SHARDS).glob("*.parquet"))
 
     def _kept(self, maker: Mapping[str, str], existing: str, retry: bool) -> pa.Table:
-        """Rows of the file and the shards that stay."""
+        """Return the rows of the file and of the shards that stay."""
         if existing not in EXISTING:
             raise UserError(f"existing={existing!r} is not one of {', '.join(EXISTING)}")
         paths = [path for path in (self.folder / FILE, *self._parts()) if path.is_file()]
@@ -278,14 +278,14 @@ class Shards:
         self.written = time.monotonic()
 
     def add(self, photo: Photo, caption: str, error: str | None = None) -> None:
-        """One more row: a caption, or why there is none."""
+        """Add a row: a caption, or why there is none."""
         result = {"caption": caption, "status": "ok"} if error is None else {"status": "error", "error": error}
         self.rows.append({"sha256": photo.sha256, "photo_id": photo.photo_id, **result, **self.maker})
         if len(self.rows) >= self.size or time.monotonic() - self.written > FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes a shard.
+        """Write a shard.
 
         Raises:
             UserError: the disk is full, say.
@@ -308,7 +308,7 @@ class Shards:
 
 
 def read_captions(path: Path) -> pa.Table:
-    """A captions file; columns of a later version are null.
+    """Return a captions file; columns of a later version are null.
 
     Raises:
         UserError: it cannot be read.
@@ -322,7 +322,7 @@ def read_captions(path: Path) -> pa.Table:
 
 
 def _write(path: Path, rows: pa.Table) -> None:
-    """Whole or not at all.
+    """Write a captions file, whole or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -344,7 +344,7 @@ def _write(path: Path, rows: pa.Table) -> None:
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a table of captions: CSV, JSON lines or Parquet, with ``caption`` and ``photo_id`` or ``path``.
+    """Return the rows of a table with ``caption`` and ``photo_id`` or ``path``: CSV, JSON lines or Parquet.
 
     Raises:
         UserError: it cannot be read, or lacks these columns.

@@ -55,25 +55,25 @@ ORIGINS = {
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that shape the result."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the libraries that shape the result."""
+    numbers = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:
-            found[name] = importlib.metadata.version(name)
+            numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            numbers[name] = "not installed"
+    return numbers
 
 
 def balance(schema: Schema, labels: Labels, splits: dict[str, list[str]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Attribute -> split -> value -> number of users."""
+    """Count the users: attribute -> split -> value -> number."""
     result: dict[str, dict[str, dict[str, int]]] = {}
     for attribute in schema.attributes:
         result[attribute.name] = {}
         for split, users in splits.items():
-            found = Counter([labels.get(user, {}).get(attribute.name) or (UNKNOWN,) for user in users])
+            profiles = Counter([labels.get(user, {}).get(attribute.name) or (UNKNOWN,) for user in users])
             counts: Counter[str] = Counter()
-            for values, number in found.items():
+            for values, number in profiles.items():
                 counts.update(dict.fromkeys(values, number))
             result[attribute.name][split] = {
                 value: counts[value] for value in (*attribute.values, UNKNOWN) if counts[value] or value != UNKNOWN
@@ -82,7 +82,7 @@ def balance(schema: Schema, labels: Labels, splits: dict[str, list[str]]) -> dic
 
 
 def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
-    """The text of README.md in the Hugging Face card format."""
+    """Return the text of README.md in the Hugging Face card format."""
     kind = manifest["config"]["source"]["kind"]
     licence, origin = ORIGINS[kind]
     users = sum(manifest["splits"].values())
@@ -165,16 +165,16 @@ def _labels(schema: Schema, manifest: dict[str, Any]) -> str:
     for attribute in schema.attributes:
         rule = attribute.rule
         if attribute.name in manifest["labels"]["from_file"]:
-            said = "given by the labels file"
+            rule_text = "given by the labels file"
         elif rule is None or attribute.name not in manifest["labels"]["derived"]:
-            said = "not labelled here"
+            rule_text = "not labelled here"
         else:
             threshold = manifest["labels"]["cuts"].get(attribute.name, rule.get("threshold"))
-            said = f"`{rule['aggregation']}` of `{rule['source']}`" + (
+            rule_text = f"`{rule['aggregation']}` of `{rule['source']}`" + (
                 f", threshold {threshold:g}" if threshold is not None else ""
             )
-            said += " (median of the training users)" if rule.get("threshold") == "train_median" else ""
-        rules.append((attribute.name, said))
+            rule_text += " (median of the training users)" if rule.get("threshold") == "train_median" else ""
+        rules.append((attribute.name, rule_text))
     text += _table(("attribute", "rule"), rules)
     compare = schema.name == "yelp"
     head = ["attribute", "value", *SPLITS, *(["paper (4,000 users)"] if compare else [])]
@@ -196,12 +196,12 @@ def _text_only(about: dict[str, Any]) -> str:
     rows = [
         (
             name,
-            sum(one["values"].values()),
-            one["values"][UNKNOWN],
-            one["without_label"],
-            f"{one['mean_confidence']:.2f}",
+            sum(counts["values"].values()),
+            counts["values"][UNKNOWN],
+            counts["without_label"],
+            f"{counts['mean_confidence']:.2f}",
         )
-        for name, one in about["balance"].items()
+        for name, counts in about["balance"].items()
     ]
     return text + _table(("attribute", "labels", "of them Unknown", "users without", "mean confidence"), rows)
 

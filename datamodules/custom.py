@@ -48,40 +48,40 @@ class RawCustom:
 
     @property
     def sources(self) -> list[SourceFile]:
-        """The reviews, photos and labels files."""
+        """Return the files of reviews, photos and labels."""
         return [SourceFile.of(path) for path in (self.reviews, self.photo_file, self.label_file) if path is not None]
 
     def stamps(self) -> list[Any]:
-        """Sizes and times of the sources."""
+        """Return the sizes and times of the sources."""
         return [*(source.stamp for source in self.sources), self.photo_root.stat().st_mtime_ns]
 
     def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
-        """The reviews, and a photo row for every photo a review names.
+        """Return the reviews, and a photo row for every photo that a review names.
 
         Raises:
             UserError: ``user_id`` or ``text`` is missing from the file, or from more than 1 % of its lines.
         """
         notes: dict[str, Any] = {}
         lines = _read(engine, self.reviews, REVIEW_COLUMNS | {"photos": "VARCHAR[]"}, REQUIRED)
-        given = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
-        given = given.mutate(
-            business_id=given.business_id.fill_null(""), date=given.date.fill_null(""), words=word_count(given.text)
+        rows = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
+        rows = rows.mutate(
+            business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=word_count(rows.text)
         )
         # A review without an id is named by its place in the sorted table, whatever the order of the lines.
         place = ibis.row_number().over(
-            order_by=[given[name] for name in ("user_id", "date", "text", "business_id", "stars")]
+            order_by=[rows[name] for name in ("user_id", "date", "text", "business_id", "stars")]
         )
-        given = given.mutate(review_id=ibis.coalesce(given.review_id, "row-" + place.cast("string").lpad(9, "0")))
-        reviews = engine.table("reviews", given.mutate(photo_key=given.review_id))
+        rows = rows.mutate(review_id=ibis.coalesce(rows.review_id, "row-" + place.cast("string").lpad(9, "0")))
+        reviews = engine.table("reviews", rows.mutate(photo_key=rows.review_id))
         named = reviews.select("review_id", "business_id", path=reviews.photos.unnest()).drop_null("path")
         if self.photo_file is not None:
             named = named.union(self._listed(engine, reviews, notes))
         photos = engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
         full = reviews.drop("photos")
-        return Tables(full.drop("text", "date"), full, photos, None, notes)
+        return Tables(reviews=full.drop("text", "date"), full=full, photos=photos, notes=notes)
 
     def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
-        """review_id, business_id and path of the photos file: by review where it names one, else by business."""
+        """Return review_id, business_id and path of the photos file: by review where it names one, else by business."""
         assert self.photo_file is not None
         lines = engine.table("listed_photos", _read(engine, self.photo_file, PHOTO_COLUMNS, ("path",)))
         listed = well_formed(lines, self.photo_file, ("path",), notes)
@@ -92,7 +92,7 @@ class RawCustom:
         return by_review.union(ids.inner_join(of_business, "business_id").select(*columns))
 
     def _photo_rows(self, named: ir.Table, notes: dict[str, Any]) -> pa.Table:
-        """photo_id (a hash of the path as given), photo_key, business_id, label; remembers where each photo lies."""
+        """Return photo_id (a hash of the path), photo_key, business_id and label; remember where each photo lies."""
         rows = named.to_pyarrow().to_pylist()
         ids = {row["path"]: hashlib.sha256(row["path"].encode()).hexdigest()[:22] for row in rows}
         self._paths = {ids[path]: self.photo_root / Path(path).expanduser() for path in ids}
@@ -106,16 +106,16 @@ class RawCustom:
         return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
 
     def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
-        """Photo ids and paths; a path that is not there is found missing when it is opened."""
+        """Yield photo ids and paths; a missing file is noticed when it is opened."""
         for photo_id in sorted(ids):
             yield photo_id, self._paths[photo_id]
 
     def where(self) -> str:
-        """Where photos are looked for, for an error message."""
+        """Return where photos are looked for, for an error message."""
         return f"{self.photo_root} (data.prepare.source.photo_root)"
 
     def labels(self, schema: Schema) -> tuple[Labels, set[str]]:
-        """Raw user id -> labels as the labels file has them, and the attributes it has a column for.
+        """Return raw user id -> labels of the labels file, and the attributes that it has a column for.
 
         Raises:
             UserError: a column is no attribute or a value is not one of the schema's; names the nearest.
@@ -144,7 +144,7 @@ class RawCustom:
 
 
 def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[str, ...]) -> ir.Table:
-    """A JSONL or Parquet file with the given columns, null where it has none."""
+    """Read a JSONL or Parquet file with the given columns; a column that it lacks is null."""
     if path.suffix.lower() != ".parquet":
         return engine.read_json(path, columns)
     try:
@@ -161,8 +161,8 @@ def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[s
     )
 
 
-def _existing(given: Any, key: str) -> Path:
-    path = Path(str(given)).expanduser()
+def _existing(name: str, key: str) -> Path:
+    path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"data.prepare.source.{key}: {path} is not there or no file")
     if path.suffix.lower() not in (*JSON_ENDINGS, ".parquet"):
@@ -182,10 +182,10 @@ def _label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
-    given = value if isinstance(value, list) else [value]
+    items = value if isinstance(value, list) else [value]
     spelled = {known.lower(): known for known in attribute.values}
-    found = []
-    for item in given:
+    values = []
+    for item in items:
         if item is None or str(item).strip().lower() == UNKNOWN.lower():
             continue
         text = str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip()
@@ -194,9 +194,9 @@ def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
                 f"{where}: {text!r} is no value of {attribute.name}{nearest(text, attribute.values)}; "
                 f"values: {', '.join(attribute.values)}"
             )
-        found.append(spelled[text.lower()])
-    if found and len(set(found)) != attribute.size:
+        values.append(spelled[text.lower()])
+    if values and len(set(values)) != attribute.size:
         raise UserError(
-            f"{where}: {attribute.name} needs {attribute.size} different value(s), not {len(found)}: {found}"
+            f"{where}: {attribute.name} needs {attribute.size} different value(s), not {len(values)}: {values}"
         )
-    return attribute.canonical(found)
+    return attribute.canonical(values)

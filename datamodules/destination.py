@@ -29,7 +29,7 @@ class Destination:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the identity."""
+        """Return a hash of the identity."""
         return fingerprint_of(self.identity)
 
     def is_there(self) -> bool:

@@ -21,6 +21,9 @@ from mmprofile.inputs.views import (
 )
 from mmprofile.profile.schema import Profile, Schema
 
+DrawnUser = tuple[tuple[Mapping[str, Any], ...], User]
+"""The rows of the reviews that were drawn of a user, and the user as models see it."""
+
 
 class Draws:
     """The users of each split with the reviews and photos that are drawn of each.
@@ -49,12 +52,12 @@ class Draws:
                 f"model's {schema.name!r}: prepare the data with this schema or choose the matching profile="
             )
         self.captions = _captions_by_photo(self.prepared, captions)
-        self._drawn: dict[str, list[tuple[tuple[Mapping, ...], User]]] = {}
+        self._drawn: dict[str, list[DrawnUser]] = {}
         self._donors_of: dict[str, list[int]] = {}
         self._training: tuple[int, dict[int, User]] = -1, {}
 
-    def of(self, split: str) -> list[tuple[tuple[Mapping, ...], User]]:
-        """The drawn rows and the user as models see it, of every user: the same for every system and run.
+    def of(self, split: str) -> list[DrawnUser]:
+        """Return the drawn rows of every user, and the user as models see it: the same for every system and run.
 
         Raises:
             UserError: the split is empty, or a user lacks a value that the schema demands.
@@ -73,7 +76,7 @@ class Draws:
         return self._drawn[split]
 
     def users(self, split: str) -> list[User]:
-        """The users of a split as models see them, with profile.
+        """Return the users of a split as models see them, with their profiles.
 
         Raises:
             UserError: as :meth:`of`.
@@ -81,7 +84,7 @@ class Draws:
         return [user for _, user in self.of(split)]
 
     def judged(self, split: str) -> list[User]:
-        """The users of a split to score predictions on: of text-only attributes the gold values, if there are any, not labels.
+        """Return the users that predictions are scored on: their text-only attributes have gold values, not labels.
 
         Raises:
             UserError: as :meth:`of`.
@@ -96,7 +99,7 @@ class Draws:
         ]
 
     def examples(self, split: str) -> list[Example]:
-        """The same users for the classical baselines, with the true cues where a city gives them."""
+        """Return the same users for the classical baselines, with the true cues where a city gives them."""
         cues = self.prepared.cues or {}
         return [
             replace(
@@ -108,11 +111,11 @@ class Draws:
         ]
 
     def jpeg(self, photo_id: str) -> bytes:
-        """A photo's file."""
+        """Return a photo's file."""
         return self.prepared.jpeg(photo_id)
 
     def training(self, epoch: int, index: int) -> User:
-        """A training user as it is shown in an epoch: with ``redraw`` other reviews each time."""
+        """Return a training user as shown in an epoch; with ``redraw``, other reviews each time."""
         if not self.inputs["redraw"]:
             return self.of("train")[index][1]
         if self._training[0] != epoch:
@@ -123,18 +126,19 @@ class Draws:
         return with_photos_of(users[index], users[donor])
 
     def _donors(self, split: str) -> list[int]:
-        """Whose photos each user of a split is shown."""
+        """Return for each user of a split the position of the user whose photos it is shown."""
         if split not in self._donors_of:
             count = len(self.prepared.datasets[split])
-            apart = self.inputs["pairing"] == "unpaired"
-            if apart and count < 2:
+            unpaired = self.inputs["pairing"] == "unpaired"
+            if unpaired and count < 2:
                 raise UserError(
                     f"inputs.pairing=unpaired: {split} has {count} user, so there is nobody else with photos"
                 )
-            self._donors_of[split] = donors(count, self.inputs["sample_seed"]) if apart else list(range(count))
+            self._donors_of[split] = donors(count, self.inputs["sample_seed"]) if unpaired else list(range(count))
         return self._donors_of[split]
 
-    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> tuple[tuple[Mapping, ...], User]:
+    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> DrawnUser:
+        """Draw reviews and photos of a row of the prepared folder; in all epochs the same where ``epoch`` is None."""
         profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
         for attribute in self.prepared.schema.attributes:
             if not attribute.unknown and not profile.get(attribute.name):
@@ -142,10 +146,17 @@ class Draws:
                     f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
                     f"rule or labels, or set `unknown: true` in the profile schema"
                 )
-        i = self.inputs
-        counts = i["reviews"], i["photos_per_review"], i["sample_seed"]
-        rows, user = sample_reviews(row["user_id"], row["reviews"], self.captions, *counts, epoch)
-        user = drop_photos(keep_photos(user, i["photos"], i["sample_seed"]), i["missing"], i["sample_seed"])
+        inputs, seed = self.inputs, self.inputs["sample_seed"]
+        rows, user = sample_reviews(
+            row["user_id"],
+            row["reviews"],
+            self.captions,
+            count=inputs["reviews"],
+            photos_per_review=inputs["photos_per_review"],
+            seed=seed,
+            epoch=epoch,
+        )
+        user = drop_photos(keep_photos(user, inputs["photos"], seed), inputs["missing"], seed)
         if self.text_only is None:
             return rows, replace(user, profile=profile)
         labelled = self._labels.get(user.user_id) or unlabelled(self.text_only)

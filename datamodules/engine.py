@@ -28,17 +28,17 @@ class Engine:
         )
 
     def read_json(self, path: Path, columns: dict[str, str]) -> ir.Table:
-        """Newline-delimited JSON with an explicit schema; a line that is no JSON object becomes a row of nulls."""
+        """Read JSON lines with an explicit schema; a line that is no JSON object becomes a row of nulls."""
         return self._con.read_json(
             path, columns=columns, format="newline_delimited", ignore_errors=True, maximum_object_size=LONGEST_LINE
         )
 
     def read_parquet(self, path: Path) -> ir.Table:
-        """A Parquet file."""
+        """Read a Parquet file."""
         return self._con.read_parquet(path)
 
     def table(self, name: str, content: ir.Table | pa.Table) -> ir.Table:
-        """Stores an expression's result or an Arrow table under ``name``."""
+        """Store an expression's result or an Arrow table under ``name``, and return it."""
         if isinstance(content, pa.Table):
             # By way of a file: registering Arrow tables fails between some releases of Ibis and its SQL writer.
             path = self._work / f"{name}.parquet"
@@ -47,17 +47,17 @@ class Engine:
         return self._con.create_table(name, content)
 
     def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
-        """A small result as plain rows."""
+        """Return a small result as plain rows."""
         rows: list[dict[str, Any]] = self._con.to_pyarrow(expression).to_pylist()
         return rows
 
     def stream(self, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
-        """A large, sorted result in batches of about so many rows; nothing else may be asked of the engine meanwhile."""
-        found = self._con.con.sql(self._con.compile(expression))
+        """Yield a large, sorted result in batches of about so many rows; the engine can do nothing else meanwhile."""
+        result = self._con.con.sql(self._con.compile(expression))
         # Not Ibis' own to_pyarrow_batches, which asks some releases of DuckDB for a method by its old name.
-        read = getattr(found, "to_arrow_reader", None) or found.fetch_arrow_reader
+        read = getattr(result, "to_arrow_reader", None) or result.fetch_arrow_reader
         yield from read(rows)
 
     def close(self) -> None:
-        """Lets go of the tables and of the files that hold a part of them."""
+        """Close the tables and remove the files that hold a part of them."""
         self._con.disconnect()

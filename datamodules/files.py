@@ -18,22 +18,22 @@ class SourceFile:
 
     @classmethod
     def of(cls, path: Path) -> "SourceFile":
-        """Stat of ``path``."""
+        """Return the file at ``path`` as it is now."""
         stat = path.stat()
         return cls(path, stat.st_size, stat.st_mtime_ns)
 
     @property
     def stamp(self) -> list[Any]:
-        """What tells a changed file from an unchanged one without reading it."""
+        """Return what tells a changed file from an unchanged one without reading it."""
         return [self.path.name, self.size, self.mtime_ns]
 
     def describe(self) -> dict[str, Any]:
-        """Name, size and SHA-256, for the manifest."""
+        """Return name, size and SHA-256, for the manifest."""
         return {"name": self.path.name, "bytes": self.size, "sha256": sha256_of(self.path)}
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """Return the SHA-256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK):

@@ -1,4 +1,4 @@
-"""Gold values of people, from files and from splits, shared by the readers of :mod:`datamodules.people`."""
+"""Gold values of people, the lines of their files, and their splits: what all readers of people share."""
 
 import json
 import zlib
@@ -16,7 +16,7 @@ SHARES = (70, 10, 20)  # per cent of people without a split, by a hash of their 
 
 
 def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of a JSONL file, each with its file and line number.
+    """Yield the objects of a JSONL file, each with its file and line number.
 
     Raises:
         UserError: it cannot be read, or a line is no object.
@@ -39,7 +39,7 @@ def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:
-    """User -> gold values of text-only attributes, for evaluation only; nobody's where the folder has no such table.
+    """Return user -> gold values of text-only attributes, for evaluation only; nothing where a folder has no such table.
 
     Raises:
         UserError: a value that the schema does not have.
@@ -52,7 +52,7 @@ def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:
 
 
 def gold_profile(row: Mapping[str, Any], schema: Schema, where: str) -> Profile:
-    """Gold values, ``()`` where they are known to be unknown; attributes of another schema are left out.
+    """Return gold values, ``()`` where they are known to be unknown; attributes of another schema are left out.
 
     Raises:
         UserError: a value that the schema does not have.
@@ -72,6 +72,6 @@ def gold_profile(row: Mapping[str, Any], schema: Schema, where: str) -> Profile:
 
 
 def split_of(user_id: str) -> str:
-    """A split by a hash of the id, in the shares of :data:`SHARES`."""
+    """Return a split by a hash of the id, in the shares of :data:`SHARES`."""
     place = zlib.crc32(user_id.encode()) % 100
     return SPLITS[0] if place < SHARES[0] else SPLITS[1] if place < sum(SHARES[:2]) else SPLITS[2]

@@ -33,7 +33,7 @@ Labels = dict[str, Profile]
 
 
 def check_rules(schema: Schema) -> dict[str, str]:
-    """Business columns that the schema's rules read, and how (``number``, ``flag`` or ``list``).
+    """Return the business columns that the schema's rules read, and how (``number``, ``flag`` or ``list``).
 
     Raises:
         UserError: an unknown source or aggregation, or a rule that does not fit its attribute's values.
@@ -84,7 +84,7 @@ def _check_values(attribute: Attribute, aggregation: str, threshold: Any, where:
 
 
 def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | None) -> ir.Table:
-    """One row per visit with something to say about an attribute: user_id, value (null-free).
+    """Return a row per visit that says something about an attribute: user_id and value (never null).
 
     Of a list those of its items count that are values of the attribute, compared without case: a row each, with the value's
     position in the schema.
@@ -107,26 +107,26 @@ def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | Non
 
 
 def means(visits: ir.Table) -> ir.Table:
-    """user_id and mean: the mean of a user's values, exact and so independent of their order."""
+    """Return user_id and mean: the mean of a user's values, exact and so independent of their order."""
     exact = visits.value.cast("decimal(18, 6)")
     total = visits.group_by("user_id").aggregate(total=exact.sum(), n=visits.count())
     return total.select("user_id", mean=total.total.cast("float64") / total.n)
 
 
 def rounded(visits: ir.Table) -> ir.Table:
-    """user_id and label: the mean rounded half up (Python's round is half to even)."""
+    """Return user_id and label: the mean rounded half up (Python's round is half to even)."""
     mean = means(visits)
     return mean.select("user_id", label=(mean.mean + 0.5).floor().cast("int64").cast("string"))
 
 
 def share_true(visits: ir.Table, threshold: float) -> ir.Table:
-    """user_id and label: ``True`` where the share of true values reaches the threshold."""
+    """Return user_id and label: ``True`` where the share of true values reaches the threshold."""
     counts = visits.group_by("user_id").aggregate(yes=visits.value.cast("int64").sum(), n=visits.count())
     return counts.select("user_id", label=ibis.ifelse(counts.yes >= threshold * counts.n, "True", "False"))
 
 
 def most_frequent(visits: ir.Table, size: int) -> ir.Table:
-    """user_id, label (its position in the schema) and place: the ``size`` values seen most, ties by schema order.
+    """Return user_id, label (a position in the schema) and place of the ``size`` commonest values, ties by schema order.
 
     Users who saw fewer different values than that have no row.
     """
@@ -154,22 +154,22 @@ class Derived:
 
     @property
     def derived(self) -> set[str]:
-        """Attributes labelled by a rule."""
+        """Return the attributes that are labelled by a rule."""
         return self.by_rule.keys() - self.from_file.keys()
 
-    def add_file(self, given: Labels, columns: set[str]) -> None:
-        """Takes in the labels of a file."""
+    def add_file(self, labels: Labels, columns: set[str]) -> None:
+        """Add the labels of a file."""
         for name in columns:
-            self.from_file[name] = {user: profile[name] for user, profile in given.items() if profile.get(name)}
+            self.from_file[name] = {user: profile[name] for user, profile in labels.items() if profile.get(name)}
 
     def _known(self, name: str) -> set[str]:
-        """Users of whom an attribute is known."""
+        """Return the users of whom an attribute is known."""
         if name in self.from_file:
             return set(self.from_file[name])
         return self.by_rule[name].keys() | self.means.get(name, {}).keys()
 
     def complete(self, people: set[str]) -> tuple[set[str], dict[str, int]]:
-        """Users known in every attribute that must be known, and how many are unknown in each.
+        """Return the users of whom every required attribute is known, and attribute -> how many users it drops.
 
         An attribute that neither a rule nor a file says anything about stays unknown for everybody and drops nobody.
         """
@@ -184,7 +184,7 @@ class Derived:
         return left, unknown
 
     def cut(self, train: list[str]) -> dict[str, float]:
-        """Turns the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
+        """Turn the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
 
         Args:
             train: users of the training split; a ``train_median`` is fitted on them alone.
@@ -207,13 +207,13 @@ class Derived:
         return cuts
 
     def profiles(self, users: Iterable[str]) -> Labels:
-        """Profiles with every attribute of the schema, () where unknown."""
+        """Return profiles with every attribute of the schema, () where unknown."""
         labels = {name: self.from_file.get(name, self.by_rule.get(name, {})) for name in self.schema.names}
         return {user: {name: known.get(user, ()) for name, known in labels.items()} for user in users}
 
 
 def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:
-    """Labels of every rule of the schema.
+    """Return the labels of every rule of the schema.
 
     Args:
         reviews: the kept reviews: user_id, business_id, stars.

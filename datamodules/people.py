@@ -15,7 +15,7 @@ FIELDS = ("user_id", "reviews", *CUES, "split", "gold")
 
 
 def read_people(source: str | Path, schema: Schema, input_format: str = "people") -> list[Person]:
-    """People of a prepared folder or of a JSONL file.
+    """Return the people of a prepared folder or of a JSONL file.
 
     Args:
         source: a prepared folder: its users, with gold values from ``gold_text_only.parquet`` where there is one; or a file of
@@ -33,7 +33,7 @@ def read_people(source: str | Path, schema: Schema, input_format: str = "people"
     if input_format == "synthpai":
         if source.is_dir():
             raise UserError(f"input_format={input_format}: {source} is a folder; give input=..., the file of comments")
-        from datamodules.synthpai import read_synthpai  # which asks this module for the splits
+        from datamodules.synthpai import read_synthpai
 
         return read_synthpai(source, schema)
     if source.is_dir():
@@ -41,11 +41,11 @@ def read_people(source: str | Path, schema: Schema, input_format: str = "people"
     people = [_person(row, where, schema) for row, where in read_lines(source)]
     if not people:
         raise UserError(f"input={source}: nobody in it")
-    seen = set[str]()
+    ids = set[str]()
     for person in people:
-        if person.user_id in seen:
+        if person.user_id in ids:
             raise UserError(f"input={source}: user_id {person.user_id!r} stands there more than once; join their texts")
-        seen.add(person.user_id)
+        ids.add(person.user_id)
     return people
 
 
@@ -54,7 +54,10 @@ def _prepared(folder: Path, schema: Schema) -> list[Person]:
     gold = read_gold(folder, schema)
     return [
         Person(
-            row["user_id"], tuple(review["text"] for review in row["reviews"]), {}, split, gold.get(row["user_id"], {})
+            row["user_id"],
+            reviews=tuple(review["text"] for review in row["reviews"]),
+            split=split,
+            gold=gold.get(row["user_id"], {}),
         )
         for split in SPLITS
         for row in prepared.datasets[split]
@@ -78,11 +81,12 @@ def _person(row: dict[str, Any], where: str, schema: Schema) -> Person:
             f"{where}: gold has {strange[0] if isinstance(gold, dict) else gold!r}, which the schema does not have"
         )
     cues = {name: texts[name] for name in CUES if texts[name]}
-    return Person(row["user_id"], texts["reviews"], cues, split, gold_profile(gold, schema, where))
+    profile = gold_profile(gold, schema, where)
+    return Person(row["user_id"], reviews=texts["reviews"], cues=cues, split=split, gold=profile)
 
 
-def _texts(given: Any, where: str) -> tuple[str, ...]:
-    values = given if isinstance(given, list) else [] if given is None else [given]
-    if not all(isinstance(value, (str, int)) and not isinstance(value, bool) for value in values):
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(item, (str, int)) and not isinstance(item, bool) for item in values):
         raise UserError(f"{where}: expected a text or a list of texts")
-    return tuple(str(value) for value in values if str(value).strip())
+    return tuple(str(item) for item in values if str(item).strip())

@@ -43,7 +43,7 @@ class Processed(NamedTuple):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame, upright, as 8-bit RGB: alpha on white, 16-bit and float greys scaled, the rest converted."""
+    """Return the first frame, upright, as 8-bit RGB: alpha on white, 16-bit and float greys scaled."""
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
@@ -60,7 +60,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def process(data: bytes | Path, options: PhotoOptions) -> Processed:
-    """One photo: header checked, decoded in full, upright RGB, shorter side at most ``options.shorter_side``, JPEG.
+    """Check and decode a photo in full; return an upright RGB JPEG, its shorter side at most ``options.shorter_side``.
 
     Args:
         data: the file's bytes, or where it lies.
@@ -120,14 +120,14 @@ class PhotoStore:
         self.index: dict[str, Stored] = {}
 
     def add(self, photo_id: str, photo: Processed) -> None:
-        """Appends a usable photo."""
+        """Append a usable photo."""
         assert photo.jpeg is not None
         self._file.write(photo.jpeg)
         self.index[photo_id] = Stored(self._end, len(photo.jpeg), photo.sha256)
         self._end += len(photo.jpeg)
 
     def read(self, photo_id: str) -> bytes:
-        """The JPEG of a stored photo."""
+        """Return the JPEG of a stored photo."""
         entry = self.index[photo_id]
         self._file.seek(entry.offset)
         return self._file.read(entry.length)
@@ -142,7 +142,7 @@ class PhotoStore:
 
 
 def workers() -> int:
-    """CPUs this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -153,7 +153,7 @@ def process_all(
     options: PhotoOptions,
     progress: Progress,
 ) -> dict[str, int]:
-    """Processes photos and stores the usable ones.
+    """Process photos and store the usable ones.
 
     Pillow lets go of the interpreter's lock while it decodes, scales and encodes, so threads use all cores as a pool of
     processes would, without starting interpreters or copying photos between them.
@@ -169,10 +169,10 @@ def process_all(
         UserError: the policy is ``error`` and a photo is not usable; names it.
     """
     counts: Counter[str] = Counter()
-    seen: set[str] = set()
+    processed: set[str] = set()
     with progress.bar(len(wanted), "photos", "photo") as bar:
         for photo_id, name, photo in _processed(items, options):
-            seen.add(photo_id)
+            processed.add(photo_id)
             bar.update()
             if photo.reason is None:
                 store.add(photo_id, photo)
@@ -180,7 +180,7 @@ def process_all(
             if options.policy == "error":
                 raise UserError(_complaint(name, photo.reason))
             counts[photo.reason] += 1
-        missing = wanted - seen
+        missing = wanted - processed
         bar.update(len(missing))
     if missing and options.policy == "error":
         raise UserError(_complaint(f"{min(missing)}.jpg", "missing"))
@@ -195,7 +195,7 @@ def _complaint(name: str, reason: str) -> str:
 def _processed(
     items: Iterable[tuple[str, bytes | Path]], options: PhotoOptions
 ) -> Iterator[tuple[str, str, Processed]]:
-    """Results in the order of ``items``, with a bounded number of photos in memory."""
+    """Yield results in the order of ``items``, with a bounded number of photos in memory."""
     count = workers()
     waiting: deque[tuple[str, str, Future[Processed]]] = deque()
     with ThreadPoolExecutor(count) as pool:

@@ -63,12 +63,12 @@ class Prepared:
     manifest: dict[str, Any]
 
     def jpeg(self, photo_id: str) -> bytes:
-        """A photo's file."""
+        """Return a photo's file."""
         return bytes(self.photos[self.photo_index[photo_id]]["jpeg"])
 
 
 def open_prepared(folder: str | Path) -> Prepared:
-    """Opens a prepared folder; users and photos stay on disk, memory-mapped.
+    """Open a prepared folder; users and photos stay on disk, memory-mapped.
 
     Raises:
         UserError: the folder is no prepared data set, one of another format version, or damaged.
@@ -88,11 +88,20 @@ def open_prepared(folder: str | Path) -> Prepared:
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
     index = {photo_id: row for row, photo_id in enumerate(ids)}
-    return Prepared(folder, splits, photos, index, captions, cues, schema, manifest)
+    return Prepared(
+        folder=folder,
+        datasets=splits,
+        photos=photos,
+        photo_index=index,
+        captions=captions,
+        cues=cues,
+        schema=schema,
+        manifest=manifest,
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared folder, None when there is none that can be read."""
+    """Return the manifest of a prepared folder; None when there is none that can be read."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -119,7 +128,7 @@ def _read_cues(folder: Path) -> dict[tuple[str, str], dict[str, str | None]] | N
 
 
 def user_schema(schema: Schema) -> pa.Schema:
-    """Arrow schema of a split: user_id, reviews, profile."""
+    """Return the Arrow schema of a split: user_id, reviews, profile."""
     profile = pa.struct([(name, pa.list_(pa.string())) for name in schema.names])
     return pa.schema([("user_id", pa.string()), ("reviews", pa.list_(REVIEW)), ("profile", profile)])
 
@@ -132,7 +141,7 @@ class Sorted:
         self._rest = next(self._batches)
 
     def until(self, place: int) -> pa.Table:
-        """The rows before ``place`` that were not given out yet."""
+        """Return the rows before ``place`` that were not returned yet."""
         waiting = [self._rest]
         while not waiting[-1].num_rows or waiting[-1]["place"][-1].as_py() < place:
             batch = next(self._batches, None)
@@ -146,7 +155,7 @@ class Sorted:
 
 
 def user_rows(reviews: pa.Table, first: int, users: list[str], profiles: list[Profile], schema: pa.Schema) -> pa.Table:
-    """Rows of a split, a row a user, from the rows of their reviews.
+    """Return the rows of a split, one per user, from the rows of their reviews.
 
     Args:
         reviews: the fields of REVIEW, and ``place``, by which they are sorted: ``first`` for the first user and so on.
@@ -173,13 +182,13 @@ class RowWriter:
         self._rows: list[dict[str, Any]] = []
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more row."""
+        """Add a row."""
         self._rows.append(row)
         if len(self._rows) >= self._batch:
             self._flush()
 
     def write(self, rows: pa.Table) -> None:
-        """Many more rows."""
+        """Add many rows."""
         self._writer.write_table(rows.combine_chunks())
 
     def _flush(self) -> None:
@@ -187,7 +196,7 @@ class RowWriter:
         self._rows = []
 
     def dataset(self, split: str | None = None) -> Dataset:
-        """Closes the file and opens it as a data set; its fingerprint is that of the content, the library's is random."""
+        """Close the file and open it as a data set. Its fingerprint is that of the content; the library's is random."""
         if self._rows:
             self._flush()
         self._writer.close()
@@ -201,7 +210,7 @@ class RowWriter:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the library's own progress bars."""
+    """Switch off the library's own progress bars."""
     was_shown = datasets.are_progress_bars_disabled() is False
     datasets.disable_progress_bars()
     try:
@@ -212,7 +221,7 @@ def _quiet() -> Iterator[None]:
 
 
 def save_splits(folder: Path, splits: dict[str, Dataset]) -> None:
-    """train/, validation/, test/ and dataset_dict.json."""
+    """Write train/, validation/, test/ and dataset_dict.json."""
     with _quiet():
         DatasetDict(splits).save_to_disk(
             str(folder), num_shards={name: None if len(rows) else 1 for name, rows in splits.items()}
@@ -220,7 +229,7 @@ def save_splits(folder: Path, splits: dict[str, Dataset]) -> None:
 
 
 def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict[str, str]]) -> int:
-    """photos/: the given rows (photo_id, business_id, label) with the stored JPEG.
+    """Write photos/: the given rows (photo_id, business_id, label) with the stored JPEG.
 
     Returns:
         Number of photos.
@@ -236,20 +245,20 @@ def save_photos(folder: Path, work: Path, store: PhotoStore, rows: Iterable[dict
 
 
 def save_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
-    """A small table of strings."""
+    """Write a small table of strings."""
     pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), path)
 
 
 def save_text(path: Path, text: str) -> None:
-    """UTF-8 with Unix line ends, on every system."""
+    """Write UTF-8 with Unix line ends, on every system."""
     path.write_bytes(text.encode("utf-8"))
 
 
 def save_json(path: Path, content: Any) -> None:
-    """Indented JSON, keys in the order given."""
+    """Write indented JSON, keys in the order given."""
     save_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def save_schema(folder: Path, schema: Schema) -> None:
-    """schema.yaml, readable by ``Schema.from_yaml``."""
+    """Write schema.yaml, which ``Schema.from_yaml`` reads."""
     save_text(folder / "schema.yaml", yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120))

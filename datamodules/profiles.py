@@ -55,7 +55,7 @@ class EpochSampler(Sampler[int]):
         self.size, self.seed, self.epoch = size, seed, epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next iteration is of."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -172,7 +172,7 @@ class Prefetcher:
 
     @property
     def batch_sampler(self) -> Any:
-        """Lightning tells it the epoch."""
+        """Return the sampler, which Lightning tells the epoch."""
         return self.loader.batch_sampler
 
     def __len__(self) -> int:
@@ -194,13 +194,13 @@ class Prefetcher:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the batch given last was, not the one that waits; behind the last one of an epoch, a new epoch's."""
+        """Return the place of the last batch that was yielded, not of the one that waits; after an epoch, the next one's start."""
         if self._state is None or self._next is None:
             return self.loader.state_dict()
         return {} if self._next.result()[0] is None else self._state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on behind the batch that was given last."""
+        """Continue after the batch that was yielded last."""
         self.loader.load_state_dict(state)
         self._state = self._next = None
 
@@ -267,11 +267,11 @@ class ProfileDataModule(pl.LightningDataModule):
         return self.draws.examples(split)
 
     def steps_per_epoch(self, world: int = 1) -> int:
-        """Optimizer steps of an epoch, on each of ``world`` ranks."""
+        """Return the optimizer steps of an epoch on each of ``world`` ranks."""
         return len(self._batches(0, 0, world))
 
     def train_dataloader(self) -> Prefetcher:
-        """Training batches; resumable in mid-epoch."""
+        """Return training batches; they can be resumed within an epoch."""
         trainer = self.trainer
         epoch, rank, world = (trainer.current_epoch, trainer.global_rank, trainer.world_size) if trainer else (0, 0, 1)
         loader = StatefulDataLoader(
@@ -284,11 +284,11 @@ class ProfileDataModule(pl.LightningDataModule):
         return Prefetcher(loader)
 
     def val_dataloader(self) -> DataLoader:
-        """The validation split in the view that prediction uses."""
+        """Return the validation split in the view that prediction uses."""
         return self.loader(self.users("validation"))
 
     def loader(self, users: Sequence[User]) -> DataLoader:
-        """Any users in the view that prediction uses, in order."""
+        """Return any users in the view that prediction uses, in order."""
         return DataLoader(
             users,  # type: ignore[arg-type]
             batch_size=self.eval_batch_size,
@@ -301,7 +301,7 @@ class ProfileDataModule(pl.LightningDataModule):
         return BucketBatches(sampler, self._lengths, self.batch_size, rank, world)
 
     def _lengths(self, epoch: int) -> list[int]:
-        """Tokens of each training user's reviews in an epoch."""
+        """Return the number of tokens of each training user's reviews in an epoch."""
         users = [self.draws.training(epoch, index) for index in range(len(self.users("train")))]
         tokens = iter(self.collator.review_tokens([text for user in users for text in user.reviews]))
         return [sum(len(next(tokens)) for _ in user.reviews) for user in users]

@@ -19,13 +19,13 @@ class Progress:
         self.shown = shown
 
     def say(self, text: str) -> None:
-        """One line."""
+        """Print a line."""
         if self.shown:
             print(text, file=sys.stderr, flush=True)
 
     @contextmanager
     def step(self, text: str) -> Iterator[None]:
-        """Names a step when it starts, says every 15 seconds that it still runs, and how long it took."""
+        """Print when a step starts, every 15 seconds while it runs, and how long it took."""
         start, over = time.monotonic(), threading.Event()
         self.say(f"prepare: {text} ...")
 
@@ -43,7 +43,7 @@ class Progress:
         self.say(f"prepare: {text} done in {time.monotonic() - start:.1f} s")
 
     def bar(self, total: int, text: str, unit: str) -> "tqdm[Any]":
-        """A bar to ``update``; use as a context manager. Off a terminal it prints every 10 seconds, not every tenth."""
+        """Return a bar to ``update``; use it as a context manager. Without a terminal it prints every 10 seconds."""
         terminal = sys.stderr.isatty()
         return tqdm(
             total=total, desc=f"prepare: {text}", unit=unit, disable=not self.shown, mininterval=0.2 if terminal else 10

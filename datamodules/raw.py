@@ -61,14 +61,14 @@ class RawYelp:
                 raise UserError(f"raw data: {path} is neither a folder nor one of {', '.join(ARCHIVES)}")
 
     def _look_into(self, folder: Path) -> None:
-        """JSON files and photo folders in a folder or one or two levels down; archives where there is no JSON file."""
+        """Find JSON files and photo folders in a folder and two levels down; archives where these are not complete."""
         levels = [folder, *_subfolders(folder)]
         levels += [below for level in levels[1:] if level.name != "photos" for below in _subfolders(level)]
         for role in ROLES:
             candidates = [level / name for name in NAMES[role] for level in levels]
-            found = next((path for path in candidates if path.is_file()), None)
-            if found is not None:
-                self._files.setdefault(role, found)
+            file = next((path for path in candidates if path.is_file()), None)
+            if file is not None:
+                self._files.setdefault(role, file)
         self._photo_folders += [level for level in levels if level.name == "photos"]
         if set(self._files) != set(ROLES) or not self._photo_folders:
             self._archives += sorted(
@@ -77,18 +77,18 @@ class RawYelp:
 
     @property
     def sources(self) -> list[SourceFile]:
-        """The files this data set comes from (archives, or the JSON files of a folder), by name."""
+        """Return the files of this data set (archives, or the JSON files of a folder), by name."""
         return [
             SourceFile.of(path) for path in sorted({*self._files.values(), *self._archives}, key=lambda path: path.name)
         ]
 
     def stamps(self) -> list[Any]:
-        """Sizes and times of the sources, and how many files the photo folders hold."""
+        """Return the sizes and times of the sources, and the numbers of files in the photo folders."""
         counts = [len(os.listdir(folder)) for folder in self._photo_folders]
         return [*(source.stamp for source in self.sources), counts]
 
     def json_files(self, work: Path) -> dict[str, Path]:
-        """The three JSON files, copied to ``work`` when they are inside an archive.
+        """Return the three JSON files, copied to ``work`` when they are inside an archive.
 
         Raises:
             UserError: one is missing (says which names were looked for), or an archive is broken.
@@ -106,17 +106,17 @@ class RawYelp:
                     self._files[role] = target
                     missing.discard(role)
         if missing or not has_photos:
-            looked = [" or ".join(NAMES[role]) for role in ROLES if role in missing]
+            wanted = [" or ".join(NAMES[role]) for role in ROLES if role in missing]
             if not has_photos:
-                looked.append("a folder photos/ with <photo_id>.jpg")
+                wanted.append("a folder photos/ with <photo_id>.jpg")
             where = ", ".join(str(path) for path in self.paths)
             raise UserError(
-                f"raw data: not complete in {where}: looked for {'; '.join(looked)}: check data.prepare.source.path"
+                f"raw data: not complete in {where}: looked for {'; '.join(wanted)}: check data.prepare.source.path"
             )
         return dict(self._files)
 
     def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
-        """The raw files as tables; ``keys``: the business columns that the label rules read, and how.
+        """Return the raw files as tables; ``keys``: the business columns that the label rules read, and how.
 
         Raises:
             UserError: a file is missing, broken, or has more than 1 % malformed lines.
@@ -124,15 +124,15 @@ class RawYelp:
         return read_tables(engine, self.json_files(work), keys)
 
     def labels(self, schema: Schema) -> tuple[dict[str, Any], set[str]]:
-        """No labels come with the raw files: all are derived by rules."""
+        """Return no labels: all are derived by rules."""
         return {}, set()
 
     def where(self) -> str:
-        """Where photos are looked for, for an error message."""
+        """Return where photos are looked for, for an error message."""
         return ", ".join(str(path) for path in [*self._photo_folders, *self._archives])
 
     def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
-        """The photos asked for that are there: id and path, or id and bytes from an archive.
+        """Yield the wanted photos that are there: id and path, or id and bytes from an archive.
 
         Raises:
             UserError: an archive is broken.
@@ -182,7 +182,7 @@ def _read_checked(archive: Path, name: str, read: Any) -> Any:
 
 
 def walk_archive(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Names and open files of an archive's members, those of tars inside a zip included, read as a stream.
+    """Yield names and open files of an archive's members, those of tars inside a zip included, read as a stream.
 
     Each file must be read before the next one is asked for.
 
@@ -208,7 +208,7 @@ def walk_archive(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _walk_tar(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Members of a tar, compressed or not, from a file that is only read forwards."""
+    """Yield the members of a tar, compressed or not, from a file that is only read forwards."""
     name = ""
     tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*"))  # noqa: SIM115
     with tar:

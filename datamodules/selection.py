@@ -30,7 +30,7 @@ class Funnel:
         self.steps: list[dict[str, int | str]] = []
 
     def count(self, step: str, reviews: ir.Table) -> None:
-        """Counts what is left and keeps it under the step's name."""
+        """Count what is left after a step."""
         row = (
             reviews.aggregate(
                 reviews=reviews.count(), users=reviews.user_id.nunique(), businesses=reviews.business_id.nunique()
@@ -41,11 +41,11 @@ class Funnel:
         self.steps.append({"step": step, **{key: int(value) for key, value in row.items()}})
 
     def add(self, step: str, users: int) -> None:
-        """A step that is about users only."""
+        """Add a step that is about users only."""
         self.steps.append({"step": step, "users": users})
 
     def table(self) -> str:
-        """The steps as aligned text."""
+        """Return the steps as aligned text."""
         lines = [f"{'step':<58}{'reviews':>11}{'users':>10}{'businesses':>12}"]
         for row in self.steps:
             cells = [f"{row[key]:,}" if key in row else "" for key in ("reviews", "users", "businesses")]
@@ -53,8 +53,10 @@ class Funnel:
         return "\n".join(lines)
 
     def check(self) -> None:
-        """Raises:
-        UserError: a step has left nobody; shows the steps before it.
+        """Check that each step has left somebody.
+
+        Raises:
+            UserError: a step has left nobody; shows the steps before it.
         """
         for row in self.steps:
             if row["users"] == 0:
@@ -66,7 +68,7 @@ class Funnel:
 
 
 def users_with(engine: Engine, name: str, reviews: ir.Table, least: int) -> ir.Table:
-    """The reviews of users who have at least ``least`` of them; the users are kept as table ``name``, not the reviews."""
+    """Return the reviews of users who have at least ``least`` of them; the users are stored as table ``name``."""
     if least <= 1:
         return reviews
     counts = reviews.group_by("user_id").aggregate(n=reviews.count())
@@ -74,7 +76,7 @@ def users_with(engine: Engine, name: str, reviews: ir.Table, least: int) -> ir.T
 
 
 def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel) -> ir.Table:
-    """Steps 1 to 3 of the selection, before any photo is opened: a photo row is taken at its word.
+    """Take steps 1 to 3 of the selection, before any photo is opened: each photo row counts as a photo.
 
     Returns:
         The candidates' reviews without date and text. ``tables`` is left without repeated review ids.
@@ -102,7 +104,7 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
 
 
 def _without_repeats(engine: Engine, tables: Tables) -> ir.Table:
-    """Of reviews with one id the first by user, business, date and text stays, in ``tables`` too."""
+    """Keep the first of the reviews with one id, by user, business, date and text, also in ``tables``."""
     counts = tables.reviews.group_by("review_id").aggregate(n=tables.reviews.count())
     repeated = engine.table("repeated_ids", counts.filter(counts.n > 1).select("review_id"))
     copies = tables.full.semi_join(repeated, "review_id")
@@ -116,7 +118,7 @@ def _without_repeats(engine: Engine, tables: Tables) -> ir.Table:
 
 
 def wanted_photos(reviews: ir.Table, photos: ir.Table) -> list[str]:
-    """Ids of the photos that the reviews can use."""
+    """Return the ids of the photos that the reviews can use."""
     ids = photos.semi_join(reviews, "photo_key").select("photo_id").distinct().to_pyarrow()
     return sorted(ids.column("photo_id").to_pylist())
 
@@ -124,7 +126,7 @@ def wanted_photos(reviews: ir.Table, photos: ir.Table) -> list[str]:
 def with_usable_photos(
     engine: Engine, reviews: ir.Table, usable: ir.Table, chosen: Selection, funnel: Funnel
 ) -> ir.Table:
-    """Step 3 for good: only photos that decode count.
+    """Take step 3 again: now only photos that decode count.
 
     Raises:
         UserError: nobody is left.
@@ -137,30 +139,30 @@ def with_usable_photos(
 
 
 def totals_of(engine: Engine, rows: ir.Table, usable: ir.Table) -> dict[str, int]:
-    """Reviews, words, and photos counted once per user."""
+    """Count the reviews, the words, and the photos of each user, each photo once."""
     [totals] = engine.rows(rows.aggregate(reviews=rows.count(), words=rows.words.sum()))
-    seen = rows.select("user_id", "photo_key").distinct().inner_join(usable, "photo_key")
-    return totals | {"user_photos": int(seen.select("user_id", "photo_id").distinct().count().execute())}
+    pairs = rows.select("user_id", "photo_key").distinct().inner_join(usable, "photo_key")
+    return totals | {"user_photos": int(pairs.select("user_id", "photo_id").distinct().count().execute())}
 
 
 def full_rows(rows: ir.Table, full: ir.Table, usable: ir.Table) -> ir.Table:
-    """The rows with their dates, their texts and the ids of the photos of their ``photo_key``."""
+    """Return the rows with their dates, their texts and the ids of the photos of their ``photo_key``."""
     photos = usable.group_by("photo_key").aggregate(photo_ids=usable.photo_id.collect(order_by=usable.photo_id))
     texts = full.select("review_id", "date", "text")
-    found = rows.inner_join(texts, "review_id").left_join(photos, "photo_key").drop("photo_key_right")
-    return found.mutate(photo_ids=found.photo_ids.fill_null(ibis.literal([], type="array<string>")))
+    complete = rows.inner_join(texts, "review_id").left_join(photos, "photo_key").drop("photo_key_right")
+    return complete.mutate(photo_ids=complete.photo_ids.fill_null(ibis.literal([], type="array<string>")))
 
 
 def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
-    """Users of each split, in a random order that depends on the seed and the raw ids only.
+    """Return the users of each split, in a random order that depends on the seed and the raw ids only.
 
     Raises:
         UserError: more users asked for than there are, or a split with a size above 0 would be empty.
     """
     order = sorted(users, key=lambda user: hashlib.sha256(f"{split.seed}:{user}".encode()).digest())
-    asked = [split.train, split.validation, split.test]
+    wanted = [split.train, split.validation, split.test]
     if split.counted:
-        sizes = [int(size) for size in asked]
+        sizes = [int(size) for size in wanted]
         if sum(sizes) > len(order):
             raise UserError(
                 f"the split asks for {sum(sizes)} users ({' + '.join(map(str, sizes))}), "
@@ -169,27 +171,27 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
             )
     else:
         # Rounded half up one after the other on the running total, so that fractions adding up to 1 use everybody.
-        ends = [int(sum(asked[: i + 1]) * len(order) + 0.5 + 1e-9) for i in range(3)]
+        ends = [int(sum(wanted[: i + 1]) * len(order) + 0.5 + 1e-9) for i in range(3)]
         sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    for name, size, wish in zip(SPLITS, sizes, asked, strict=True):
+    for name, size, wish in zip(SPLITS, sizes, wanted, strict=True):
         if size == 0 and wish > 0:
             raise UserError(
-                f"the split {name} would be empty: {len(order)} users are left after the selection, too few for {asked}"
+                f"the split {name} would be empty: {len(order)} users are left after the selection, too few for {wanted}"
             )
     starts = [0, sizes[0], sizes[0] + sizes[1]]
     return {name: order[start : start + size] for name, start, size in zip(SPLITS, starts, sizes, strict=True)}
 
 
 def user_key(kind: str) -> bytes:
-    """The key that user ids are hashed with: public for the demo, the owner's own otherwise.
+    """Return the key that user ids are hashed with: public for the demo, the owner's own otherwise.
 
     ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use for its owner alone.
     """
     if kind == "demo":
         return DEMO_KEY
-    given = os.environ.get("MMPROFILE_USER_KEY")
-    if given:
-        return given.encode()
+    own = os.environ.get("MMPROFILE_USER_KEY")
+    if own:
+        return own.encode()
     path = cache_dir() / "user_id.key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,5 +211,5 @@ def user_key(kind: str) -> bytes:
 
 
 def hashed_id(key: bytes, raw: str) -> str:
-    """First 16 hex digits of HMAC-SHA256 of a raw user id."""
+    """Return the first 16 hex digits of the HMAC-SHA256 of a raw user id."""
     return hmac.digest(key, raw.encode(), "sha256").hex()[:16]

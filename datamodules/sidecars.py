@@ -11,7 +11,7 @@ from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, save_parquet
 
 
 def copy_sidecars(raw: Path, result: Path, users: dict[str, str]) -> dict[str, Any]:
-    """Writes captions.parquet, cues.parquet and gold_text_only.parquet for what was kept, if the raw folder has them.
+    """Write captions.parquet, cues.parquet and gold_text_only.parquet of what was kept, if the raw folder has them.
 
     Args:
         users: raw user id -> hashed id of the users kept.
@@ -46,22 +46,22 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _captions(path: Path, result: Path, sha256: dict[str, str]) -> int:
-    """Captions by photo content; of equal photos the first in order of ids speaks."""
+    """Write captions by photo content; of equal photos, the first id's caption counts. Return their number."""
     rows = _rows(path)
     header = next(rows)
     texts = {row["photo_id"]: row["caption"] for row in rows if row["photo_id"] in sha256}
     columns: dict[str, list[Any]] = {name: [] for name in CAPTION_COLUMNS}
-    seen: set[str] = set()
+    captioned: set[str] = set()
     for photo_id in sorted(texts):
-        if sha256[photo_id] in seen:
+        if sha256[photo_id] in captioned:
             continue
-        seen.add(sha256[photo_id])
+        captioned.add(sha256[photo_id])
         row = {"sha256": sha256[photo_id], "photo_id": photo_id, "caption": texts[photo_id], "status": "ok"}
         row |= {name: header[name] for name in BACKEND_COLUMNS if name in header}
         for name in CAPTION_COLUMNS:
             columns[name].append(row.get(name))
     save_parquet(result / "captions.parquet", columns)
-    return len(seen)
+    return len(captioned)
 
 
 def _cues(path: Path, result: Path, kept: dict[str, set[str]]) -> int:
@@ -76,7 +76,7 @@ def _cues(path: Path, result: Path, kept: dict[str, set[str]]) -> int:
 
 
 def _gold(path: Path, result: Path, users: dict[str, str]) -> int:
-    """Gold values of the text-only attributes, for evaluation only, sorted by hashed user id."""
+    """Write gold values of the text-only attributes, sorted by hashed user id. Return the number of users."""
     rows = sorted(
         ({**row, "user_id": users[row["user_id"]]} for row in _rows(path) if row["user_id"] in users),
         key=lambda row: row["user_id"],

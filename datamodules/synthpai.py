@@ -64,7 +64,7 @@ SPELLINGS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def read_synthpai(path: str | Path, schema: Schema) -> list[Person]:
-    """The authors of comments, in the order in which they first appear, their comments in the file's order.
+    """Return the authors of comments, in the order in which they first appear, with their comments in the file's order.
 
     Gold values that are not understood are left out, never guessed: a line on standard error counts them and shows the first.
 
@@ -83,8 +83,8 @@ def read_synthpai(path: str | Path, schema: Schema) -> list[Person]:
         author, text, profile = row.get("author"), row.get("text"), row.get("profile")
         if not isinstance(author, str) or not author or not isinstance(text, str) or not isinstance(profile, dict):
             raise UserError(f"{where}: expected a comment with author and text, texts, and profile, an object")
-        given = {key: profile.get(key) for key in ("age", *(key for key, _ in SPELLINGS.values()))}
-        if profiles.setdefault(author, given) != given:
+        known = {key: profile.get(key) for key in ("age", *(key for key, _ in SPELLINGS.values()))}
+        if profiles.setdefault(author, known) != known:
             raise UserError(f"{where}: author {author!r} has another profile than in {first[author]}")
         first.setdefault(author, where)
         comments += 1
@@ -97,7 +97,8 @@ def read_synthpai(path: str | Path, schema: Schema) -> list[Person]:
             raise UserError(f"{first[author]}: author {author!r} has no text at all; take the lines out")
         gold, faults = _gold(profiles[author])
         strange += [f"{first[author]}: {fault}" for fault in faults]
-        people.append(Person(author, tuple(written), {}, split_of(author), gold_profile(gold, schema, first[author])))
+        profile = gold_profile(gold, schema, first[author])
+        people.append(Person(author, reviews=tuple(written), split=split_of(author), gold=profile))
     blank = comments - sum(map(len, texts.values()))
     print(f"{path}: {comments:,} comments of {len(people):,} people; {blank:,} comments without text", file=sys.stderr)
     if strange:
@@ -106,7 +107,7 @@ def read_synthpai(path: str | Path, schema: Schema) -> list[Person]:
 
 
 def _gold(profile: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
-    """Attribute -> value where it is understood, and what was not; what is not given is neither."""
+    """Return attribute -> value where it is understood, and the values that are not understood."""
     gold, faults = dict[str, str](), list[str]()
     age = profile["age"]
     if group := next((name for name, years in AGES.items() if age in years), None):
@@ -114,11 +115,11 @@ def _gold(profile: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     elif age is not None:
         faults.append(f"age {age!r}")
     for attribute, (key, values) in SPELLINGS.items():
-        given = profile[key]
-        text = " ".join(str(given or "").lower().replace("’", "'").split())
-        found = next((value for value, spelling in values.items() if re.fullmatch(spelling, text)), None)
-        if found:
-            gold[attribute] = found
+        value = profile[key]
+        text = " ".join(str(value or "").lower().replace("’", "'").split())
+        label = next((label for label, spelling in values.items() if re.fullmatch(spelling, text)), None)
+        if label:
+            gold[attribute] = label
         elif text:
-            faults.append(f"{key} {given!r}")
+            faults.append(f"{key} {value!r}")
     return gold, faults

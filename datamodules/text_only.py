@@ -40,7 +40,7 @@ class Labelled(NamedTuple):
 
 
 def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, Any]:
-    """Writes the labels of a prepared folder's users into it, and what they are into its manifest and card.
+    """Write the labels of a prepared folder's users into it, and a description into its manifest and card.
 
     An Unknown that nobody voted for is no label, and left out. The same labels again give the same bytes.
 
@@ -64,12 +64,12 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
     joined = join([Person(user) for user in users], labels, schema, path)
     known = set(users)
     place = {name: i for i, name in enumerate(schema.names)}
-    kept = sorted(
-        (one for one in labels if one.user_id in known and one.attribute in place and not _silent(one)),
-        key=lambda one: (one.user_id, place[one.attribute]),
+    attached = sorted(
+        (label for label in labels if label.user_id in known and label.attribute in place and not _silent(label)),
+        key=lambda label: (label.user_id, place[label.attribute]),
     )
-    calibration = _calibration(path, kept)
-    _save(folder / FILE, kept, calibration.get("thresholds", {}), purpose)
+    calibration = _calibration(path, attached)
+    _save(folder / FILE, attached, calibration.get("thresholds", {}), purpose)
     about = {
         "purpose": purpose,
         "schema": schema.to_dict(),
@@ -77,7 +77,7 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
         "sha256": sha256_of(folder / FILE),
         "users": len(users),
         "labels_of_others": joined.of_others + joined.of_other_attributes,
-        "balance": _balance(kept, users, schema),
+        "balance": _balance(attached, users, schema),
         "calibration": calibration,
     }
     manifest = prepared.manifest | {"text_only": about}
@@ -89,7 +89,7 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
 
 
 def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
-    """User -> the labels that were attached; a user who has none is not there.
+    """Return user -> attached labels; users without labels are left out.
 
     Args:
         prepared: an opened folder.
@@ -113,21 +113,21 @@ def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
                 f"{path}: {attribute.name} was attached with other values or not at all; ask, vote and attach again with "
                 f"the attributes of profile {schema.name}"
             )
-    found: dict[str, Labelled] = {}
+    labelled: dict[str, Labelled] = {}
     for row in pq.read_table(path, columns=["user_id", "attribute", "label", "confidence"]).to_pylist():
         name, label = row["attribute"], row["label"]
         if name not in schema.names:
             continue
-        if row["user_id"] not in found:
-            found[row["user_id"]] = unlabelled(schema)
-        found[row["user_id"]].profile[name] = () if label == UNKNOWN else (label,)
-        found[row["user_id"]].weights[name] = row["confidence"]
-    return found
+        if row["user_id"] not in labelled:
+            labelled[row["user_id"]] = unlabelled(schema)
+        labelled[row["user_id"]].profile[name] = () if label == UNKNOWN else (label,)
+        labelled[row["user_id"]].weights[name] = row["confidence"]
+    return labelled
 
 
 def unlabelled(schema: Schema) -> Labelled:
-    """A user without labels."""
-    return Labelled(dict.fromkeys(schema.names, ()), dict.fromkeys(schema.names, 0.0))
+    """Return the entry of a user without labels."""
+    return Labelled(profile=dict.fromkeys(schema.names, ()), weights=dict.fromkeys(schema.names, 0.0))
 
 
 def _silent(label: Label) -> bool:
@@ -136,28 +136,29 @@ def _silent(label: Label) -> bool:
 
 
 def _calibration(path: Path, labels: Sequence[Label]) -> dict[str, Any]:
-    """``calibration.json`` beside the labels, where it belongs to them: thresholds, priors and the vote's settings."""
+    """Return ``calibration.json`` beside the labels if it belongs to them: thresholds, priors and the vote's settings."""
     try:
-        found = json.loads((path.parent / "calibration.json").read_text(encoding="utf-8"))
+        calibration = json.loads((path.parent / "calibration.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    theirs = isinstance(found, dict) and {found.get("settings")} == {label.provenance for label in labels}
-    return found if theirs else {}
+    if not isinstance(calibration, dict) or {calibration.get("settings")} != {label.provenance for label in labels}:
+        return {}
+    return calibration
 
 
 def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], purpose: str) -> None:
-    """The table, whole or not at all."""
+    """Write the table, whole or not at all."""
     rows = []
-    for one in labels:
-        origin = {"settings": one.provenance, "voted": one.voted, "q": one.q, "m": one.m}
+    for label in labels:
+        origin = {"settings": label.provenance, "voted": label.voted, "q": label.q, "m": label.m}
         rows.append(
             {
-                "user_id": one.user_id,
-                "attribute": one.attribute,
-                "label": one.label,
-                "confidence": one.confidence,
-                "votes": json.dumps([asdict(vote) for vote in one.votes]),
-                "provenance": json.dumps(origin | {"threshold": thresholds.get(one.attribute)}),
+                "user_id": label.user_id,
+                "attribute": label.attribute,
+                "label": label.label,
+                "confidence": label.confidence,
+                "votes": json.dumps([asdict(vote) for vote in label.votes]),
+                "provenance": json.dumps(origin | {"threshold": thresholds.get(label.attribute)}),
                 "purpose": purpose,
             }
         )
@@ -167,14 +168,14 @@ def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], pur
 
 
 def _balance(labels: Sequence[Label], users: Sequence[str], schema: Schema) -> dict[str, dict[str, Any]]:
-    """Attribute -> users of each value, of Unknown and without a label, and the mean confidence."""
-    found: dict[str, dict[str, Any]] = {}
+    """Count the users of each value, of Unknown and without a label by attribute, with the mean confidence."""
+    balance: dict[str, dict[str, Any]] = {}
     for attribute in schema.attributes:
-        own = [label for label in labels if label.attribute == attribute.name]
-        counts = Counter(label.label for label in own)
-        found[attribute.name] = {
+        of_attribute = [label for label in labels if label.attribute == attribute.name]
+        counts = Counter(label.label for label in of_attribute)
+        balance[attribute.name] = {
             "values": {value: counts[value] for value in (*attribute.values, UNKNOWN)},
-            "without_label": len(users) - len(own),
-            "mean_confidence": round(sum(label.confidence for label in own) / max(len(own), 1), 4),
+            "without_label": len(users) - len(of_attribute),
+            "mean_confidence": round(sum(label.confidence for label in of_attribute) / max(len(of_attribute), 1), 4),
         }
-    return found
+    return balance

@@ -61,7 +61,7 @@ class Tables:
 
 
 def count_words(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Number of words of each text, separated by blanks, tabs or line breaks; no text may be null."""
+    """Return the number of words of each text, separated by blanks, tabs or line breaks; no text may be null."""
     # The bytes of all texts at once: to count in SQL takes three times as long as to read the JSON.
     texts = (texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts).cast(pa.string())
     filled = pc.binary_length(texts).to_numpy(zero_copy_only=False) > 0
@@ -86,7 +86,7 @@ word_count = ibis.udf.scalar.pyarrow(count_words, signature=((dt.string,), dt.in
 
 
 def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
-    """The three raw files as tables.
+    """Return the three raw files as tables.
 
     Args:
         files: paths of the business, review and photos files.
@@ -115,11 +115,17 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
     notes["photo_rows"] = _count(rows)
     notes["duplicate_photo_rows"] = notes["photo_rows"] - _count(photos)
     notes["malformed_lines"] |= about.pop("malformed_lines")
-    return Tables(reviews, full, photos, engine.table("businesses", businesses), notes | about)
+    return Tables(
+        reviews=reviews,
+        full=full,
+        photos=photos,
+        businesses=engine.table("businesses", businesses),
+        notes=notes | about,
+    )
 
 
 def well_formed(lines: ir.Table, path: Path, required: tuple[str, ...], notes: dict[str, Any]) -> ir.Table:
-    """The rows that have all required fields, and stars that are a number; counts the others in ``notes``.
+    """Return the rows that have all required fields, and stars that are a number; count the others in ``notes``.
 
     Raises:
         UserError: over 1 % are malformed; names the file and the first bad line.
@@ -139,7 +145,7 @@ def _complete(lines: ir.Table, required: tuple[str, ...]) -> list[ir.BooleanValu
 
 
 def check_malformed(path: Path, bad: int, total: int, required: tuple[str, ...], notes: dict[str, Any]) -> None:
-    """Notes the number of malformed lines of a file.
+    """Note the number of malformed lines of a file.
 
     Raises:
         UserError: there are no lines at all, or over 1 % are malformed.
@@ -160,7 +166,7 @@ def _plain_name(path: Path) -> str:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Line number (from 1) and the object on it, or what is wrong with it; blank lines are passed over."""
+    """Yield each line's number (from 1) with its object, or what is wrong with it; skip blank lines."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if number == 1:
@@ -180,7 +186,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def first_malformed(path: Path, required: tuple[str, ...]) -> tuple[int, str] | None:
-    """Number of the first line that is no JSON object with all required fields, and why."""
+    """Return the number of the first line that is no JSON object with all required fields, and why."""
     for number, row in json_lines(path):
         if isinstance(row, str):
             return number, row
@@ -205,7 +211,7 @@ _FLAGS = re.compile(r"\{(?:u?'\w+': (?:True|False|None)(?:, (?=u?')|(?=\})))*\}"
 
 
 def literal(value: Any) -> Any:
-    """The value of an attribute string; None when it says nothing, NOT_A_LITERAL when it is not Python.
+    """Return the value of an attribute string; None when it says nothing, NOT_A_LITERAL when it is not Python.
 
     Values that are already numbers, booleans, lists or dicts are passed through.
     """
@@ -223,12 +229,12 @@ def _parsed(text: str) -> Any:
 
 
 def as_flag(value: Any) -> bool | None:
-    """A boolean, or None."""
+    """Return a boolean, or None."""
     return value if isinstance(value, bool) else None
 
 
 def as_number(value: Any) -> float | None:
-    """A finite number, also one written as a string, or None."""
+    """Return a finite number, also one written as a string, or None."""
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
     except (ValueError, OverflowError):
@@ -237,7 +243,7 @@ def as_number(value: Any) -> float | None:
 
 
 def as_list(value: Any) -> list[str] | None:
-    """Names: the keys with True of a dict, the items of a list, or one string; None when there are none."""
+    """Return names: the keys with True of a dict, the items of a list, or one string; None when there are none."""
     if isinstance(value, dict):
         names = [str(key) for key, flag in value.items() if flag is True]
     elif isinstance(value, list | tuple | set):
@@ -248,7 +254,7 @@ def as_list(value: Any) -> list[str] | None:
 
 
 def categories(value: Any) -> list[str] | None:
-    """Yelp's one string ``Pizza, Coffee & Tea`` as a list."""
+    """Return Yelp's one string ``Pizza, Coffee & Tea`` as a list."""
     if isinstance(value, list):
         value = ",".join(str(item) for item in value)
     names = [name.strip() for name in value.split(",")] if isinstance(value, str) else []
@@ -263,22 +269,22 @@ READERS: dict[str, tuple[Callable[[Any], Any], pa.DataType]] = {
 
 
 def read_businesses(path: Path, keys: dict[str, str], notes: dict[str, Any]) -> pa.Table:
-    """One row per business: business_id and a column per key, null where nothing is known.
+    """Return a row per business: business_id and a column per key, null where nothing is known.
 
     ``categories``, ``stars`` and ``review_count`` are fields of the business itself, everything else of its attributes.
     """
     columns: dict[str, list[Any]] = {"business_id": [], **{key: [] for key in keys}}
     tally: dict[str, Counter[str]] = {key: Counter(known=0, unknown=0, not_a_literal=0) for key in keys}
-    seen: set[str] = set()
+    ids: set[str] = set()
     total = bad = 0
     for _, row in json_lines(path):
         total += 1
         if isinstance(row, str) or row.get("business_id") is None:
             bad += 1
             continue
-        if row["business_id"] in seen:
+        if row["business_id"] in ids:
             continue
-        seen.add(row["business_id"])
+        ids.add(row["business_id"])
         columns["business_id"].append(str(row["business_id"]))
         for key, reader in keys.items():
             value, state = _business_value(row, key, reader)
@@ -295,11 +301,11 @@ def _business_value(row: dict[str, Any], key: str, reader: str) -> tuple[Any, st
         value = categories(row.get("categories"))
     else:
         attributes = row.get("attributes")
-        given = attributes.get(key) if isinstance(attributes, dict) else None
-        if given is None and key in ("stars", "review_count"):
-            given = row.get(key)
-        found = literal(given)
-        if found is NOT_A_LITERAL:
+        raw = attributes.get(key) if isinstance(attributes, dict) else None
+        if raw is None and key in ("stars", "review_count"):
+            raw = row.get(key)
+        parsed = literal(raw)
+        if parsed is NOT_A_LITERAL:
             return None, "not_a_literal"
-        value = READERS[reader][0](found)
+        value = READERS[reader][0](parsed)
     return value, "unknown" if value is None else "known"

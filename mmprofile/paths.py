@@ -8,11 +8,11 @@ ASSETS = PACKAGE / "assets"
 
 
 def conf_dir() -> Path:
-    """The folder of Hydra configs: inside the installed package, or beside it in a source checkout."""
+    """Return the folder of Hydra configs: inside the installed package, or beside it in a source checkout."""
     inside = PACKAGE / "conf"
     return inside if inside.is_dir() else PACKAGE.parent / "conf"
 
 
 def cache_dir() -> Path:
-    """Folder for prepared data sets: ``$MMPROFILE_CACHE``, else ``~/.cache/mmprofile``."""
+    """Return the folder for prepared data sets: ``$MMPROFILE_CACHE``, else ``~/.cache/mmprofile``."""
     return Path(os.environ.get("MMPROFILE_CACHE") or Path.home() / ".cache" / "mmprofile")

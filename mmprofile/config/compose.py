@@ -54,7 +54,7 @@ PARTS = {"train": ("model", "model/shared/parts.yaml")}
 
 
 def load_config(name: str, overrides: list[str]) -> Any:
-    """Composes ``conf/<name>.yaml`` with overrides and checks every key and type.
+    """Compose ``conf/<name>.yaml`` with overrides and check every key and type.
 
     Raises:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
@@ -78,7 +78,7 @@ def _compose(name: str, words: list[str]) -> DictConfig:
 
 
 def typed(name: str, cfg: DictConfig) -> Any:
-    """The composed configuration merged into its dataclasses: a DictConfig that knows its types.
+    """Merge a composed configuration into its dataclasses: a DictConfig that knows its types.
 
     Raises:
         UserError: as :func:`load_config`.
@@ -136,14 +136,14 @@ def _fill(given: Any, fields: Any, values: Any) -> None:
 
 
 def _check_size(part: str, cfg: Any) -> None:
-    """Whatever depends on the size would be a reference to nowhere."""
+    """Refuse an unknown size: whatever depends on it would be a reference to nowhere."""
     sizes = list(cfg[part].sizes)
     if sizes and cfg[part].size not in sizes:
         raise UserError(f"{part}.size={cfg[part].size}: {part} {cfg[part].name} has the sizes {', '.join(sizes)}")
 
 
 def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
-    """The keys in which two configurations of ``train`` differ in what a run computes, as ``key: old -> new``.
+    """Return the keys in which two configurations of ``train`` differ in what a run computes, as ``key: old -> new``.
 
     Args:
         old: one configuration.
@@ -174,7 +174,7 @@ def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def explain(error: Exception, name: str) -> str:
-    """One line for what Hydra and OmegaConf say in several."""
+    """Return one line for what Hydra and OmegaConf say in several."""
     texts = []
     cause: BaseException | None = error
     while cause is not None:
