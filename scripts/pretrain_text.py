@@ -1,14 +1,15 @@
-"""Pretrains the tiny text models of the compared systems (``mmprofile/assets/tiny/{bart,llama,glm4,bert}``): 1 M parameters each.
+"""Pretrain the tiny text models of the compared systems (``mmprofile/assets/tiny/{bart,llama,glm4,bert}``): 1 M parameters each.
 
     python scripts/pretrain_text.py llama --minutes 45
 
-They share the T5's tokenizer, cities and tasks on text (``scripts/pretraining_tasks.py``): what differs is the architecture.
-BART learns sources and targets as the T5 does. Causal models read source and target in one piece and learn the target, and,
+They share the T5's tokenizer, cities and tasks on text (``scripts/pretraining_tasks.py``); only the architectures differ.
+BART learns sources and targets as the T5 does. Causal models read source and target in one piece and learn the target and,
 at half the weight, the source. BERT learns 15 % of the source's tokens, which are hidden, and the linear heads.
+
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pretraining_tasks import SEEDS, Mixture, TextBatch, frequent_words, named, read_cities, split_held_out
+from pretraining_tasks import SEEDS, Mixture, TextBatch, frequent_words, mixtures, name_loss, read_cities
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -33,21 +34,22 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE
 from mmprofile.paths import ASSETS, conf_dir
 from mmprofile.profile.schema import Schema
 
 WIDTH, HEADS = 128, 4
-HIDDEN = 0.15  # of BERT's tokens
+HIDDEN = 0.15  # share of BERT's tokens
 WEIGHTS = {"text": 1.0, "source": 0.5, "heads": 1.0}  # of the losses
-SAMPLED = 512  # tokens of a causal model's source that a step learns
+SAMPLED = 512  # tokens of the source from which a causal model learns in a step
 RATES = {"bart": 6e-4, "bert": 6e-4, "llama": 1.5e-3, "glm4": 1.5e-3}
-"""Peak learning rates. At 1.5e-3 the loss of BART's heads stays at 9.6; its norms stand behind its layers, as BERT's do."""
+"""Peak learning rates. At 1.5e-3 the loss of BART's heads stays at 9.6: its norms stand behind its layers, as in BERT."""
 MASK, FIRST = "<extra_id_0>", "<extra_id_38>"  # BERT's mask and first token
 
 
 def build(family: str, size: int) -> PreTrainedModel:
-    """A new model of a family; ``size``: of the vocabulary."""
+    """Return a new model of a family, with a vocabulary of ``size``."""
     ids = {"vocab_size": size, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
     shape = {"hidden_size": WIDTH, "num_attention_heads": HEADS}
     if family == "bart":
@@ -83,19 +85,22 @@ def build(family: str, size: int) -> PreTrainedModel:
 
 
 class Learner(nn.Module):
-    """A model with the linear heads of the tasks, which are thrown away afterwards."""
+    """A model with the linear heads of the tasks, which are not saved."""
 
     def __init__(self, family: str, tokenizer: Any, trades: int, words: int) -> None:
         super().__init__()
         self.family, self.mask = family, tokenizer.convert_tokens_to_ids(MASK)
         self.first = tokenizer.convert_tokens_to_ids(FIRST)
         self.model = build(family, len(tokenizer))
-        self.model.set_attn_implementation("eager")  # with 16 bits the fastest on a CPU
+        self.model.set_attn_implementation("eager")  # the fastest on a CPU with 16 bits
         self.heads = nn.ModuleList([nn.Linear(WIDTH, size) for size in (5, trades, words)])
 
     def forward(self, batch: TextBatch) -> dict[str, Tensor]:
-        """Mean cross-entropy of what is to be written, ``text``; of a causal model's ``source``; and of the ``heads`` on the
-        mean state of what is read."""
+        """Return mean cross-entropies.
+
+        They are those of the target, ``text``; of a causal model's ``source``; and of the ``heads`` on the mean state of
+        what is read.
+        """
         mask = batch.row_tokens >= 0
         ids = batch.texts.flatten()[batch.row_tokens.clamp_min(0)].masked_fill(~mask, 0)
         read = getattr(self, f"_{'causal' if self.family in ('llama', 'glm4') else self.family}")
@@ -103,16 +108,18 @@ class Learner(nn.Module):
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         stars, trades, words = (head(mean) for head in self.heads)
         known = ~batch.words.isnan().any(1)
-        heads = F.cross_entropy(stars, batch.stars) + 0.5 * named(trades, batch.trades)
-        return losses | {"heads": heads + 0.2 * named(words[known], batch.words[known])}
+        heads = F.cross_entropy(stars, batch.stars) + 0.5 * name_loss(trades, batch.trades)
+        return losses | {"heads": heads + 0.2 * name_loss(words[known], batch.words[known])}
 
     def _bart(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the losses, and the states (R, N, d) of what is read: ids (R, N) and mask (R, N)."""
         encoded = self.model.get_encoder()(input_ids=batch.texts, attention_mask=batch.texts != 0).last_hidden_state
         states = encoded.flatten(0, 1)[batch.row_tokens.clamp_min(0)]
         loss = self.model(encoder_outputs=BaseModelOutput(states), attention_mask=mask, labels=batch.target).loss
         return {"text": loss}, states
 
     def _causal(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See :meth:`_bart`."""
         seen = torch.cat([mask, batch.target != IGNORE], 1)
         read = torch.cat([ids, batch.target.clamp_min(0)], 1)
         position = (seen.cumsum(1) - 1).clamp_min(0)
@@ -125,14 +132,15 @@ class Learner(nn.Module):
         behind = torch.where(behind < ids.shape[1], sources[:, None] - 1, behind)
         written = states.gather(1, behind[..., None].expand(-1, -1, WIDTH))
         target = F.cross_entropy(self.model.lm_head(written).flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE)
-        own = mask[:, 1:].flatten().nonzero().squeeze(1)
-        own = own[torch.randperm(len(own))[:SAMPLED]]  # of all of them logits would take most of a step
+        places = mask[:, 1:].flatten().nonzero().squeeze(1)
+        places = places[torch.randperm(len(places))[:SAMPLED]]  # the logits of all would take most of a step
         source = F.cross_entropy(
-            self.model.lm_head(states[:, : ids.shape[1] - 1].flatten(0, 1)[own]), ids[:, 1:].flatten()[own]
+            self.model.lm_head(states[:, : ids.shape[1] - 1].flatten(0, 1)[places]), ids[:, 1:].flatten()[places]
         )
         return {"text": target, "source": source}, states[:, : ids.shape[1]]
 
     def _bert(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See :meth:`_bart`."""
         hide = (torch.rand(ids.shape) < HIDDEN) & mask
         kind = torch.rand(ids.shape)
         read = ids.masked_fill(hide & (kind < 0.8), self.mask)
@@ -143,13 +151,13 @@ class Learner(nn.Module):
 
 
 def train(learner: Learner, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:
-    """Trains for a time; the learning rate follows the clock (warm-up 10 %, cosine). Returns held-out losses."""
+    """Train for a time and return held-out losses; the learning rate follows the clock (warm-up 10 %, cosine)."""
     adam = torch.optim.AdamW(learner.parameters(), weight_decay=0.01, fused=True)
     start, step, mean = time.perf_counter(), 0, dict.fromkeys(WEIGHTS, 0.0)
     while (done := (time.perf_counter() - start) / (60 * minutes)) < 1:
         for group in adam.param_groups:
             group["lr"] = lr * min(1.0, done / 0.1, 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
-        with torch.autocast("cpu", torch.bfloat16):  # two thirds of the time of a step in 32 bits
+        with torch.autocast("cpu", torch.bfloat16):  # a step takes two thirds of the time of one in 32 bits
             losses = learner(mixture.text(48))
         adam.zero_grad()
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
@@ -161,19 +169,20 @@ def train(learner: Learner, mixture: Mixture, held_out: Mixture, minutes: float,
             figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
             print(f"{step:>6} steps  {60 * minutes * done:6.0f} s  {figures}", flush=True)
     with torch.no_grad():
-        found = [learner(held_out.text(64)) for _ in range(10)]
-    return {"steps": step} | {f"{name}_loss": torch.stack([one[name] for one in found]).mean().item() for name in mean}
+        losses = [learner(held_out.text(64)) for _ in range(10)]
+    means = {f"{name}_loss": torch.stack([batch[name] for batch in losses]).mean().item() for name in mean}
+    return {"steps": step} | means
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("family", choices=("bart", "llama", "glm4", "bert"))
     parser.add_argument("--out", type=Path, default=None, help="default: mmprofile/assets/tiny/FAMILY")
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
     parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--lr", type=float, default=None, help="the peak; default: what suits the family")
+    parser.add_argument("--lr", type=float, default=None, help="the peak; default: that of the family")
     parser.add_argument("--start", action="store_true", help="go on from the weights in --out")
     args = parser.parse_args()
     out = args.out or Path("mmprofile/assets/tiny") / args.family
@@ -187,8 +196,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         reviews, photos = read_cities(args.cities or Path(temporary), args.users, SEEDS, trades)
     words = frequent_words(photos)
-    kept, held = split_held_out(reviews, photos)
-    mixture, held_out = (Mixture(*part, trades, words, tokenizer, seed) for seed, part in enumerate((kept, held), 1))
+    mixture, held_out = mixtures(reviews, photos, trades=trades, words=words, tokenizer=tokenizer)
     learner = Learner(args.family, tokenizer, len(trades), len(words))
     if args.start:
         learner.model.load_state_dict(type(learner.model).from_pretrained(out).state_dict())
@@ -199,7 +207,7 @@ def main() -> None:
     learner.model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     facts = {"parameters": count, "minutes": args.minutes, "lr": lr, "seeds": SEEDS, "reviews": len(reviews)}
-    (out / "pretraining.json").write_text(json.dumps({**facts, **figures}, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "pretraining.json", {**facts, **figures})
     print(figures)
 
 

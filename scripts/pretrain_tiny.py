@@ -1,21 +1,22 @@
-"""Pretrains the tiny backbone that the package carries (``mmprofile/assets/tiny``): a T5 and a ViT of 2 M parameters.
+"""Pretrain the tiny backbone that the package carries (``mmprofile/assets/tiny``): a T5 and a ViT of 2 M parameters.
 
     python scripts/pretrain_tiny.py --out mmprofile/assets/tiny --minutes 25
 
-The data are demo cities of other seeds than the demo's, so no user, business, review or photo of the demo is seen. The
-tasks are those of the backbones it stands in for, and none of them shows a profile:
+The data are generated cities whose seeds are not the demo's, so no user, business, review or photo of the demo is seen. The
+tasks are those of the backbones that it stands in for, and none of them shows a profile:
 
 - span corruption of reviews and captions (T5);
-- the stars of reviews and the trades of what they are about, as rating and topic tasks are part of Flan's mixture;
+- the stars of reviews and the trades of the reviewed businesses, since Flan's mixture has rating and topic tasks;
 - from reviews and captions of a business its trades, and the caption of another of its photos;
 - captions and trades of photos from the ViT's class state (or all its states), which the T5 decoder reads directly.
 
-Linear heads, thrown away afterwards, learn stars, trades and the words of captions from the text encoder's mean state, and
-the words of its caption from a photo's class state: sooner than the decoder learns where to look.
+Linear heads, which are not saved, learn stars, trades and the words of captions from the text encoder's mean state, and the
+words of a caption from its photo's class state. They learn sooner than the decoder learns where to look.
+
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import argparse
-import json
 import math
 import tempfile
 import time
@@ -33,9 +34,9 @@ from pretraining_tasks import (
     PhotoBatch,
     TextBatch,
     frequent_words,
-    named,
+    mixtures,
+    name_loss,
     read_cities,
-    split_held_out,
 )
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -44,6 +45,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
@@ -52,11 +54,11 @@ VOCABULARY = 3072
 TEXT = {"d_model": 128, "d_kv": 32, "d_ff": 384, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
 VISION = {"img_size": 96, "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "num_classes": 0}
 ARCHITECTURE = "vit_tiny_patch16_224"
-PHOTO_EVERY = 3  # photos are learned in fewer steps than texts
+PHOTO_EVERY = 3  # photos need fewer steps than texts
 
 
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer with T5's special tokens and sentinels; the schema's words are made frequent, to stay whole."""
+    """Return a BPE tokenizer with T5's special tokens and sentinels; the schema's words are frequent, so they stay whole."""
     words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
     words += ["Unknown review: photo: profile: stars: trade:", " ".join(str(number) for number in range(10))]
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -91,14 +93,14 @@ class Pair:
             eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
             relative_attention_max_distance=64, **TEXT,
         )  # fmt: skip
-        config._attn_implementation = "eager"  # with T5's position bias a third faster than sdpa on a CPU
         self.t5 = T5ForConditionalGeneration(config)
+        self.t5.set_attn_implementation("eager")  # with T5's position bias a third faster than sdpa on a CPU
         self.vit = timm.create_model(ARCHITECTURE, pretrained=False, **VISION)
         self.text_heads = nn.ModuleList([nn.Linear(TEXT["d_model"], size) for size in (5, trades, words)])
         self.photo_head = nn.Linear(VISION["embed_dim"], words)
 
     def text_loss(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
+        """Return the mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
         encoded = self.t5.get_encoder()(input_ids=batch.texts, attention_mask=batch.texts != 0).last_hidden_state
         mask = batch.row_tokens >= 0
         states = encoded.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten()).unflatten(0, mask.shape)
@@ -106,11 +108,11 @@ class Pair:
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         stars, trades, words = (head(mean) for head in self.text_heads)
         known = ~batch.words.isnan().any(1)
-        heads = F.cross_entropy(stars, batch.stars) + 0.5 * named(trades, batch.trades)
-        return loss, heads + 0.2 * named(words[known], batch.words[known])
+        heads = F.cross_entropy(stars, batch.stars) + 0.5 * name_loss(trades, batch.trades)
+        return loss, heads + 0.2 * name_loss(words[known], batch.words[known])
 
     def image_loss(self, batch: PhotoBatch, only_cls: bool) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy of captions read from the class state, or from all states, and the loss of the head."""
+        """Return the mean cross-entropy of captions read from the class state, or from all states, and the loss of the head."""
         states = self.vit.forward_features((batch.pixels.float() / 255 - 0.5) / 0.5)
         read = states[:, :1] if only_cls else states
         logits = self.t5(
@@ -118,11 +120,11 @@ class Pair:
             decoder_input_ids=self.t5.prepare_decoder_input_ids_from_labels(labels=batch.target),
         ).logits
         loss = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE)
-        return loss, 0.2 * named(self.photo_head(states[:, 0]), batch.words)
+        return loss, 0.2 * name_loss(self.photo_head(states[:, 0]), batch.words)
 
 
 def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:
-    """Trains for a time; the learning rate follows the clock (warm-up 3 %, cosine). Returns held-out losses.
+    """Train for a time and return held-out losses; the learning rate follows the clock (warm-up 3 %, cosine).
 
     T5's embeddings start ten times as large as its other weights and learn with five times the rate.
     """
@@ -165,7 +167,7 @@ def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: f
 
 
 def save(pair: Pair, tokenizer: Any, out: Path) -> None:
-    """Both halves in hub layout, weights in float16: ``text/`` for transformers, ``vision/`` for timm."""
+    """Write both halves in the hub's layout, weights in float16: ``text/`` for transformers, ``vision/`` for timm."""
     pair.t5.half().save_pretrained(out / "text")
     tokenizer.save_pretrained(out / "text")
     vision = out / "vision"
@@ -178,11 +180,11 @@ def save(pair: Pair, tokenizer: Any, out: Path) -> None:
         "model_args": VISION,
         "pretrained_cfg": {**INPUT, **CROP, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
     }
-    (vision / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(vision / "config.json", config)
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("mmprofile/assets/tiny"))
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
@@ -203,8 +205,7 @@ def main() -> None:
     tokenizer = train_tokenizer([r.text for r in reviews[::20]] + [p.caption for p in photos], schema)
     print(f"tokenizer trained in {time.perf_counter() - start:.0f} s", flush=True)
     words = frequent_words(photos)
-    kept, held = split_held_out(reviews, photos)
-    mixture, held_out = (Mixture(*part, trades, words, tokenizer, seed) for seed, part in enumerate((kept, held), 1))
+    mixture, held_out = mixtures(reviews, photos, trades=trades, words=words, tokenizer=tokenizer)
     pair = Pair(tokenizer, len(trades), len(words))
     count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
     print(f"parameters {count}", flush=True)
@@ -220,7 +221,7 @@ def main() -> None:
         "reviews": len(reviews),
         "photos": len(photos),
     }
-    (args.out / "pretraining.json").write_text(json.dumps({**facts, **figures}, indent=2) + "\n", encoding="utf-8")
+    write_json(args.out / "pretraining.json", {**facts, **figures})
     print(figures)
 
 

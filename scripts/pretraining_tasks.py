@@ -1,7 +1,7 @@
-"""What the tiny models are pretrained on: generated cities, and the tasks that are drawn from them.
+"""The data of pretraining for the tiny models: generated cities, and tasks drawn from them.
 
-The cities are of other seeds than the demo's, so no user, business, review or photo of the demo is seen, and no task shows
-a profile.
+The seeds of the cities are not the demo's, so no user, business, review or photo of the demo is seen. No task shows a
+profile. Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import json
@@ -24,7 +24,7 @@ from datamodules.demo import write_city
 from mmprofile.inputs.batch import IGNORE, mask_pixels, pad
 from mmprofile.model.vision import photo_transform
 
-SEEDS = (9001, 9002, 9003, 9004)  # the demo's own is 0, tests use small numbers
+SEEDS = (9001, 9002, 9003, 9004)  # the demo's is 0, tests use small numbers
 SENTINELS = 40
 INPUT = {"input_size": [3, 96, 96], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 CROP = {"crop_pct": 1.0, "crop_mode": "squash"}
@@ -34,7 +34,7 @@ MAX_WORDS = 60  # a single review of 300 words would make its whole batch ten ti
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a newline-delimited JSON file."""
+    """Yield the rows of a newline-delimited JSON file."""
     with path.open(encoding="utf-8") as file:
         yield from (json.loads(line) for line in file)
 
@@ -49,7 +49,7 @@ class Review(NamedTuple):
 
 
 class Photo(NamedTuple):
-    """A photo, uint8 (3, H, W), and what is known of it."""
+    """A photo, uint8 (3, height, width), and what is known of it."""
 
     pixels: np.ndarray
     caption: str
@@ -60,7 +60,7 @@ class Photo(NamedTuple):
 def read_cities(
     folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[str, ...]
 ) -> tuple[list[Review], list[Photo]]:
-    """Generates the cities and reads their reviews and photos back."""
+    """Generate the cities, and read their reviews and photos."""
     transform = photo_transform({**INPUT, **CROP, "input_size": tuple(INPUT["input_size"])})
     reviews, photos = [], []
     for seed in seeds:
@@ -74,19 +74,23 @@ def read_cities(
         for row in rows(city / "yelp_academic_dataset_review.json"):
             if 10 <= len(row["text"].split()) <= MAX_WORDS:
                 business = row["business_id"]
-                reviews.append(Review(row["text"], int(row["stars"]), known[business], business))
+                reviews.append(
+                    Review(text=row["text"], stars=int(row["stars"]), trades=known[business], business=business)
+                )
         captions = {row["photo_id"]: row["caption"] for row in rows(city / "captions.jsonl") if "photo_id" in row}
         of = {row["photo_id"]: row["business_id"] for row in rows(city / "photos.json")}
         for photo, caption in captions.items():
             pixels = transform(Image.open(city / "photos" / f"{photo}.jpg").convert("RGB"))
-            photos.append(Photo(np.asarray(pixels), caption, known[of[photo]], of[photo]))
+            photos.append(
+                Photo(pixels=np.asarray(pixels), caption=caption, trades=known[of[photo]], business=of[photo])
+            )
     return reviews, photos
 
 
 def split_held_out(
     reviews: list[Review], photos: list[Photo]
 ) -> tuple[tuple[list[Review], list[Photo]], tuple[list[Review], list[Photo]]]:
-    """What is learned from, and what only the last losses are measured on; shuffles both lists."""
+    """Return what is learned from, and what the last losses are measured on; shuffle both lists."""
     for rows in (reviews, photos):
         random.Random(0).shuffle(rows)  # type: ignore[arg-type]
     r, p = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
@@ -96,7 +100,7 @@ def split_held_out(
 def corrupt_spans(
     ids: list[int], sentinels: list[int], rng: random.Random, rate: float = 0.2
 ) -> tuple[list[int], list[int]]:
-    """T5's span corruption: spans of 3 tokens on average replaced by sentinels, which head the spans in the target."""
+    """Corrupt spans as T5 does: sentinels replace spans of 3 tokens on average, and stand before them in the target."""
     source, target, i, used = [], [], 0, 0
     while i < len(ids):
         if rng.random() < rate / 3 and used < len(sentinels) - 1:
@@ -111,11 +115,16 @@ def corrupt_spans(
 
 
 class TextBatch(NamedTuple):
-    """Texts (T, S); what a row reads of them, (R, N) indices of their tokens as in :class:`mmprofile.inputs.batch.Batch`; target
-    ids (R, L); the share of each of the stars (R, 5) and trades (R, trades) in what it reads.
+    """Texts and what is to be learned from them.
 
-    ``words`` (R, words): the share of the photos of the businesses it reads of whose captions have each word; nan where
-    they have no photos.
+    Attributes:
+        texts: (T, S) long.
+        row_tokens: (R, N) indices of the tokens that a row reads, as in :class:`mmprofile.inputs.batch.Batch`.
+        target: (R, L) ids.
+        stars: (R, 5) the share of each number of stars in the reviews of a row.
+        trades: (R, trades) the share of each trade in them.
+        words: (R, words) how many photos of the reviewed businesses have each word in their caption, as a share; NaN
+            where there are no photos.
     """
 
     texts: Tensor
@@ -127,7 +136,13 @@ class TextBatch(NamedTuple):
 
 
 class PhotoBatch(NamedTuple):
-    """Photos, uint8 (P, 3, H, W); target ids (P, L), their captions or trades; words of their captions (P, words), 0 or 1."""
+    """Photos and what is to be learned from them.
+
+    Attributes:
+        pixels: uint8 (P, 3, height, width).
+        target: (P, L) ids of their captions or trades.
+        words: (P, words) 1 where a caption has the word, else 0.
+    """
 
     pixels: Tensor
     target: Tensor
@@ -135,18 +150,25 @@ class PhotoBatch(NamedTuple):
 
 
 def words_of(caption: str) -> set[str]:
-    """The words of a caption."""
+    """Return the words of a caption."""
     return set(re.findall(r"[a-z0-9']+", caption.lower()))
 
 
 def frequent_words(photos: list[Photo]) -> list[str]:
-    """The words that at least 20 captions have."""
+    """Return the words that at least 20 captions have."""
     counts = Counter(word for photo in photos for word in words_of(photo.caption))
     return sorted(word for word, count in counts.items() if count >= 20)
 
 
 class Mixture:
-    """Draws batches of the pretraining tasks."""
+    """Draws batches of the pretraining tasks.
+
+    Args:
+        reviews, photos: of the cities.
+        trades, words: the classes of the linear heads.
+        tokenizer: of the model.
+        seed: of the draws.
+    """
 
     def __init__(
         self,
@@ -176,13 +198,13 @@ class Mixture:
         self.visited = sorted(self.visits)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids without end-of-sequence."""
+        """Return token ids without end-of-sequence."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def has(self, caption: str) -> list[float]:
-        """Which of the words a caption has, 0 or 1."""
-        found = words_of(caption)
-        return [float(word in found) for word in self.words]
+        """Return 1 for each of the words that a caption has, else 0."""
+        present = words_of(caption)
+        return [float(word in present) for word in self.words]
 
     def corrupt(self, pieces: list[list[int]]) -> tuple[list[list[int]], list[int]]:
         """:func:`corrupt_spans` of all pieces of a text, with one target."""
@@ -197,7 +219,7 @@ class Mixture:
         return sources, target
 
     def text(self, size: int) -> TextBatch:
-        """The tasks on text, by ``TASKS``, of ``size`` reviews, one to three at a time.
+        """Draw the tasks on text, by ``TASKS``, from ``size`` reviews, one to three at a time.
 
         In half of the batches the pieces of a source, its reviews and its captions, are encoded apart and read together.
         """
@@ -218,8 +240,8 @@ class Mixture:
                 stars = sorted((review.stars for review in drawn), reverse=True)
                 target = self.ids(", ".join(map(str, stars)))
             elif task != "spans":
-                other, *seen = self.rng.sample(captions := self.captions[drawn[0].business], min(3, len(captions)))
-                photos = [" ".join(f"photo: {caption}" for caption in seen)]
+                other, *shown = self.rng.sample(captions := self.captions[drawn[0].business], min(3, len(captions)))
+                photos = [" ".join(f"photo: {caption}" for caption in shown)]
                 pieces = self.rng.choice((pieces, photos, pieces + photos, pieces + photos))
                 target = self.ids(other if task == "other photo" else ", ".join(drawn[0].trades) or "none")
             source = [self.ids(piece) for piece in pieces]
@@ -233,8 +255,8 @@ class Mixture:
         stars = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
         trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
         unknown = np.full(len(self.words), np.nan)
-        shown = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
-        heads = (stars, trades, [np.mean(shares or [unknown], 0) for shares in shown])
+        shares = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
+        words = [np.mean(group_shares or [unknown], 0) for group_shares in shares]
         texts = pad([ids for source in sources for ids in source], 0)
         width, numbers = texts.shape[1], count_from()
         rows = [
@@ -242,24 +264,47 @@ class Mixture:
             for source in sources
         ]
         return TextBatch(
-            texts, pad(rows, -1), pad(targets, IGNORE), *(torch.from_numpy(np.stack(h)).float() for h in heads)
+            texts=texts,
+            row_tokens=pad(rows, -1),
+            target=pad(targets, IGNORE),
+            stars=torch.from_numpy(np.stack(stars)).float(),
+            trades=torch.from_numpy(np.stack(trades)).float(),
+            words=torch.from_numpy(np.stack(words)).float(),
         )
 
     def images(self, size: int, augment: bool = True) -> PhotoBatch:
-        """Photos and what they show; ``augment``: mirrored, partly masked."""
+        """Draw photos and what they show; ``augment`` mirrors some and masks some in part."""
         drawn = self.rng.sample(self.photos, min(size, len(self.photos)))
         pixels = [photo.pixels for photo in drawn]
         if augment:
             pixels = [p[:, :, ::-1].copy() if self.rng.random() < 0.5 else p for p in pixels]
             pixels = [mask_pixels(p, 0.3, self.pixel_rng) if self.rng.random() < 0.25 else p for p in pixels]
-        named = [f"trade: {', '.join(photo.trades) or 'none'}" for photo in drawn]
-        texts = [p.caption if self.rng.random() < 0.75 else name for p, name in zip(drawn, named, strict=True)]
+        trade_texts = [f"trade: {', '.join(photo.trades) or 'none'}" for photo in drawn]
+        texts = [p.caption if self.rng.random() < 0.75 else name for p, name in zip(drawn, trade_texts, strict=True)]
         target = pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
         return PhotoBatch(
-            torch.from_numpy(np.stack(pixels)), target, torch.tensor([self.has(p.caption) for p in drawn])
+            pixels=torch.from_numpy(np.stack(pixels)),
+            target=target,
+            words=torch.tensor([self.has(p.caption) for p in drawn]),
         )
 
 
-def named(logits: Tensor, share: Tensor) -> Tensor:
-    """Cross-entropy of names (rows, names) that hold or not, each with its share; summed over names, mean of rows."""
+def mixtures(
+    reviews: list[Review], photos: list[Photo], *, trades: Sequence[str], words: Sequence[str], tokenizer: Any
+) -> tuple[Mixture, Mixture]:
+    """Return the tasks that are learned from, and those that are held out; shuffle both lists."""
+    learned, held_out = split_held_out(reviews, photos)
+    return (
+        Mixture(*learned, trades=trades, words=words, tokenizer=tokenizer, seed=1),
+        Mixture(*held_out, trades=trades, words=words, tokenizer=tokenizer, seed=2),
+    )
+
+
+def name_loss(logits: Tensor, share: Tensor) -> Tensor:
+    """Return the binary cross-entropy of names, summed over names, mean over rows.
+
+    Args:
+        logits: (R, names).
+        share: (R, names) in 0..1, how much each name holds.
+    """
     return F.binary_cross_entropy_with_logits(logits, share, reduction="sum") / max(len(logits), 1)

@@ -146,7 +146,7 @@ def test_of_unknown_the_decoder_alone_has_an_opinion(
         assert sum(other.values()) == pytest.approx(1)
         for value in (("cat",), ("dog",)):
             assert both[value] == pytest.approx(0.7 * one[value] + 0.3 * other[value])
-    # Where dev says what the classifiers say, or the decoder, Unknown has no say in whom to believe.
+    # Unknown does not count when the share is fitted, whether the classifiers or the decoder are right.
     model.auxiliary.share[:] = 0.5
     golds = [
         {"Stars": one.profile["Stars"], "Pet": max(one.posteriors["Pet"].items(), key=lambda i: i[1] * bool(i[0]))[0]}

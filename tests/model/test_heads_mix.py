@@ -51,7 +51,7 @@ def test_a_part_that_is_right_on_dev_gets_all_of_the_mix(schema: Schema) -> None
     for a, shares in enumerate(head.mix):
         assert shares[a % 3] > 0.99
         assert shares.sum().item() == pytest.approx(1)
-    # Whoever has no photo is judged by the others even if vision alone was right on dev.
+    # The other parts decide for users without photos, even if vision alone was right on the validation split.
     logits[:, 1] = 20 * targets - 10
     logits[:, ::2] = 10 - 20 * targets[:, None]
     head.fit_mix(Votes(logits, torch.ones_like(heard)), targets)

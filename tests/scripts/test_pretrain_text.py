@@ -36,8 +36,10 @@ def test_a_causal_model_learns_the_target_behind_its_source(family: str, script:
     texts = torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0], [10, 1, 0, 0]])
     rows = torch.tensor([[0, 1, 2, 3, 8, 9], [4, 5, 6, -1, -1, -1]])  # the first reads two texts, the second one
     target = torch.tensor([[11, 12, 1], [13, 1, IGNORE]])
-    shares = torch.full((2, 5), 0.2), torch.rand(2, 4), torch.rand(2, 6)
-    losses = learner(script.TextBatch(texts, rows, target, *shares))
+    stars, trades, words = torch.full((2, 5), 0.2), torch.rand(2, 4), torch.rand(2, 6)
+    losses = learner(
+        script.TextBatch(texts=texts, row_tokens=rows, target=target, stars=stars, trades=trades, words=words)
+    )
     assert losses["heads"].isfinite()
     total = source = 0.0
     for prompt, answer in (([5, 6, 7, 1, 10, 1], [11, 12, 1]), ([8, 9, 1], [13, 1])):
