@@ -12,6 +12,7 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.views import (
     SPLITS,
     Example,
+    InputSettings,
     User,
     donors,
     drop_photos,
@@ -40,9 +41,9 @@ class Draws:
         UserError: the folder's schema is another one, or captions or text-only labels are read and it has none.
     """
 
-    def __init__(self, folder: Path, schema: Schema, inputs: Mapping[str, Any], captions: bool) -> None:
+    def __init__(self, folder: Path, schema: Schema, inputs: InputSettings, captions: bool) -> None:
         self.prepared = open_prepared(folder)
-        self.inputs: dict[str, Any] = {"photos": None, "pairing": "paired", "missing": 0.0, **inputs}
+        self.inputs: InputSettings = {"photos": None, "pairing": "paired", "missing": 0.0, **inputs}
         self.text_only = None if self.prepared.schema == schema else schema.text_only
         if self.text_only is not None and self.prepared.schema == schema.observed:
             self._labels = read_text_only(self.prepared, self.text_only)

@@ -2,7 +2,7 @@
 
 import io
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from datamodules.draws import Draws
 from datamodules.prepared import Prepared
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch, Collator
-from mmprofile.inputs.views import VIEW_SCHEDULES, Example, Masking, User, View
+from mmprofile.inputs.views import VIEW_SCHEDULES, Example, InputSettings, Masking, User, View
 from mmprofile.model.model import ProfileModel
 
 
@@ -231,7 +231,7 @@ class ProfileDataModule(pl.LightningDataModule):
         folder: Path,
         model: ProfileModel,
         views: tuple[View, ...],
-        inputs: Mapping[str, Any],
+        inputs: InputSettings,
         masking: Masking,
         schedule: str = "paired",
         weights: Sequence[float] = (),

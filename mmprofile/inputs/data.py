@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.utils import instantiate
 
-from mmprofile.inputs.views import Example, User, View
+from mmprofile.inputs.views import Example, InputSettings, User, View
 from mmprofile.profile.schema import Schema
 
 if TYPE_CHECKING:  # torch takes seconds, and preparing data needs none
@@ -24,11 +24,11 @@ class UserData(ExampleData, Protocol):
     """The users of each split, as every system sees them.
 
     Attributes:
-        inputs: what is shown of a user (``InputsConfig`` as plain data).
+        inputs: what is shown of a user.
         prepared: the opened folder of the data (:class:`datamodules.prepared.Prepared`).
     """
 
-    inputs: Mapping[str, Any]
+    inputs: InputSettings
     prepared: Any
 
     def users(self, split: str) -> list[User]:

@@ -6,7 +6,7 @@ captions, photos and masked profile the model sees. The target is always the who
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from zlib import crc32
 
 import numpy as np
@@ -25,6 +25,28 @@ _KEEP, _DROP = 1, 2  # purposes of a number drawn for a photo: the two numbers a
 Show = Literal["none", "plain", "masked"]
 Cues = Mapping[str, str | None]
 """The evidence that a generator put into a review or photo: attribute -> value; None or absent where there is none."""
+
+
+class InputSettings(TypedDict, total=False):
+    """How inputs are made: :class:`mmprofile.config.settings.InputsConfig` as plain data, and two keys of others.
+
+    An exported model keeps them in its ``config.json``.
+
+    Attributes:
+        encoding: of texts, one of :data:`mmprofile.inputs.texts.ENCODINGS`.
+        modality: of the paradigm, one of :data:`MODALITIES`.
+    """
+
+    reviews: int
+    photos_per_review: int
+    photos: int | None
+    pairing: str
+    missing: float
+    max_tokens: int
+    sample_seed: int
+    redraw: bool
+    encoding: str
+    modality: str
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from mmprofile.errors import UserError
+from mmprofile.inputs.views import InputSettings
 from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import TextModel, build_prompt, drop_decoder, load_text
 from mmprofile.model.checkpoints import local_name
@@ -35,7 +36,7 @@ def build_model(
     vision: Mapping[str, Any] | None,
     fusion: Mapping[str, Any],
     schema: Schema,
-    inputs: Mapping[str, Any],
+    inputs: InputSettings,
     vocabulary: str = "full",
     target: str = "profile",
     head: Mapping[str, Any] | None = None,
@@ -83,7 +84,7 @@ def build_model(
         "text": {key: value for key, value in text.items() if key not in ("name", "adapter")} | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
-        "inputs": dict(inputs),
+        "inputs": {**inputs},
         "vocabulary": vocabulary,
         "target": target,
         "head": head,

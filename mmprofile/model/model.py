@@ -3,7 +3,7 @@
 Dimension letters as in :mod:`mmprofile.model`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mmprofile.errors import UserError
 from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
-from mmprofile.inputs.views import Masking
+from mmprofile.inputs.views import InputSettings, Masking
 from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import build_prompt
 from mmprofile.model.decoder import ProfileDecoder
@@ -43,7 +43,7 @@ class ModelSettings(TypedDict):
 
     Attributes:
         text, vision, fusion, head: arguments of :func:`mmprofile.model.build.build_model`.
-        inputs: how inputs are made: ``max_tokens``, ``encoding``, ``reviews``, ``modality`` and so on.
+        inputs: how inputs are made.
         vocabulary: what a target token competes with, one of :data:`VOCABULARIES`.
         target: what a row writes, one of :data:`mmprofile.inputs.texts.TARGETS`.
         auxiliary: the weight of classifiers beside the decoder.
@@ -53,7 +53,7 @@ class ModelSettings(TypedDict):
     text: dict[str, Any]
     vision: dict[str, Any] | None
     fusion: dict[str, Any]
-    inputs: dict[str, Any]
+    inputs: InputSettings
     vocabulary: str
     target: str
     head: dict[str, Any]
@@ -114,7 +114,7 @@ class ProfileModel(ProfileDecoder):
 
     def collator(
         self,
-        inputs: Mapping[str, Any],
+        inputs: InputSettings,
         load_photo: Callable[[str], np.ndarray] | None,
         masking: Masking,
         seed: int,
@@ -142,7 +142,7 @@ class ProfileModel(ProfileDecoder):
             parser=self.fusion.parser,
         )
 
-    def _room(self, inputs: Mapping[str, Any]) -> int | None:
+    def _room(self, inputs: InputSettings) -> int | None:
         """Return how many tokens of texts the model can read beside photos, prompt and answer; None: any number."""
         config = self.text.config.get_text_config()
         longest = getattr(config, "max_position_embeddings", None)
