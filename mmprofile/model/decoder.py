@@ -133,6 +133,6 @@ class ProfileDecoder(UserEncoder):
 
 
 def _as_autocast(states: Tensor) -> Tensor:
-    """Return states in the dtype of autocast, which all linear maps read: cast once instead of twice a layer."""
+    """Return states of any shape in the dtype of autocast, which all linear maps read: cast once, not twice a layer."""
     kind = states.device.type
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states

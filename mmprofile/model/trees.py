@@ -350,6 +350,7 @@ class CausalRows(Rows):
     """
 
     def _read(self, users: list[int], paths: list[tuple[int, ...]]) -> Tensor:
+        """See :meth:`Rows._read`: (Q, longest, d)."""
         profiles = self.decoder.get_input_embeddings()(self._ids(paths))
         prompts = [self.hidden[b][self.mask[b]] for b in users]
         rows = pad_sequence([torch.cat(parts) for parts in zip(prompts, profiles, strict=True)], batch_first=True)
