@@ -4,7 +4,6 @@ A caption belongs to the content of a photo (its SHA-256), so that equal photos 
 """
 
 import hashlib
-import json
 import os
 import time
 from collections import Counter
@@ -21,8 +20,9 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from datamodules.files import sha256_of
-from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, open_prepared, save_text
+from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, open_prepared
 from mmprofile.errors import UserError
+from mmprofile.files import write_json_lines
 
 FILE, SHARDS, UNMATCHED = "captions.parquet", "captions.partial", "captions.unmatched.jsonl"
 SCHEMA = pa.schema([(name, pa.string()) for name in CAPTION_COLUMNS])
@@ -228,7 +228,7 @@ class Captions:
                     shards.add(photo, texts[photo.sha256])
                     done.used += 1
         if done.unmatched:
-            save_text(done.report, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in done.unmatched))
+            write_json_lines(done.report, done.unmatched)
         return done, self.finish(maker, existing)
 
     def _content_hashes(self) -> Iterator[str]:

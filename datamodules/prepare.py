@@ -43,6 +43,7 @@ from datamodules.selection import (
 from datamodules.sidecars import copy_sidecars
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
+from mmprofile.files import write_json, write_text
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
@@ -219,9 +220,9 @@ class Preparation:
             sources = [file.describe() for file in raw.sources]
         manifest = self._manifest(sources=sources, photo_counts=photo_counts, data=data, totals=totals) | sidecars
         out.save_schema(result, self.schema)
-        out.save_json(result / "manifest.json", manifest)
-        out.save_text(result / "README.md", dataset_card(self.schema, manifest))
-        out.save_text(result / ".fingerprint", self.destination.fingerprint)
+        write_json(result / "manifest.json", manifest, ensure_ascii=False)
+        write_text(result / "README.md", dataset_card(self.schema, manifest))
+        write_text(result / ".fingerprint", self.destination.fingerprint)
         if isinstance(self.options.source, DemoSource) and self.options.source.keep_raw:
             raw_folder.rename(result / "raw")
 

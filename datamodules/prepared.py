@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, NamedSplit
 from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from mmprofile.errors import UserError
+from mmprofile.files import write_text
 from mmprofile.profile.schema import Profile, Schema
 
 FORMAT_VERSION = 1
@@ -249,16 +250,6 @@ def save_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
     pq.write_table(pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns])), path)
 
 
-def save_text(path: Path, text: str) -> None:
-    """Write UTF-8 with Unix line ends, on every system."""
-    path.write_bytes(text.encode("utf-8"))
-
-
-def save_json(path: Path, content: Any) -> None:
-    """Write indented JSON, keys in the order given."""
-    save_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
 def save_schema(folder: Path, schema: Schema) -> None:
     """Write schema.yaml, which ``Schema.from_yaml`` reads."""
-    save_text(folder / "schema.yaml", yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120))
+    write_text(folder / "schema.yaml", yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120))

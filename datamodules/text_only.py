@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 
 from datamodules.card import dataset_card
 from datamodules.files import sha256_of
-from datamodules.prepared import Prepared, open_prepared, save_json, save_text
+from datamodules.prepared import Prepared, open_prepared
 from mmprofile.errors import UserError
+from mmprofile.files import whole, write_json, write_text
 from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.labels import Label, join, load_labels
 from mmprofile.llm.people import Person
@@ -81,10 +82,9 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
         "calibration": calibration,
     }
     manifest = prepared.manifest | {"text_only": about}
-    save_json(folder / "manifest.json.tmp", manifest)
-    save_text(folder / "README.md.tmp", dataset_card(prepared.schema, manifest))
-    for name in ("manifest.json", "README.md"):
-        (folder / f"{name}.tmp").replace(folder / name)
+    card = dataset_card(prepared.schema, manifest)
+    write_json(folder / "manifest.json", manifest, ensure_ascii=False)
+    write_text(folder / "README.md", card)
     return about
 
 
@@ -162,9 +162,8 @@ def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], pur
                 "purpose": purpose,
             }
         )
-    partial = path.with_name(path.name + ".tmp")
-    pq.write_table(pa.Table.from_pylist(rows, COLUMNS), partial)
-    partial.replace(path)
+    with whole(path) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, COLUMNS), partial)
 
 
 def _balance(labels: Sequence[Label], users: Sequence[str], schema: Schema) -> dict[str, dict[str, Any]]:
