@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmprofile.config.settings import DataConfig, PartialConfig
+from mmprofile.config.data_settings import DataConfig, PartialConfig
 
 
 @dataclass

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from mmprofile.config.data_settings import DataConfig, LoaderConfig, PartialConfig, PhotosConfig, ReaderConfig
+
 
 @dataclass
 class MaskingConfig:
@@ -199,39 +201,6 @@ class ProbeConfig:
 
 
 @dataclass
-class DataConfig:
-    """Where the data come from: ``conf/data``."""
-
-    name: str = MISSING
-    prepare: Any = MISSING  # what its _target_ takes: a source has keys of its own
-
-
-@dataclass
-class PartialConfig:
-    """A function or class that is called with what the command knows."""
-
-    _target_: str = MISSING
-    _partial_: bool = MISSING
-
-
-@dataclass
-class ReaderConfig:
-    """The users of a prepared folder, for systems that take no batches."""
-
-    _target_: str = MISSING
-
-
-@dataclass
-class LoaderConfig:
-    """The batches of a prepared folder; see :class:`datamodules.profiles.ProfileDataModule`."""
-
-    _target_: str = MISSING
-    batch_size: int = MISSING
-    workers: int = MISSING
-    cache_mb: int = MISSING
-
-
-@dataclass
 class TrainConfig:
     """``conf/train.yaml``."""
 
@@ -289,24 +258,6 @@ class ReportConfig:
     run: str = MISSING
     count: int = MISSING
     folder: str | None = MISSING
-
-
-@dataclass
-class PhotoOptionsConfig:
-    """How a photo is read; see :class:`datamodules.options.PhotoOptions`."""
-
-    _target_: str = MISSING
-    shorter_side: int = MISSING
-    max_pixels: int = MISSING
-
-
-@dataclass
-class PhotosConfig:
-    """The function that reads a photo, and its options."""
-
-    _target_: str = MISSING
-    _partial_: bool = MISSING
-    options: PhotoOptionsConfig = field(default_factory=PhotoOptionsConfig)
 
 
 @dataclass
