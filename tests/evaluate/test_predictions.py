@@ -23,8 +23,9 @@ def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_p
 
 def test_what_is_written_is_read_again(schema: Schema, users: list[User], tmp_path: Path) -> None:
     texts = [schema.render(user.profile or {}) for user in users]
-    confidences = [dict.fromkeys(schema.names, 0.123456)] * len(users)
-    write_predictions(tmp_path / "predictions.jsonl", parse_predictions(schema, users, texts, confidences))
+    confidence = dict.fromkeys(schema.names, 0.123456)
+    parsed = parse_predictions(schema, users, texts)
+    write_predictions(tmp_path / "predictions.jsonl", [one._replace(confidence=confidence) for one in parsed])
     rows = read_predictions(tmp_path)
     assert [row["user_id"] for row in rows] == [user.user_id for user in users]
     assert [row["text"] for row in rows] == texts

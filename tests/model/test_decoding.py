@@ -91,6 +91,25 @@ def test_brute_force(
                 check(schema, likely, possible, three)
 
 
+@pytest.mark.parametrize("vocabulary", ["full", "schema"])
+@pytest.mark.parametrize("name", ["", *ODD])
+def test_a_decoded_profile_is_what_its_text_says(
+    name: str,
+    vocabulary: str,
+    tiny_model: Callable[..., ProfileModel],
+    make_collator: Callable[..., Collator],
+    users: list[User],
+) -> None:
+    model = tiny_model("none", schema=Schema(name, ODD[name]) if name else None, vocabulary=vocabulary)
+    blind = [User(user.user_id, user.reviews, user.photos) for user in users]
+    batch = make_collator(model)(blind, [VIEW])
+    unknown = [attribute.name for attribute in model.schema.attributes if attribute.unknown]
+    for known in (None, [dict.fromkeys(unknown, ())] * len(users)):
+        for decoded in model.decode(batch, known):
+            assert model.schema.parse(decoded.text) == (decoded.profile, [])
+            assert list(decoded.profile) == list(model.schema.names)
+
+
 def check(schema: Schema, likely: dict[str, float], possible: list[Profile], found: list[Decoded]) -> None:
     """What was found with different widths against the log-probabilities of all profiles."""
     best = max(possible, key=lambda profile: likely[str(profile)])
