@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_numbered_lines
 from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import UNKNOWN, Profile, Schema
 
@@ -21,21 +22,12 @@ def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     Raises:
         UserError: it cannot be read, or a line is no object.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other line breaks as they are
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"input={path}: cannot be read ({error})") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: no JSON ({error}); expected an object a line") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected an object, not {line.strip()[:40]!r}")
-        yield row, where
+    for line in read_numbered_lines(path, "input", "object"):
+        if not isinstance(line.value, dict):
+            raise UserError(
+                f"{line.place}: expected an object, not {json.dumps(line.value, ensure_ascii=False)[:40]!r}"
+            )
+        yield line.value, line.place
 
 
 def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:

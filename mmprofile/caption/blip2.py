@@ -1,6 +1,7 @@
 """BLIP-2 captions by transformers. ``Trainer.predict`` shares the photos among devices and nodes; each rank writes shards.
 
-Dimension letters: B photos of a batch, H x W pixels, Q queries of the Q-Former, P tokens of the prompt, L tokens written.
+Dimension letters as in :mod:`mmprofile.model`: P photos of a batch, N tokens of the prompt, L tokens written; ``queries`` of
+the Q-Former.
 """
 
 import io
@@ -32,8 +33,8 @@ class CaptionBatch(NamedTuple):
     """Photos of a batch, ready for the model.
 
     Attributes:
-        photos: those that can be decoded, B of them.
-        inputs: ``pixel_values`` (B, 3, H, W), ``input_ids`` and ``attention_mask`` (B, Q + P); empty without photos.
+        photos: those that can be decoded, P of them.
+        inputs: ``pixel_values`` (P, 3, height, width), ``input_ids`` and ``attention_mask`` (P, queries + N); empty without photos.
         errors: the other photos, each with the reason.
     """
 
@@ -155,17 +156,17 @@ class Captioner(pl.LightningModule):
         """Return the captions of a batch, made in halves where the device's memory does not hold all of it.
 
         Args:
-            inputs: of a :class:`CaptionBatch` with B photos.
+            inputs: of a :class:`CaptionBatch` with P photos.
 
         Returns:
-            B texts.
+            P texts.
 
         Raises:
             UserError: the memory does not hold one photo.
         """
         try:
             pixels = inputs["pixel_values"].to(self.model.dtype)
-            ids = self.model.generate(  # (B, L), or (B, Q + P + L) of a decoder-only model
+            ids = self.model.generate(  # (P, L), or (P, queries + N + L) of a decoder-only model
                 **{**inputs, "pixel_values": pixels}, do_sample=False, **self.decoding
             )
         except torch.OutOfMemoryError as error:

@@ -4,7 +4,7 @@ It records what the gate lets in of the photos at each token, where each token a
 how that moves when a photo, a review or the gate is taken away (:mod:`mmprofile.inspection.counterfactuals`). Arrays are
 made here; :mod:`mmprofile.inspection.drawing` turns them into files and figures.
 
-Dimension letters as in :mod:`mmprofile.model.fusion`, of one user: N text tokens, K photos, M visual tokens a photo,
+Dimension letters as in :mod:`mmprofile.model`, of one user: N text tokens, K photos, M visual tokens a photo,
 V = K * M, d the text model's width. Photos, reviews, tokens and heads are counted from 0.
 """
 

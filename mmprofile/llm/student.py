@@ -164,14 +164,14 @@ class Student:
         return self.tokenizer.batch_decode(ids, skip_special_tokens=True)
 
     def _read_once(self, padded: BatchEncoding, samples: int) -> dict[str, Any]:
-        """Repeat B prompts of T tokens ``samples`` times, with the states of all but their last tokens computed once.
+        """Repeat R prompts of N tokens ``samples`` times, with the states of all but their last tokens computed once.
 
         Args:
-            padded: ``input_ids`` and ``attention_mask``, (B, T) each, padded on the left.
+            padded: ``input_ids`` and ``attention_mask``, (R, N) each, padded on the left.
             samples: S, answers to each.
 
         Returns:
-            What ``generate`` takes: both as (B * S, T), and the states.
+            What ``generate`` takes: both as (R * samples, N), and the states.
         """
         mask, name, states = padded.attention_mask, cache_name(self.model), DynamicCache(config=self.model.config)
         self.model(

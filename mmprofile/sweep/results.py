@@ -18,7 +18,7 @@ from mmprofile.sweep.tables import Planned, RowConfig
 
 
 @dataclass(frozen=True)
-class Run:
+class ScoredRun:
     """A finished run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Result:
     peak_memory_gb: float | None = None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> ScoredRun:
     """Read a finished run.
 
     Raises:
@@ -91,7 +91,7 @@ def read_run(folder: Path) -> Run:
         schema = Schema.from_config(OmegaConf.load(folder / "config.yaml").profile)
     except OSError as error:
         raise UserError(f"{folder}: no finished run there ({error.strerror}: {error.filename})") from error
-    return Run(
+    return ScoredRun(
         folder=folder,
         metrics=metrics,
         schema=schema,
@@ -116,7 +116,7 @@ def collect(planned: Sequence[Planned], reference: str | None, resamples: int) -
     Raises:
         UserError: the runs were not tested on the same users.
     """
-    results, runs = [], dict[str, list[Run]]()
+    results, runs = [], dict[str, list[ScoredRun]]()
     for plan in planned:
         error, reasons = plan.error, [why for job in plan.jobs if (why := why_not(job))]
         if not error and reasons:
@@ -135,7 +135,7 @@ def collect(planned: Sequence[Planned], reference: str | None, resamples: int) -
     return results
 
 
-def check_users(runs: Sequence[Run]) -> None:
+def check_users(runs: Sequence[ScoredRun]) -> None:
     """Check that the runs can be compared.
 
     Raises:
@@ -149,7 +149,7 @@ def check_users(runs: Sequence[Run]) -> None:
             )
 
 
-def _take_baseline(result: Result, runs: Sequence[Run]) -> None:
+def _take_baseline(result: Result, runs: Sequence[ScoredRun]) -> None:
     """Fill in a baseline's figures. They depend on the data alone, so any run that knows them will do."""
     entries = [scores for run in runs if (scores := run.metrics.get("baselines", {}).get(result.row.baseline))]
     if not entries:
@@ -163,7 +163,7 @@ def _take_baseline(result: Result, runs: Sequence[Run]) -> None:
     }
 
 
-def _measure(result: Result, runs: Mapping[str, list[Run]], reference: str | None, resamples: int) -> None:
+def _measure(result: Result, runs: Mapping[str, list[ScoredRun]], reference: str | None, resamples: int) -> None:
     """Fill in the figures of a trained row.
 
     Args:

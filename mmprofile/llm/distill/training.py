@@ -137,7 +137,7 @@ def token_weights(text: str, spans: Sequence[tuple[int, int]], confidences: Mapp
 
 
 class AnswerCollator:
-    """Makes tensors (B, T), padded on the right, of B rows: ``input_ids``, ``labels``, ``weights`` and ``attention_mask``.
+    """Makes tensors (R, N), padded on the right, of R rows: ``input_ids``, ``labels``, ``weights`` and ``attention_mask``.
 
     Args:
         pad: the id that fills ``input_ids`` up.
