@@ -1,6 +1,6 @@
 """Classify the sentiment of a review, with and without a profile of its writer (Qiang et al., section 7.3).
 
-Dimension letters: B reviews, N tokens, C classes.
+Dimension letters: R reviews of a batch, N tokens of the longest, C classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -121,9 +121,9 @@ class ReviewBatch(NamedTuple):
     """Reviews as a classifier reads them.
 
     Attributes:
-        ids: (B, N) token ids.
-        mask: (B, N) 1 for tokens, 0 for padding.
-        labels: (B,) classes.
+        ids: (R, N) token ids.
+        mask: (R, N) 1 for tokens, 0 for padding.
+        labels: (R,) classes.
     """
 
     ids: Tensor
@@ -214,7 +214,7 @@ class SentimentModule(Learner):
         self.validation_scores = SplitMetric(schema)
 
     def forward(self, batch: ReviewBatch) -> Tensor:
-        """Return logits, (B, C)."""
+        """Return logits, (R, C)."""
         logits: Tensor = self.model(input_ids=batch.ids, attention_mask=batch.mask).logits
         return logits.float()
 

@@ -1,7 +1,4 @@
-"""LightningModules: the joint loss over views, Adam with two learning rates, macro-F1 on the validation split.
-
-Dimension letters: V views.
-"""
+"""LightningModules: the joint loss over views, Adam with two learning rates, macro-F1 on the validation split."""
 
 import re
 import time
@@ -40,7 +37,7 @@ def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
 
     Args:
         output: of the model.
-        weights: (V,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean over
+        weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean over
             all target tokens, views having been drawn by their weights; the same in expectation.
     """
     losses = output.view_losses if output.view_auxiliary is None else output.view_losses + output.view_auxiliary
@@ -217,7 +214,7 @@ class ProfileModule(Learner):
 
     @staticmethod
     def _named_gates(views: Sequence[View], view_gates: Tensor) -> dict[str, Tensor]:
-        """Return the gates (V, 4) by name and view, without the views that have none in this batch (NaN)."""
+        """Return the gates (views, 4) by name and view, without the views that have none in this batch (NaN)."""
         return {
             f"{name}/{view.name}": value
             for view, gates in zip(views, view_gates, strict=True)
