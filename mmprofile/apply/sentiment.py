@@ -69,7 +69,7 @@ class Encoder:
         return [token for token in ids if token not in self.special]
 
 
-class Classifier(NamedTuple):
+class TextClassifier(NamedTuple):
     """A classifier as transformers builds it.
 
     Attributes:
@@ -85,7 +85,7 @@ class Classifier(NamedTuple):
     limit: int | None
 
 
-def load_classifier(cfg: ClassifierConfig, classes: int) -> Classifier:
+def load_classifier(cfg: ClassifierConfig, classes: int) -> TextClassifier:
     """Return transformers' own classifier over a checkpoint.
 
     It classifies BERT's pooled first token, the decoder's state of T5 and BART at the end token, or the last token of a
@@ -114,7 +114,7 @@ def load_classifier(cfg: ClassifierConfig, classes: int) -> Classifier:
         new = [parameter for parameter in model.parameters() if parameter.requires_grad]
     longest = [getattr(config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length]
     limit = min((n for n in longest if n is not None), default=None)
-    return Classifier(model=model, tokenizer=tokenizer, new=new, limit=limit)
+    return TextClassifier(model=model, tokenizer=tokenizer, new=new, limit=limit)
 
 
 class ReviewBatch(NamedTuple):
@@ -203,7 +203,7 @@ class Reviews(pl.LightningDataModule):
 class SentimentModule(Learner):
     """Training of a classifier by cross-entropy; ``optim`` and ``steps``: see :class:`mmprofile.train.module.Learner`."""
 
-    def __init__(self, classifier: Classifier, schema: Schema, optim: OptimConfig, steps: int) -> None:
+    def __init__(self, classifier: TextClassifier, schema: Schema, optim: OptimConfig, steps: int) -> None:
         super().__init__(optim, steps)
         self.model, self.schema = classifier.model.train(), schema
         new = {id(parameter) for parameter in classifier.new}

@@ -28,7 +28,7 @@ _SHORT = {
 }
 
 
-class Row(NamedTuple):
+class SystemRow(NamedTuple):
     """One system.
 
     Attributes:
@@ -55,15 +55,19 @@ class Row(NamedTuple):
         return self.scores if attribute is None else self.scores.get("per_attribute", {}).get(attribute, {})
 
 
-def system_rows(metrics: Mapping[str, Any]) -> list[Row]:
+def system_rows(metrics: Mapping[str, Any]) -> list[SystemRow]:
     """Return the systems that ``metrics`` holds, in the order of every table: weak baselines, this run, ceiling."""
     baselines, test = metrics.get("baselines", {}), metrics["test"]
-    weak = [Row(key, _LABELS[key], baselines[key]) for key in ("majority", "tfidf_lr") if baselines.get(key)]
-    run = [Row(THIS_RUN, THIS_RUN, test)]
+    weak = [SystemRow(key, _LABELS[key], baselines[key]) for key in ("majority", "tfidf_lr") if baselines.get(key)]
+    run = [SystemRow(THIS_RUN, THIS_RUN, test)]
     for part, label in (("unpaired", UNPAIRED), ("missing", PHOTOS_MISSING)):
         if test.get(part):
-            run.append(Row(label, label, test[part]))
-    last = [Row(key, _LABELS.get(key, key), baselines[key]) for key in baselines if key not in ("majority", "tfidf_lr")]
+            run.append(SystemRow(label, label, test[part]))
+    last = [
+        SystemRow(key, _LABELS.get(key, key), baselines[key])
+        for key in baselines
+        if key not in ("majority", "tfidf_lr")
+    ]
     return weak + run + [row for row in last if row.scores]
 
 
@@ -81,7 +85,7 @@ def print_scores(metrics: Mapping[str, Any], file: IO[str] | None = None) -> Non
         console.print(line, markup=False, soft_wrap=True)
 
 
-def print_table(systems: Sequence[Row], attributes: Sequence[str], console: Console) -> None:
+def print_table(systems: Sequence[SystemRow], attributes: Sequence[str], console: Console) -> None:
     """Print macro-F1 of systems side by side, this run's with its 95 % interval."""
     table = Table(box=box.SIMPLE_HEAD, title="macro-F1 on the test split, 0-100", title_justify="left", pad_edge=False)
     table.add_column("attribute", no_wrap=True)
@@ -97,7 +101,7 @@ def print_table(systems: Sequence[Row], attributes: Sequence[str], console: Cons
     console.print(table)
 
 
-def score_cells(systems: Sequence[Row], attributes: Sequence[str]) -> Iterator[list[str]]:
+def score_cells(systems: Sequence[SystemRow], attributes: Sequence[str]) -> Iterator[list[str]]:
     """Yield a line per attribute, one of means, one of parse faults.
 
     A line has a name, then a cell per system; the interval of this run follows its cell.
@@ -134,13 +138,13 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
         compared.append(f"{run - unpaired:+.2f} points with a user's own photos over other users'")
     text_only = []
     if test.get("text_only"):
-        row = Row("text_only", "", test["text_only"])
+        row = SystemRow("text_only", "", test["text_only"])
         scores = ", ".join(f"{name} {format_score(row.f1(name))}" for name in row.scores["per_attribute"])
         text_only = [f"text-only attributes, in no mean above: {scores}; their own mean {format_score(row.f1())}"]
     return [f"- {', '.join(parts)}" for parts in (facts, cost, compared, text_only) if parts]
 
 
-def _with_interval(systems: Sequence[Row], cells: Sequence[str], attribute: str | None) -> list[str]:
+def _with_interval(systems: Sequence[SystemRow], cells: Sequence[str], attribute: str | None) -> list[str]:
     """Return ``cells``, one per system, with the interval of this run's ``attribute`` behind its own."""
     result = []
     for row, cell in zip(systems, cells, strict=True):

@@ -44,7 +44,7 @@ class Words(NamedTuple):
     spans: list[tuple[int, int]]
 
 
-class Parsed(NamedTuple):
+class ParsedText(NamedTuple):
     """A parsed text.
 
     Attributes:
@@ -56,7 +56,7 @@ class Parsed(NamedTuple):
     pairs: set[tuple[int, int]]
 
 
-Parser = Callable[[Sequence[Words]], Iterable[Parsed]]
+Parser = Callable[[Sequence[Words]], Iterable[ParsedText]]
 
 
 class Graph(NamedTuple):
@@ -97,7 +97,7 @@ class Syntax(NamedTuple):
         return Syntax(nouns=self.nouns[rows], edges=edges[:, row >= 0], lengths=self.lengths[rows])
 
 
-def window(texts: Sequence[Words]) -> list[Parsed]:
+def window(texts: Sequence[Words]) -> list[ParsedText]:
     """Stand in for a parser without any model: content words are nouns, neighbours (:data:`REACH`) are joined."""
     function_words = import_module("sklearn.feature_extraction.text").ENGLISH_STOP_WORDS
     parsed = []
@@ -105,7 +105,7 @@ def window(texts: Sequence[Words]) -> list[Parsed]:
         nouns = [i for i, word in enumerate(words.texts) if word[0].isalpha() and word.lower() not in function_words]
         count = len(words.texts)
         pairs = {(i, j) for i in range(count) for j in range(i + 1, min(i + 1 + REACH, count))}
-        parsed.append(Parsed(nouns=nouns, pairs=pairs))
+        parsed.append(ParsedText(nouns=nouns, pairs=pairs))
     return parsed
 
 
@@ -131,18 +131,18 @@ def spacy_parser(name: str) -> Parser:
     if not (probe.has_annotation("POS") and probe.has_annotation("DEP")):
         raise UserError(f"{key}: its components ({', '.join(pipeline.pipe_names)}) do not tag and parse; {stand_in}")
 
-    def parse(texts: Sequence[Words]) -> Iterable[Parsed]:
+    def parse(texts: Sequence[Words]) -> Iterable[ParsedText]:
         docs = (tokens.Doc(pipeline.vocab, words=words.texts, spaces=words.spaces) for words in texts)
         return (dependencies(doc) for doc in pipeline.pipe(docs))
 
     return parse
 
 
-def dependencies(doc: Any) -> Parsed:
+def dependencies(doc: Any) -> ParsedText:
     """Return the nouns of a spaCy ``Doc``, and pairs of a word with its head and with its head's head, as in AoM's code."""
     nouns = [word.i for word in doc if word.pos_ in NOUNS]
     links = ((word.i, other.i) for word in doc for other in (word.head, word.head.head) if other.i != word.i)
-    return Parsed(nouns=nouns, pairs={(min(pair), max(pair)) for pair in links})
+    return ParsedText(nouns=nouns, pairs={(min(pair), max(pair)) for pair in links})
 
 
 def build_parser(name: str) -> Parser:
@@ -254,7 +254,7 @@ def _wordy(character: str) -> bool:
     return character == UNDECODED or unicodedata.category(character)[0] in "LMN"
 
 
-def _graph(words: Words, parsed: Parsed) -> Graph:
+def _graph(words: Words, parsed: ParsedText) -> Graph:
     """Return the graph of a text. Edges join the first tokens of words, and the first token of a word with its others."""
     nouns = [place for i in parsed.nouns for place in range(*words.spans[i])]
     edges = {(words.spans[i][0], words.spans[j][0]) for i, j in parsed.pairs}

@@ -103,7 +103,7 @@ class _Choice(NamedTuple):
     token: int | None
 
 
-class Question(NamedTuple):
+class TokenQuery(NamedTuple):
     """Tokens whose probabilities are needed.
 
     Attributes:
@@ -227,16 +227,16 @@ class ProfileSearch:
         """Read the unread tokens of the paths, and return what may come next with scores."""
         chunks = [[(path.node, path.tokens[path.read : self._readable(path)]) for path in paths] for paths in turns]
         hidden, nodes = states.extend(chunks)
-        questions: list[Question] = []
+        questions: list[TokenQuery] = []
         for b, paths in enumerate(turns):
             column = 0
             for path, (_, chunk) in zip(paths, chunks[b], strict=True):
                 if self.full:
                     forced = path.tokens[path.read + 1 :]
-                    questions += [Question(user=b, column=column + i, tokens=[t]) for i, t in enumerate(forced)]
+                    questions += [TokenQuery(user=b, column=column + i, tokens=[t]) for i, t in enumerate(forced)]
                 column += len(chunk)
                 if moves := self.grammar.moves(path.state):
-                    questions.append(Question(user=b, column=column - 1, tokens=list(moves)))
+                    questions.append(TokenQuery(user=b, column=column - 1, tokens=list(moves)))
         answers = iter(self._log_probabilities(hidden, questions))
         choices: list[list[_Choice]] = [[] for _ in turns]
         for b, paths in enumerate(turns):
@@ -261,7 +261,7 @@ class ProfileSearch:
         """Return how many tokens of a path the decoder has to read: all but an end-of-sequence token."""
         return len(path.tokens) - (not self.grammar.moves(path.state))
 
-    def _log_probabilities(self, hidden: Tensor, questions: Sequence[Question]) -> list[list[float]]:
+    def _log_probabilities(self, hidden: Tensor, questions: Sequence[TokenQuery]) -> list[list[float]]:
         """Return the log-probabilities of each question's tokens, by the states (U, W, d) of the new nodes."""
         rows = hidden[[question.user for question in questions], [question.column for question in questions]]
         row = torch.tensor([i for i, q in enumerate(questions) for _ in q.tokens], device=hidden.device)

@@ -18,7 +18,7 @@ from mmprofile.evaluate.score_table import (
     NOT_MEASURED,
     THIS_RUN,
     UNPAIRED,
-    Row,
+    SystemRow,
     format_percent,
     format_score,
     run_notes,
@@ -73,7 +73,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
     write_text(run / "report.md", "\n".join(text) + "\n")
 
 
-def score_figure(systems: Sequence[Row], attributes: Sequence[str]) -> Figure:
+def score_figure(systems: Sequence[SystemRow], attributes: Sequence[str]) -> Figure:
     """Draw bars of macro-F1 with 95 % intervals, a group per attribute and one for the mean."""
     groups: list[str | None] = [*attributes, None]
     figure = Figure(figsize=(max(6.0, 1.5 * len(groups) + 1.0), 4.2), layout="constrained")
@@ -111,7 +111,7 @@ def score_figure(systems: Sequence[Row], attributes: Sequence[str]) -> Figure:
     return figure
 
 
-def _comparison(systems: Sequence[Row], attributes: Sequence[str]) -> Iterator[str]:
+def _comparison(systems: Sequence[SystemRow], attributes: Sequence[str]) -> Iterator[str]:
     """Yield Markdown: a row per system, a column per attribute, then mean, its interval and parse faults."""
     yield "| system | " + " | ".join([*attributes, "mean", "95 % interval", "parse faults"]) + " |"
     yield "| --- |" + " ---: |" * (len(attributes) + 3)

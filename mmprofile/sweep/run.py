@@ -26,7 +26,7 @@ from mmprofile.sweep.tables import Planned, TableConfig, check_common, choose_ro
 KINDS = ("table", "figure")
 
 
-class Words(NamedTuple):
+class SweepCommand(NamedTuple):
     """A command line.
 
     Attributes:
@@ -102,7 +102,7 @@ def make_tables(cfg: SweepConfig, common: Sequence[str], launcher: Sequence[str]
     return max(render(out / name, tables[name], rows, cfg, command) for name, rows in planned_rows.items())
 
 
-def read_words(words: Sequence[str]) -> Words:
+def read_words(words: Sequence[str]) -> SweepCommand:
     """Sort the words of a command line.
 
     Raises:
@@ -137,7 +137,7 @@ def read_words(words: Sequence[str]) -> Words:
         except yaml.YAMLError as error:
             raise UserError(f"the command line cannot be read: {word}") from error
     check_settings(cfg)
-    return Words(cfg, common, launcher)
+    return SweepCommand(cfg, common, launcher)
 
 
 def check_settings(cfg: SweepConfig) -> None:

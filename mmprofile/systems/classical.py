@@ -54,7 +54,7 @@ POWERS = (0.0, 0.5, 1.0)  # probability / class frequency ** power; 1 treats all
 BLEND = "blend"
 
 
-class Classifier(NamedTuple):
+class FittedClassifier(NamedTuple):
     """A fitted classifier; ``classes``: (classes,) seen in training; ``model``: None where there is only one."""
 
     classes: npt.NDArray[np.int_]
@@ -207,7 +207,7 @@ class AttributeClassifiers:
         _check_train(train)
         self.schema = schema
         self._frequency: dict[str, Array] = {}
-        self._classifiers: dict[str, list[list[Classifier]]] = {}
+        self._classifiers: dict[str, list[list[FittedClassifier]]] = {}
         with threadpool_limits(THREADS):
             self.choices = _cross_validate(schema, train, features, estimators, blend)
             self._transform = features(train)
@@ -307,30 +307,30 @@ def _targets(attribute: Attribute, examples: Sequence[Example]) -> Array:
     )
 
 
-class Labelled(NamedTuple):
+class LabelledRows(NamedTuple):
     """The examples whose value of an attribute is known: their places, (n,), and their targets, (n, C)."""
 
     rows: npt.NDArray[np.int_]
     targets: Array
 
 
-def _labelled(attribute: Attribute, examples: Sequence[Example]) -> Labelled:
+def _labelled(attribute: Attribute, examples: Sequence[Example]) -> LabelledRows:
     targets = _targets(attribute, examples)
     rows = np.flatnonzero(targets.any(axis=1))
-    return Labelled(rows, targets[rows])
+    return LabelledRows(rows, targets[rows])
 
 
-def _fit(attribute: Attribute, make: Callable[[], Any], features: Matrix, targets: Array) -> list[Classifier]:
+def _fit(attribute: Attribute, make: Callable[[], Any], features: Matrix, targets: Array) -> list[FittedClassifier]:
     """Fit one classifier for a single value, or one per class for several values, to (n, F) and (n, C)."""
     problems = [targets.argmax(axis=1)] if attribute.kind == "single" else list(targets.T.astype(int))
     classifiers = []
     for labels in problems:
         classes = np.unique(labels)
-        classifiers.append(Classifier(classes, make().fit(features, labels) if len(classes) > 1 else None))
+        classifiers.append(FittedClassifier(classes, make().fit(features, labels) if len(classes) > 1 else None))
     return classifiers
 
 
-def _probabilities(attribute: Attribute, classifiers: Sequence[Classifier], features: Matrix) -> Array:
+def _probabilities(attribute: Attribute, classifiers: Sequence[FittedClassifier], features: Matrix) -> Array:
     """Return (M, C) probabilities: over all classes for a single value, of each class by itself for several values."""
     result = np.zeros((features.shape[0], len(attribute.values)))
     for index, (classes, model) in enumerate(classifiers):

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmprofile.errors import UserError
 from mmprofile.inputs import syntax
-from mmprofile.inputs.syntax import Annotator, Parsed, Syntax, Words, build_parser, dependencies, window
+from mmprofile.inputs.syntax import Annotator, ParsedText, Syntax, Words, build_parser, dependencies, window
 
 # words, heads, parts of speech
 SENTENCES = [
@@ -112,7 +112,7 @@ def test_the_window() -> None:
     (found,) = window([words])
     assert found.nouns == [1, 3]
     assert found.pairs == {(i, j) for i in range(7) for j in range(7) if 0 < j - i <= 2}
-    assert window([Words([], [], [])]) == [Parsed([], set())]
+    assert window([Words([], [], [])]) == [ParsedText([], set())]
 
 
 def test_dependencies_of_a_document_made_by_hand() -> None:
@@ -130,8 +130,8 @@ def test_words_of_several_tokens() -> None:
     tokenizer = pieces(*names[:-1])
     ids = tuple(tokenizer.convert_tokens_to_ids(names))
 
-    def parser(texts: Sequence[Words]) -> list[Parsed]:
-        return [Parsed([1, 2], {(0, 1), (1, 2)}) for _ in texts]
+    def parser(texts: Sequence[Words]) -> list[ParsedText]:
+        return [ParsedText([1, 2], {(0, 1), (1, 2)}) for _ in texts]
 
     (graph,) = Annotator(tokenizer, parser).graphs([ids])
     assert graph.nouns.tolist() == [1, 2, 3, 4, 5]
@@ -177,7 +177,7 @@ def test_a_text_is_parsed_once_and_only_so_many_are_kept(
 ) -> None:
     seen: list[str] = []
 
-    def counting(texts: Sequence[Words]) -> list[Parsed]:
+    def counting(texts: Sequence[Words]) -> list[ParsedText]:
         seen.extend(" ".join(words.texts) for words in texts)
         return window(texts)
 
