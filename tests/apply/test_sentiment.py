@@ -12,6 +12,8 @@ from mmprofile.inputs.views import User
 from mmprofile.profile.schema import Schema
 from tests.support.tinyclassifiers import HEADS, KINDS, SENTIMENT
 
+pytestmark = pytest.mark.fast
+
 
 def encoder_of(checkpoints: dict[str, str], kind: str, max_tokens: int) -> tuple[Any, Encoder]:
     words = ["run=x", f"classifier={kind}", f"classifier.text={checkpoints[kind]}"]

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 from omegaconf import OmegaConf
 
 from datamodules.draws import Draws
@@ -16,6 +17,8 @@ from mmprofile.inputs.data import prepare_data
 from mmprofile.inputs.views import SPLITS, donors
 from mmprofile.profile.schema import Attribute, Schema
 from tests.support.tinyclassifiers import SENTIMENT
+
+pytestmark = pytest.mark.fast
 
 
 def draws_of(folder: Path, **inputs: Any) -> Draws:

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 import torch
 from PIL import Image
 
 from mmprofile.caption.lavis_script import LavisPhotos, write
+
+pytestmark = pytest.mark.fast
 
 
 class Small:

@@ -14,6 +14,8 @@ from mmprofile.train.loop import choose_precision
 from mmprofile.train.module import ProfileModule
 from mmprofile.train.run import make_model
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_papers_experiment_builds_and_learns(t5_folder: Path, vit_folder: Path) -> None:
     cfg = load_config(

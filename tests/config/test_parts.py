@@ -9,6 +9,8 @@ from omegaconf import MISSING, OmegaConf
 from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @dataclass
 class Prices:

@@ -9,6 +9,8 @@ from mmprofile.config.compose import difference, load_config, typed
 from mmprofile.config.words import RENAMED, SHORT, rename_keys, translate
 from mmprofile.train.run import open_run
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("command", "word", "translated"),

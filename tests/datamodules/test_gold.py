@@ -1,6 +1,10 @@
 """Gold values and splits of people."""
 
+import pytest
+
 from datamodules.gold import split_of
+
+pytestmark = pytest.mark.fast
 
 
 def test_splits_are_a_matter_of_the_id() -> None:

@@ -16,6 +16,8 @@ from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.rawdata import yelp_schema
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:

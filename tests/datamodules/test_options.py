@@ -17,6 +17,8 @@ from tests.support.rawdata import (
     yelp_schema,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -14,6 +14,8 @@ from mmprofile.errors import UserError
 from mmprofile.llm import stage
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 SCHEMA = Schema(
     "toy", [Attribute("Age", ("young", "old"), unknown=True), Attribute("Pet", ("cat", "dog"), unknown=True)]
 )

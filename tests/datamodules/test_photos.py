@@ -15,6 +15,8 @@ from datamodules.photos import PhotoStore, process, process_all
 from datamodules.progress import Progress
 from mmprofile.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 OPTIONS = PhotoOptions()
 QUIET = Progress(False)
 

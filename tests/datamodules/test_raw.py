@@ -8,6 +8,8 @@ from datamodules.raw import RawYelp
 from mmprofile.errors import UserError
 from tests.support.rawdata import as_tar, as_zip, city, jpeg
 
+pytestmark = pytest.mark.fast
+
 JSON = ["yelp_academic_dataset_business.json", "yelp_academic_dataset_review.json", "yelp_academic_dataset_user.json"]
 PHOTOS = ["photos.json", "photos"]
 

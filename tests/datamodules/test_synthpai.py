@@ -16,6 +16,8 @@ from mmprofile.llm import stage
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
+pytestmark = pytest.mark.fast
+
 SYNTHPAI = Schema.from_yaml(conf_dir() / "profile" / "synthpai.yaml")
 ANNA = {
     "username": "QuietHarbour",

@@ -11,6 +11,8 @@ from mmprofile.__main__ import COMMANDS as DOORS
 from mmprofile.config.compose import load_config
 from mmprofile.sweep.run import read_words
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMAND = r"python -m mmprofile\.(\w+)(?:\.\w+)?((?: [^\s`|&]+)*)"

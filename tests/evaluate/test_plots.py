@@ -8,6 +8,8 @@ import pytest
 from mmprofile.evaluate.plots import reliability, risk_coverage, save_figure
 from mmprofile.profile.calibration import calibration
 
+pytestmark = pytest.mark.fast
+
 
 def test_figures_are_the_same_bytes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -10,6 +10,8 @@ from mmprofile.evaluate.predictions import parse_predictions, profiles, read_pre
 from mmprofile.inputs.views import User
 from mmprofile.profile.schema import Schema
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("content", [None, "{", "\xff"])
 def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import check_data
 from mmprofile.inputs.views import User
 
+pytestmark = pytest.mark.fast
+
 
 def test_data_of_other_users_are_refused(tmp_path: Path, users: list[User]) -> None:
     class Data:

@@ -8,6 +8,8 @@ import pytest
 from mmprofile.evaluate.score_table import print_scores
 from tests.support.runmetrics import example_metrics
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def metrics() -> dict[str, Any]:

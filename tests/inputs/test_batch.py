@@ -12,6 +12,8 @@ from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:

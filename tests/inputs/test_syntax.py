@@ -18,6 +18,8 @@ from mmprofile.errors import UserError
 from mmprofile.inputs import syntax
 from mmprofile.inputs.syntax import Annotator, ParsedText, Syntax, Words, build_parser, dependencies, window
 
+pytestmark = pytest.mark.fast
+
 # words, heads, parts of speech
 SENTENCES = [
     ("the soup was warm", [1, 2, 2, 2], "DET NOUN AUX ADJ"),

@@ -16,6 +16,8 @@ from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
+pytestmark = pytest.mark.fast
+
 LONG = ("soup was warm " * 20, "bread good " * 30, "nice")
 
 

@@ -29,6 +29,8 @@ from mmprofile.inputs.views import (
     user_rng,
 )
 
+pytestmark = pytest.mark.fast
+
 # The table of the method, by hand: modality -> view -> (reviews, photos, captions, masked profile).
 TABLE = {
     "text": {"text": (True, "none", "none", False)},

@@ -27,6 +27,8 @@ from mmprofile.model.decoding import Decoded
 from mmprofile.model.model import ProfileModel
 from tests.support.inspecting import FUSION, TEXT, Make, close, close_posteriors, posteriors
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_zero_gate_is_the_text_alone(
     make: Make, tiny_model: Callable[..., ProfileModel], make_collator: Callable[..., Collator], users: list[User]

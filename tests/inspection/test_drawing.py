@@ -23,6 +23,8 @@ from mmprofile.inspection.inspector import Inspection
 from mmprofile.model.fusion import Gates
 from tests.support.inspecting import Make, close
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("tokens", ["cls", "patch"])
 def test_files_and_figures(tokens: str, make: Make, users: list[User], tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from mmprofile.inspection.inspector import Inspector
 from mmprofile.model.model import ProfileModel
 from tests.support.inspecting import FUSION, TEXT, VIEWS, Make, close, close_posteriors, posteriors
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("encoding", ["joint", "segments"])
 @pytest.mark.parametrize("max_tokens", [64, 9])

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from mmprofile.llm.answers import Claim, parse_answer, render_answer
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 SCHEMA = Schema("toy", [Attribute("Age", ("young", "65+"), unknown=True), Attribute("Life Stage", ("a", "b"))])
 
 

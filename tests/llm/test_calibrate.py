@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from mmprofile.errors import UserError
 from mmprofile.llm.calibrate import fit, priors, unknown_threshold
 
+pytestmark = pytest.mark.fast
+
 
 def test_quantiles_land_on_those_of_the_target() -> None:
     raw = np.linspace(0.85, 0.95, 101)  # piled up, as a model's confidences are

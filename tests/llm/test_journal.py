@@ -7,6 +7,8 @@ import pytest
 from mmprofile.errors import UserError
 from mmprofile.llm.journal import Record, open_journal
 
+pytestmark = pytest.mark.fast
+
 
 def record(number: int, answer: str) -> Record:
     return Record(f"u{number}", 0, f"request {number}", "", "toy", 0, "", 0.0, answer)

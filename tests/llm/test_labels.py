@@ -9,6 +9,8 @@ from mmprofile.llm.labels import Label, join
 from mmprofile.llm.people import Person
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 SCHEMA = Schema(
     "toy", [Attribute("Age", ("young", "old"), unknown=True), Attribute("Pet", ("cat", "dog"), unknown=True)]
 )

@@ -16,6 +16,8 @@ from mmprofile.llm.scores import BINS, THRESHOLDS, LabelSetScores, score_labels,
 from mmprofile.profile.calibration import bin_confidences
 from mmprofile.profile.schema import UNKNOWN, Profile
 
+pytestmark = pytest.mark.fast
+
 NAMES = ("Age", "Pet")
 VALUES = {"Age": ("young", "old"), "Pet": ("cat", "dog", "fish")}
 # Age: 4 scored (d has no gold), 3 known, 3 said, 1 correct; 2 right with Unknown for Unknown (a, c).

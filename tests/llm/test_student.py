@@ -10,6 +10,8 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.student import Student, condense, student_settings
 from tests.support.tinystudent import PEOPLE, SCHEMA, open_student
 
+pytestmark = pytest.mark.fast
+
 
 def test_only_sentences_about_the_writer_are_read() -> None:
     assert condense(PEOPLE[0], "first_person") == "I live alone. My wife waits! We left."

@@ -9,6 +9,8 @@ from mmprofile.files import write_json
 from mmprofile.llm.student_folder import MADE_OF, is_finished, open_checkpoints, save_student
 from tests.support.tinystudent import open_student
 
+pytestmark = pytest.mark.fast
+
 
 def test_only_checkpoints_on_the_way_to_the_same_are_gone_on_from(tmp_path: Path) -> None:
     folder = open_checkpoints(tmp_path / "student", {"seed": 0})

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import combinations
 
+import pytest
 import torch
 
 from mmprofile.inputs.batch import Batch
@@ -10,6 +11,8 @@ from mmprofile.inputs.views import User
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from tests.support.hubmodels import TEXT, answer, close, row_ids
+
+pytestmark = pytest.mark.fast
 
 
 def test_each_attribute_is_asked_for_by_its_name(

@@ -16,6 +16,8 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from mmprofile.train.module import joint_loss
 
+pytestmark = pytest.mark.fast
+
 MULTI = paradigm_views("multi", VIEWS)
 TEXT, FUSION = build_view("text", "text"), build_view("fusion", "multi")
 

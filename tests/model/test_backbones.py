@@ -17,6 +17,8 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from tests.support.hubmodels import FUSION, INPUTS, TEXT, answer, close, row_ids
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("kind", ["llama", "glm4"])
 @pytest.mark.parametrize("instruction", ["", "we stayed long"])

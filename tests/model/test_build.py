@@ -16,6 +16,8 @@ from mmprofile.model.build import build_model, load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 BOTH = paradigm_views("both", VIEWS)
 
 

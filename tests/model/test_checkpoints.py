@@ -1,7 +1,11 @@
 """Names of checkpoints."""
 
+import pytest
+
 from mmprofile.model.checkpoints import local_name
 from mmprofile.paths import ASSETS
+
+pytestmark = pytest.mark.fast
 
 
 def test_names_inside_the_package() -> None:

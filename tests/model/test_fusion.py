@@ -11,6 +11,8 @@ from torch import Tensor
 from mmprofile.errors import UserError
 from mmprofile.model.fusion import Concat, CrossAttention, NoFusion, TextGuidedAttention, build_fusion
 
+pytestmark = pytest.mark.fast
+
 R, N, V, D, DV = 3, 5, 4, 8, 6
 MASK = torch.tensor([[True, True, True, True], [True, False, True, False], [False] * 4])
 

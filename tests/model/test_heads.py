@@ -23,6 +23,8 @@ from mmprofile.model.heads import CoopNet, LateFusion, Votes
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 BOTH = paradigm_views("both", VIEWS)
 FUSION = BOTH[0]
 KINDS = ("coopnet", "late_fusion")

@@ -11,6 +11,8 @@ from torch import Tensor
 from mmprofile.model.heads import CoopNet, Votes, mixture, posterior
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)

@@ -16,6 +16,8 @@ from mmprofile.model.kernels import ATTENTION, Dropout, attention, drop, speed_u
 from mmprofile.model.model import ProfileModel
 from mmprofile.train.module import joint_loss
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("scaling", [1.0, None])
 @pytest.mark.parametrize("biases", ["none", "position", "mask", "both"])

@@ -7,6 +7,8 @@ import pytest
 
 import mmprofile.model
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(mmprofile.model.__file__).parents[1]
 ROOMS = ("profile", "inputs", "model")
 SHAPE = re.compile(r"\(((?:[A-Z]'?|\d|[a-z]\w*)(?:, (?:[A-Z]'?|\d|[a-z]\w*)(?: [/*+] \w+)*)+|[A-Z]'?,)\)")

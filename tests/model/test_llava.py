@@ -15,6 +15,8 @@ from mmprofile.inputs.views import Masking, User, build_view
 from mmprofile.model.model import ProfileModel
 from tests.support.hubmodels import FUSION, INPUTS, LONGEST, answer, close, row_ids
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("instruction", ["", "we stayed <image> so long"])
 def test_a_llava_reads_what_transformers_splices_in(

@@ -16,6 +16,8 @@ from mmprofile.model.kernels import ATTENTION
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 BOTH = paradigm_views("both", VIEWS)
 SHORT = Schema(
     "short", [Attribute("Stars", ("1", "2", "3")), Attribute("Meal", ("Late Lunch", "Dinner", "Late Dinner"))]

@@ -1,9 +1,12 @@
 """Selective attention (SelectAtt) against its equation."""
 
+import pytest
 import torch
 
 from mmprofile.model.fusion import SelectiveAttention, compact
 from tests.support.hubmodels import close
+
+pytestmark = pytest.mark.fast
 
 
 def test_selective_attention_is_its_equation() -> None:

@@ -18,6 +18,8 @@ from mmprofile.model.checkpoints import local_name
 from mmprofile.model.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def llava() -> LlavaForConditionalGeneration:

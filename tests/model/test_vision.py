@@ -17,6 +17,8 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.batch import mask_pixels
 from mmprofile.model.vision import VisionEncoder, photo_transform
 
+pytestmark = pytest.mark.fast
+
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
 VIT = "vit_tiny_patch16_224"
 

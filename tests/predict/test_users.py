@@ -13,6 +13,8 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.views import build_view
 from mmprofile.predict.users import InputUser, UserPhotos, read_users, select
 
+pytestmark = pytest.mark.fast
+
 INPUTS = {"reviews": 2, "photos_per_review": 1, "sample_seed": 0}
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from mmprofile.profile.calibration import calibration
 
+pytestmark = pytest.mark.fast
+
 
 def test_ece_brier_and_aurc_by_hand() -> None:
     # Bins (12/15, 13/15]: 0.85 and 0.82, one of two right; (7/15, 8/15]: 0.5, right.

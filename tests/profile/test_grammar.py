@@ -16,6 +16,8 @@ from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.oddschemas import ODD
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def shipped() -> PreTrainedTokenizerFast:

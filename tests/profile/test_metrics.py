@@ -14,6 +14,8 @@ from mmprofile.profile.metrics import bootstrap, confusion, count, resample_weig
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.toyprofiles import LIKES, MEAL, ONE, SCHEMA, STARS, profiles, stars
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("seed", range(5))
 def test_single_value_matches_sklearn_with_invalid_and_absent_classes(seed: int) -> None:

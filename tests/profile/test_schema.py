@@ -13,6 +13,8 @@ from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import KINDS, Attribute, Profile, Schema, check_purpose
 
+pytestmark = pytest.mark.fast
+
 # Words that share beginnings, hold marks, look like numbers or like "Unknown"; names and values are one or two of them.
 WORDS = ["a", "ab", "A-b", "Éa", "&", "<x>", "1", "10", "1/2", "(b)", "it's", "True", "Unknowns", "not", "b.c", "日本"]
 NAME = st.sampled_from([*WORDS, *(f"{a} {b}" for a in WORDS for b in WORDS)])

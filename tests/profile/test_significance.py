@@ -7,6 +7,8 @@ from mmprofile.profile.metrics import score
 from mmprofile.profile.significance import paired_bootstrap
 from tests.support.toyprofiles import ONE, SCHEMA, profiles, stars
 
+pytestmark = pytest.mark.fast
+
 
 def test_paired_bootstrap_of_identical_systems_and_of_a_clearly_better_one() -> None:
     rng = np.random.default_rng(0)

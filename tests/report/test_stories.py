@@ -12,6 +12,8 @@ from mmprofile.inspection.inspector import Inspector
 from mmprofile.report.stories import THUMBNAIL, evidence_of_model, thumbnail
 from tests.support.stories import MakeRun, written_rows
 
+pytestmark = pytest.mark.fast
+
 
 def test_stories_are_what_the_model_says_when_asked_by_hand(make_run: MakeRun, users: list[User]) -> None:
     model, data = make_run()

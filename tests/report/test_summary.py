@@ -12,6 +12,8 @@ from mmprofile.evaluate.score_table import print_scores, system_rows
 from mmprofile.report.summary import draw_learning_curves, learning_curves, score_figure, write_report
 from tests.support.runmetrics import example_metrics
 
+pytestmark = pytest.mark.fast
+
 HISTORY = [
     {"epoch": 0, "loss": 3.0, "validation_macro_f1": 20.0, "lr": 1e-4},
     {"epoch": 1, "loss": 2.0, "validation_macro_f1": None},

@@ -12,6 +12,8 @@ import pytest
 from mmprofile.sweep.locked_run import MODULE, lock_of
 from tests.support.sweeps import free
 
+pytestmark = pytest.mark.fast
+
 COMMAND = """
 import multiprocessing, os, sys, time
 from pathlib import Path

@@ -5,12 +5,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from mmprofile.sweep.rendering import grid_cells, tex, write_table
 from mmprofile.sweep.results import Result, collect
 from mmprofile.sweep.tables import Planned, RowConfig, TableConfig
 from tests.support.sweeps import MakeRun, planned
+
+pytestmark = pytest.mark.fast
 
 
 def test_files_of_a_list(make_run: MakeRun, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from mmprofile.sweep.results import collect
 from mmprofile.sweep.tables import Planned, RowConfig
 from tests.support.sweeps import USERS, MakeRun, planned, predictions, profiles
 
+pytestmark = pytest.mark.fast
+
 
 def test_seeds_are_averaged_within_each_resample(schema: Schema, gold: list[Profile]) -> None:
     runs = [profiles(schema, seed, gold, 0.5) for seed in (1, 2, 3)]

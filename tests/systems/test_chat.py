@@ -17,7 +17,7 @@ from mmprofile.systems.endpoint import Endpoint, ServerConfig
 from mmprofile.systems.journal import Journal
 from tests.support.chatserver import Reply, Server, completion, error, serving
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+pytestmark = [pytest.mark.fast, pytest.mark.allow_hosts(["127.0.0.1"])]
 
 TEXT = (
     "Stars: 4; Favorite Category: Pizza, Coffee & Tea; Preferred Meal: Dinner; Budget Range: Low; "

@@ -11,7 +11,7 @@ from mmprofile.systems.chat import ends_run
 from mmprofile.systems.endpoint import Endpoint, ServerConfig, read_reply
 from tests.support.chatserver import Server, closed_port, completion, error, serving
 
-pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
+pytestmark = [pytest.mark.fast, pytest.mark.allow_hosts(["127.0.0.1"])]
 QUESTION = [{"role": "user", "content": "who is ann?"}]
 
 

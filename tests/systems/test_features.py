@@ -27,6 +27,8 @@ from mmprofile.systems.features import (
     weighted,
 )
 
+pytestmark = pytest.mark.fast
+
 MEAL = Schema("meal", [Attribute("Meal", ("Lunch", "Dinner"))])
 
 

@@ -10,6 +10,8 @@ from tqdm import tqdm
 from mmprofile.errors import UserError
 from mmprofile.systems.journal import Journal, ask_in_threads
 
+pytestmark = pytest.mark.fast
+
 
 class Entry(NamedTuple):
     request: str

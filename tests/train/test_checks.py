@@ -6,6 +6,8 @@ from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.train.checks import check_settings
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("overrides", "says"),

@@ -17,6 +17,8 @@ from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import Learner
 from tests.support.optimizers import optim_config
 
+pytestmark = pytest.mark.fast
+
 SCORES = [50.0, 40.0, 45.0, 46.0, 47.0, 48.0, 49.0]
 
 

@@ -22,6 +22,8 @@ from mmprofile.profile.schema import Attribute, Schema
 from mmprofile.train.module import RATE_SCHEDULES, ProfileModule, joint_loss, rate_schedule
 from tests.support.optimizers import optim_config
 
+pytestmark = pytest.mark.fast
+
 SMALL = Schema("small", [Attribute("Stars", ("1", "2", "3")), Attribute("Likes", ("Tea", "Pizza", "Cars"), "set", 2)])
 WEIGHTS = [1.0, 0.5, 2.0, 0.25]
 PLAIN = optim_config(lr_pretrained=5e-5, lr_new=5e-5, weight_decay=0.0, warmup=0.1, schedule="linear")

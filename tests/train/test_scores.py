@@ -16,6 +16,8 @@ from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from mmprofile.train.scores import SplitMetric, SplitScores
 
+pytestmark = pytest.mark.fast
+
 SCHEMA = Schema(
     "small",
     [

@@ -18,6 +18,8 @@ from mmprofile.llm.reinforce.rewards import (
 )
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 SCHEMA = Schema("toy", [Attribute(name, ("a", "b"), unknown=True) for name in ("One", "Two", "Three")])
 
 

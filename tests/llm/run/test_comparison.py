@@ -9,6 +9,8 @@ from mmprofile.llm.run.comparison import describe, resample, score
 from mmprofile.llm.scores import score_labels
 from mmprofile.profile.schema import Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_row_is_the_mean_of_its_draws() -> None:
     schema = Schema("toy", [Attribute("Letter", ("a", "b"), unknown=True)])

@@ -18,6 +18,8 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.vote.voting import NO_EVIDENCE, collect_ballots, find_winner, vote, vote_settings, vote_weights
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
+pytestmark = pytest.mark.fast
+
 VALUES = ("a", "b", "c")
 SCHEMA = Schema("toy", [Attribute("Letter", VALUES, unknown=True), Attribute("Digit", ("1", "2"), unknown=True)])
 PLAIN = replace(vote_settings(load_config("llm", [])), calibration="none")
