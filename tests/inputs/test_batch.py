@@ -11,6 +11,7 @@ from mmprofile.inputs.batch import IGNORE, Batch, Collator, pad
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
+from tests.support.batchrows import row_of, words
 
 pytestmark = pytest.mark.fast
 
@@ -18,17 +19,6 @@ pytestmark = pytest.mark.fast
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
     return tiny_model("none")
-
-
-def words(model: ProfileModel, batch: Batch, row: int) -> str:
-    """The text of a row, special tokens included."""
-    ids = batch.text_ids.flatten()[batch.row_tokens[row][batch.row_tokens[row] >= 0]]
-    return model.tokenizer.decode(ids.tolist()).strip()
-
-
-def row_of(batch: Batch, user: int, view: str) -> int:
-    v = [one.name for one in batch.views].index(view)
-    return int(((batch.row_user == user) & (batch.row_view == v)).nonzero())
 
 
 def pixels(batch: Batch, user: int, view: str) -> np.ndarray:

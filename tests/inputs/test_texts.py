@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import Batch, Collator
+from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.texts import fair_shares, sentinels
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
+from tests.support.batchrows import row_of, words
 
 pytestmark = pytest.mark.fast
 
@@ -24,17 +25,6 @@ LONG = ("soup was warm " * 20, "bread good " * 30, "nice")
 @pytest.fixture(scope="module")
 def model(tiny_model: Callable[..., ProfileModel]) -> ProfileModel:
     return tiny_model("none")
-
-
-def words(model: ProfileModel, batch: Batch, row: int) -> str:
-    """The text of a row, special tokens included."""
-    ids = batch.text_ids.flatten()[batch.row_tokens[row][batch.row_tokens[row] >= 0]]
-    return model.tokenizer.decode(ids.tolist()).strip()
-
-
-def row_of(batch: Batch, user: int, view: str) -> int:
-    v = [one.name for one in batch.views].index(view)
-    return int(((batch.row_user == user) & (batch.row_view == v)).nonzero())
 
 
 @given(st.lists(st.integers(0, 60), max_size=8), st.integers(-5, 200))
