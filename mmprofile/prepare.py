@@ -1,11 +1,10 @@
 """``python -m mmprofile.prepare data=demo|yelp|custom``"""
 
-from typing import Any
-
 from mmprofile.config.command import run_command
+from mmprofile.config.settings import PrepareConfig
 
 
-def run(cfg: Any) -> None:
+def run(cfg: PrepareConfig) -> None:
     """Prepare a data set: raw files -> prepared folder, whose path is the last line printed."""
     from mmprofile.inputs.data import prepare_data
     from mmprofile.profile.schema import Schema
