@@ -109,7 +109,9 @@ def test_bars_stand_at_the_scores_and_intervals_at_their_bounds(metrics: dict[st
     systems = system_rows(metrics)
     axes = score_figure(systems, ["Stars", "Favorite Category"]).axes[0]
     heights = {
-        bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers if (bars.get_label() or "_")[0] != "_"
+        bars.get_label(): [bar.get_height() for bar in bars]
+        for bars in axes.containers
+        if (bars.get_label() or "_")[0] != "_"
     }
     test = metrics["test"]
     expected = [test["per_attribute"][n]["macro_f1"] for n in ("Stars", "Favorite Category")] + [test["macro_f1"]]
