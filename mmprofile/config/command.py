@@ -40,7 +40,11 @@ def run_command(name: str, run: Callable[[Any], None]) -> None:
     spec = sys.modules["__main__"].__spec__  # of python -m
     shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
     sys.argv[1:] = [*words, *HYDRA_QUIET, f"hydra.help.app_name={shown}"]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    except BrokenPipeError:  # the reader of --help (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def print_help(name: str) -> None:

@@ -83,3 +83,17 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert set(mmprofile.__all__) <= set(dir(mmprofile))
     with pytest.raises(AttributeError, match="has no attribute 'Nonsense'"):
         mmprofile.Nonsense  # noqa: B018
+
+
+def test_help_that_is_not_read_to_its_end_leaves_no_trace(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", "mmprofile.predict", "--help"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 1
