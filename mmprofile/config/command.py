@@ -72,6 +72,8 @@ def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
 def quiet() -> None:
     """Turn off messages of libraries that no user of ours can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # these two set their loggers when they are imported
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings(

@@ -7,6 +7,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import BatchData
@@ -16,6 +17,7 @@ from mmprofile.train.progress import EpochLines, StepBar
 
 def make_trainer(settings: TrainerConfig, folder: Path, precision: str) -> pl.Trainer:
     """Return Lightning's Trainer with best and last checkpoint, early stopping on validation macro-F1, and TensorBoard."""
+    quiet()  # once more: Lightning turned its messages on when it was imported
     checkpoints = folder / "checkpoints"
     # Fixed names: a versioned "last-v1.ckpt" would leave a stale "last.ckpt" to resume from.
     best = ModelCheckpoint(

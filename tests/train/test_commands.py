@@ -323,3 +323,12 @@ def test_mistakes_are_one_line_and_status_2(command: str, arguments: list[str], 
 
 
 GOLDEN = [0.4087, 0.2406]
+
+
+def test_what_lightning_says_of_itself_is_not_printed(tmp_path: Path) -> None:
+    words = ["experiment=smoke", "trainer.progress=false", "trainer.max_epochs=1", "trainer=cpu"]
+    command = [sys.executable, "-m", "mmprofile.train", "paradigm=text", "name=quiet", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    for noise in ("GPU available", "TPU available", "Tip:", "Trainer.fit", "Warning"):
+        assert noise not in done.stdout + done.stderr
