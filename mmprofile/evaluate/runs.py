@@ -13,7 +13,7 @@ from mmprofile.errors import UserError
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
 from mmprofile.inputs.views import check_paradigm
-from mmprofile.model.build import load_pretrained
+from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 

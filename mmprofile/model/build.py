@@ -1,13 +1,11 @@
-"""Build a model: a new one of parts from the hub, a folder or this package, or one that was exported."""
+"""Build a new model of parts from the hub, a folder or this package; :mod:`mmprofile.model.exports` loads exported ones."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_model
+from torch import nn
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import InputSettings
@@ -16,7 +14,7 @@ from mmprofile.model.backbones import TextModel, build_prompt, drop_decoder, loa
 from mmprofile.model.checkpoints import local_name
 from mmprofile.model.fusion import Fusion, build_fusion
 from mmprofile.model.heads import build_head
-from mmprofile.model.model import FORMAT, VOCABULARIES, ModelSettings, ProfileModel
+from mmprofile.model.model import VOCABULARIES, ModelSettings, ProfileModel
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 from mmprofile.profile.schema import Schema
 
@@ -81,7 +79,8 @@ def build_model(
         drop_decoder(loaded.model)
     lora = text["lora"] if loaded.adapter is None else _lora_of(loaded.adapter)
     settings: ModelSettings = {
-        "text": {key: value for key, value in text.items() if key not in ("name", "adapter")} | {"lora": lora},
+        "text": {key: value for key, value in text.items() if key not in ("name", "revision", "adapter")}
+        | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
         "inputs": {**inputs},
@@ -89,6 +88,7 @@ def build_model(
         "target": target,
         "head": head,
         "auxiliary": weight,
+        "source": _source(text, None if blind else vision),
     }
     return ProfileModel(
         text=loaded.model,
@@ -101,6 +101,17 @@ def build_model(
         auxiliary=Auxiliary(schema, width, weight) if weight else None,
         adapter=loaded.adapter,
     )
+
+
+def _source(text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the checkpoints that a model is built from: hub ids with their revisions; of a folder only its name."""
+    source = {}
+    for part, arguments in (("text", text), ("vision", vision or {})):
+        name, revision = str(arguments.get("name") or ""), arguments.get("revision")
+        folder = Path(name.removeprefix("local-dir:"))
+        if name:
+            source[part] = folder.resolve().name if folder.is_dir() else f"{name}@{revision}" if revision else name
+    return source
 
 
 def _check_causal(name: str, fusion: str, head: str, auxiliary: float) -> None:
@@ -161,48 +172,22 @@ def learn_characters(backbone: Any, tokenizer: Any, schema: Schema) -> None:
         return
     tokenizer.add_tokens(new)
     if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
-        backbone.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _grow(backbone, len(tokenizer))
     ids = tokenizer.convert_tokens_to_ids(new)
     with torch.no_grad():
         for table in (backbone.get_input_embeddings(), backbone.get_output_embeddings()):
             table.weight[ids] = table.weight[unknown].clone()
 
 
-def load_pretrained(folder: Path) -> ProfileModel:
-    """Return the model that :meth:`ProfileModel.save_pretrained` wrote.
+def _grow(backbone: Any, size: int) -> None:
+    """Give a text model more embeddings. Those of input and output stay apart where they are apart.
 
-    Raises:
-        UserError: there is no such model, or it has another format.
+    transformers ties a T5's whatever its checkpoint says.
     """
-    try:
-        data = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"
-        ) from error
-    version = data.get("format") if isinstance(data, dict) else None
-    if version != FORMAT:
-        raise UserError(f"{folder}: model format {version!r}, this version reads {FORMAT}")
-    missing = {"schema", "text", "vision", "fusion", "inputs", "vocabulary", "target", "head"} - data.keys()
-    if missing:
-        raise UserError(f"{folder / 'config.json'}: {min(missing)!r} is missing; export the model again")
-    settings = cast(ModelSettings, {key: value for key, value in data.items() if key not in ("format", "schema")})
-    model = build_model(
-        text=settings["text"] | {"name": str(folder / "text")},
-        vision=settings["vision"],
-        fusion=settings["fusion"],
-        schema=Schema.from_dict(data["schema"]),
-        inputs=settings["inputs"],
-        vocabulary=settings["vocabulary"],
-        target=settings["target"],
-        head=settings["head"] | {"auxiliary": settings.get("auxiliary", 0.0)},
-        pretrained=False,
-    )
-    model.settings = settings
-    try:
-        load_model(model, str(folder / "model.safetensors"))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"{folder / 'model.safetensors'}: damaged or missing ({error}); export the model again"
-        ) from error
-    return model.eval()
+    table, head = backbone.get_input_embeddings().weight, backbone.get_output_embeddings().weight
+    backbone.resize_token_embeddings(size, mean_resizing=False)
+    if head is not table:
+        grown = backbone.get_output_embeddings()
+        weight = grown.weight.detach().clone()
+        weight[: len(head)] = head.detach()
+        grown.weight = nn.Parameter(weight)

@@ -31,7 +31,7 @@ from mmprofile.model.vision import LlavaVision, VisionEncoder
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Profile, Schema
 
-FORMAT = 1
+FORMAT = 2
 VOCABULARIES = ("schema", "full")
 LEAST_ROOM = 32  # tokens of texts
 LIKE_ROWS = 0.7
@@ -47,6 +47,7 @@ class ModelSettings(TypedDict):
         vocabulary: what a target token competes with, one of :data:`VOCABULARIES`.
         target: what a row writes, one of :data:`mmprofile.inputs.texts.TARGETS`.
         auxiliary: the weight of classifiers beside the decoder.
+        source: the checkpoints that text and vision model came from.
         purpose: for which a model of sensitive attributes was trained.
     """
 
@@ -57,7 +58,8 @@ class ModelSettings(TypedDict):
     vocabulary: str
     target: str
     head: dict[str, Any]
-    auxiliary: NotRequired[float]
+    auxiliary: float
+    source: dict[str, str]
     purpose: NotRequired[str]
 
 
@@ -352,7 +354,7 @@ class ProfileModel(ProfileDecoder):
         """Write config, schema, tokenizer and safetensors weights: all that ``load_pretrained`` needs.
 
         Args:
-            folder: to write; see :func:`mmprofile.model.build.load_pretrained`.
+            folder: to write; see :func:`mmprofile.model.exports.load_pretrained`.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for part in (self.text.config, self.text.generation_config, self.tokenizer):

@@ -20,7 +20,8 @@ from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.syntax import Syntax
 from mmprofile.inputs.views import VIEWS, Masking, User, build_view, paradigm_views
 from mmprofile.model.aspect_graph import SHARE, AspectGraph, GraphConvolution, adjacency, links
-from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.build import build_model
+from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 

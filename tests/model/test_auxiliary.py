@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
-from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.build import build_model
 from mmprofile.model.decoding import SEARCH_WIDTH, Decoded
+from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from mmprofile.train.module import joint_loss

@@ -12,7 +12,8 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
 from mmprofile.inputs.views import VIEWS, Masking, User, paradigm_views
 from mmprofile.model.backbones import build_prompt
-from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.build import build_model
+from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from tests.support.hubmodels import FUSION, INPUTS, TEXT, answer, close, row_ids

@@ -1,6 +1,5 @@
 """Models that are built, exported and loaded again, and those that cannot be."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,39 +9,14 @@ import torch
 from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.batch import Collator
-from mmprofile.inputs.views import VIEWS, User, paradigm_views
-from mmprofile.model.build import build_model, load_pretrained
-from mmprofile.model.model import ProfileModel
+from mmprofile.inputs.views import VIEWS, paradigm_views
+from mmprofile.model.build import build_model
+from mmprofile.model.exports import load_pretrained
 from mmprofile.profile.schema import Attribute, Schema
 
 pytestmark = pytest.mark.fast
 
 BOTH = paradigm_views("both", VIEWS)
-
-
-@pytest.mark.parametrize(("fusion", "tokens"), [("none", "cls"), ("concat", "grid"), ("xattn", "patch")])
-def test_saved_and_loaded(
-    fusion: str,
-    tokens: str,
-    tiny_model: Callable[..., ProfileModel],
-    make_collator: Callable[..., Collator],
-    users: list[User],
-    tmp_path: Path,
-) -> None:
-    model = tiny_model(fusion, tokens, **({"heads": 2, "norm": "softmax"} if fusion == "xattn" else {}))
-    with torch.no_grad():  # weights that no seed would give again
-        for parameter in model.parameters():
-            parameter += 0.01 * torch.randn_like(parameter)
-    model.save_pretrained(tmp_path / "deep" / "model")
-    again = load_pretrained(tmp_path / "deep" / "model")
-    batch, second = (make_collator(one)(users[2:], BOTH) for one in (model, again))
-    assert torch.equal(batch.text_ids, second.text_ids)
-    assert torch.equal(model(batch).logits, again(second).logits)
-    assert (again.schema, again.settings) == (model.schema, json.loads(json.dumps(model.settings)))
-    assert not again.training
-    again.save_pretrained(tmp_path / "twice")
-    assert torch.equal(load_pretrained(tmp_path / "twice")(second).logits, again(second).logits)
 
 
 def test_half_precision_weights_are_computed_with_in_single(
@@ -60,32 +34,6 @@ def test_half_precision_weights_are_computed_with_in_single(
             pretrained=pretrained,
         )
         assert {p.dtype for p in model.parameters()} == {torch.float32}
-
-
-def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no exported model there"):
-        load_pretrained(tmp_path)
-    tiny_model("concat").save_pretrained(tmp_path)
-    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:100])
-    with pytest.raises(UserError, match="damaged or missing"):
-        load_pretrained(tmp_path)
-    weights.unlink()
-    with pytest.raises(UserError, match="damaged or missing"):
-        load_pretrained(tmp_path)
-    weights.write_bytes(whole)
-    load_pretrained(tmp_path)
-    good = json.loads(config.read_text())
-    config.write_text(json.dumps({key: value for key, value in good.items() if key != "fusion"}))
-    with pytest.raises(UserError, match="'fusion' is missing; export the model again"):
-        load_pretrained(tmp_path)
-    config.write_text("[]")
-    with pytest.raises(UserError, match="model format None"):
-        load_pretrained(tmp_path)
-    config.write_text(json.dumps(good | {"format": 99}))
-    with pytest.raises(UserError, match="model format 99, this version reads 1"):
-        load_pretrained(tmp_path)
 
 
 def test_text_models_that_cannot_be_had(tmp_path: Path, schema: Schema, t5_folder: Path) -> None:

@@ -18,7 +18,8 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch, Collator
 from mmprofile.inputs.views import VIEWS, User, build_view, paradigm_views
 from mmprofile.model.backbones import drop_decoder
-from mmprofile.model.build import build_model, load_pretrained
+from mmprofile.model.build import build_model
+from mmprofile.model.exports import load_pretrained
 from mmprofile.model.heads import CoopNet, LateFusion, Votes
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema

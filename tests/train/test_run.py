@@ -11,7 +11,7 @@ import pytest
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import load_run
-from mmprofile.model.build import load_pretrained
+from mmprofile.model.exports import load_pretrained
 from mmprofile.predict.run import prediction_view
 from mmprofile.predict.users import InputUser, UserPhotos, select
 from mmprofile.profile.schema import Schema

@@ -8,7 +8,7 @@ import torch
 from mmprofile.config.compose import load_config
 from mmprofile.evaluate.runs import make_data
 from mmprofile.inputs.data import prepare_data
-from mmprofile.model.build import load_pretrained
+from mmprofile.model.exports import load_pretrained
 from mmprofile.profile.schema import Schema
 from mmprofile.train.checks import check_settings
 from mmprofile.train.module import ProfileModule, joint_loss
