@@ -82,6 +82,7 @@ class VisionEncoder(nn.Module):
             raise UserError(
                 f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
             )
+        self.model_args = {**_checkpoint_args(self.vit.pretrained_cfg), **self.model_args}
         self.data_config = dict(data_config or timm.data.resolve_model_data_config(self.vit))
         self.mean: Tensor
         self.std: Tensor
@@ -186,6 +187,14 @@ class VisionEncoder(nn.Module):
         square = patches.transpose(1, 2).unflatten(2, (rows, columns))
         pooled = F.adaptive_avg_pool2d(square, (min(self.grid, rows), min(self.grid, columns)))
         return torch.cat([cls, pooled.flatten(2).transpose(1, 2)], 1)
+
+
+def _checkpoint_args(pretrained_cfg: Any) -> dict[str, Any]:
+    """Return the model arguments that timm takes from a checkpoint, in which its architecture may have others."""
+    args = {"global_pool": pretrained_cfg["global_pool"]} if pretrained_cfg.get("global_pool") else {}
+    return args | (
+        {"img_size": list(pretrained_cfg["input_size"][1:])} if pretrained_cfg.get("fixed_input_size") else {}
+    )
 
 
 def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
