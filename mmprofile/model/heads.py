@@ -8,6 +8,7 @@ Dimension letters as in :mod:`mmprofile.model`.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -74,7 +75,7 @@ class AttributeHead(nn.Module):
                 raise UserError(f"model.head: attribute {attribute.name!r} {reason}, which needs model.head=lm")
         self.schema = schema
         sizes = [len(attribute.values) for attribute in schema.attributes]
-        ends = torch.tensor(sizes).cumsum(0).tolist()
+        ends = accumulate(sizes)  # not by torch: the doctor builds models without memory, on torch's meta device
         self.spans = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
         self.classes = sum(sizes)
         self.mix: Tensor
