@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.published.blip2 import BLIP2
 from tests.support.published.checkpoint import Published
 from tests.support.published.text import save_text
 from tests.support.published.vision import VISION
@@ -50,6 +51,7 @@ CHECKPOINTS = [
         "llava-hf/llava-1.5-7b-hf", "llava", LLAMA2, "llava", save_text, shards=3, keys=LLAVA_KEYS, unsaid=LLAMA_7B
     ),
     Published("llava-hf/llava-1.5-13b-hf", "llava", LLAMA2, "llava", save_text, shards=6, keys=LLAVA_KEYS),
+    *BLIP2,
     *VISION,
 ]  # fmt: skip
 PUBLISHED = {checkpoint.name: checkpoint for checkpoint in CHECKPOINTS}

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from tests.support.published.checkpoint import Published
-from tests.support.published.tokenizers import FAMILIES, default_texts, train
+from tests.support.published.tokenizers import FAMILIES, default_texts, save_tokenizer, train
 
 WIDTH, HEAD, LAYERS = 32, 8, 2
 WIDTHS = ("hidden_size", "d_model")
@@ -50,17 +50,24 @@ def shrink(config: dict[str, Any]) -> dict[str, Any]:
     return small | {name: size for name, size in sizes.items() if name in config}
 
 
-def translate(value: Any, published: Published, tokenizer: Tokenizer, key: str = "") -> Any:
-    """Return a published setting with the ids, the number of rows and the pixels that the miniature has."""
-    family = FAMILIES[published.tokenizer or ""]
+def translate(value: Any, name: str, tokenizer: Tokenizer, key: str = "") -> Any:
+    """Return a published setting with the ids, the number of rows and the pixels that the miniature has.
+
+    Args:
+        value: the setting, with the settings below it.
+        name: the family of the tokenizer.
+        tokenizer: the miniature's.
+        key: what the setting is called.
+    """
+    family = FAMILIES[name]
     if key == "added_tokens_decoder":
         fields = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
         added = sorted(tokenizer.get_added_tokens_decoder().items())
-        return {str(i): {name: getattr(token, name) for name in fields} for i, token in added}
+        return {str(i): {part: getattr(token, part) for part in fields} for i, token in added}
     if isinstance(value, dict):
-        return {name: translate(item, published, tokenizer, name) for name, item in value.items()}
+        return {inner: translate(item, name, tokenizer, inner) for inner, item in value.items()}
     if isinstance(value, list):
-        return [translate(item, published, tokenizer, key) for item in value]
+        return [translate(item, name, tokenizer, key) for item in value]
     if isinstance(value, int) and value in family.ids and (key.endswith(ID_KEYS) or key == family.ids[value]):
         return tokenizer.token_to_id(family.ids[value])
     if key == "vocab_size" and value >= family.size:
@@ -117,18 +124,13 @@ def write_json(path: Path, content: Any) -> None:
 
 def save_text(published: Published, folder: Path, texts: Sequence[str] | None, seed: int) -> None:
     """Write a miniature of a text model, or of LLaVA."""
-    tokenizer = train(published.tokenizer or "", tuple(texts) if texts is not None else default_texts())
+    family = published.tokenizer or ""
+    trained = train(family, default_texts() if texts is None else tuple(texts))
     config = published.config | {name: published.config[name] | sizes for name, sizes in published.unsaid.items()}
     files = published.files | {"config.json": shrink(config)}
-    small = {name: translate(content, published, tokenizer) for name, content in files.items()}
+    small = {name: translate(content, family, trained.tokenizer) for name, content in files.items()}
     for name, content in small.items():
         write_json(folder / name, content)
     weights = random_weights(published, small["config.json"], seed)
     write_weights(weights, folder, published.weights, published.shards)
-    save_tokenizer(published, tokenizer, folder)
-
-
-def save_tokenizer(published: Published, tokenizer: Tokenizer, folder: Path) -> None:
-    tokenizer.save(str(folder / "tokenizer.json"))
-    if published.tokenizer in ("bart", "roberta", "qwen", "bert"):
-        tokenizer.model.save(str(folder))
+    save_tokenizer(family, trained, folder)

@@ -4,14 +4,17 @@ A family keeps what decides how text becomes tokens (model, normalizer, pre-toke
 tokens) and shrinks the vocabulary only.
 """
 
+import io
 import itertools
-import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from sentencepiece import SentencePieceTrainer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from datamodules.demo.language import write_review
@@ -19,7 +22,6 @@ from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
 PIECES = 300  # learned tokens, beside bytes and special tokens: few enough that most values take several
-BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 SENTINELS = [f"<extra_id_{i}>" for i in reversed(range(100))]
 # How Llama 3, Qwen and GLM-4 split text before the merges; they differ in the digits that go together.
 SPLIT = (
@@ -46,6 +48,13 @@ GLM = [
 ]  # fmt: skip
 
 
+class Trained(NamedTuple):
+    """A tokenizer, and the sentencepiece model that it was made of where the kind has one."""
+
+    tokenizer: Tokenizer
+    pieces: bytes = b""
+
+
 def default_texts() -> tuple[str, ...]:
     """Reviews as the demo city has them, and the names and values of the Yelp schema."""
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
@@ -57,53 +66,67 @@ def specials(tokens: Iterable[str], special: bool = True, **options: Any) -> lis
     return [AddedToken(token, normalized=False, special=special, **options) for token in tokens]
 
 
-def learned(tokenizer: Tokenizer, trainer: trainers.Trainer, texts: Iterable[str]) -> dict[str, Any]:
-    """Train ``tokenizer`` and return its model as ``tokenizer.json`` has it."""
-    tokenizer.train_from_iterator(texts, trainer)
-    return json.loads(tokenizer.to_str())["model"]
-
-
-def unigram(texts: tuple[str, ...], front: list[str], back: list[str]) -> Tokenizer:
-    """T5's kind: words that begin with "▁", no byte fallback, ``</s>`` after each text."""
-    trained = Tokenizer(models.Unigram())
-    trained.normalizer = normalizers.NFKC()
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    size = len(front) + PIECES
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=front, unk_token="<unk>", show_progress=False)
-    pieces = [tuple(piece) for piece in learned(trained, trainer, texts)["vocab"]]
-    tokenizer = Tokenizer(models.Unigram([*pieces, *((name, 0.0) for name in back)], unk_id=2, byte_fallback=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+def pieces_of(texts: tuple[str, ...], reserved: int, **options: Any) -> ModelProto:
+    """Return what sentencepiece learns: ``PIECES`` pieces beside ``reserved`` ones."""
+    file = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=file,
+        vocab_size=reserved + PIECES,
+        num_threads=1,
+        minloglevel=2,
+        **options,
     )
+    return ModelProto.FromString(file.getvalue())
+
+
+def unigram(texts: tuple[str, ...], byte_fallback: bool) -> Trained:
+    """T5's kind: words that begin with "▁", ``</s>`` after each text, sentinels at the end; mT5's has pieces for bytes.
+
+    transformers uses mT5's without its byte pieces, as T5's.
+    """
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    reserved = 3 + 256 * byte_fallback
+    proto = pieces_of(texts, reserved, model_type="unigram", byte_fallback=byte_fallback, **ids)
+    if byte_fallback:  # mT5 has its sentinels in the file
+        for name in SENTINELS:
+            proto.pieces.add(piece=f"▁{name}", score=-20.0)
+    vocabulary = [(piece.piece, piece.score) for piece in proto.pieces]
+    vocabulary += [] if byte_fallback else [(name, 0.0) for name in SENTINELS]
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2, byte_fallback=False))
+    tokenizer.normalizer = normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)
+    metaspace = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.add_special_tokens(specials([*front[:3], *(name for name in back if name in SENTINELS)]))
+    tokenizer.add_special_tokens(specials(["<pad>", "</s>", "<unk>", *([] if byte_fallback else SENTINELS)]))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
-    return tokenizer
+    return Trained(tokenizer, proto.SerializeToString())
 
 
-def sentencepiece_bpe(texts: tuple[str, ...], added: list[str]) -> Tokenizer:
+def sentencepiece_bpe(texts: tuple[str, ...], added: Sequence[str] = ()) -> Trained:
     """Llama's kind: merges over characters with "▁" for blanks, bytes for what is unknown, ``<s>`` before each text."""
-    front = ["<unk>", "<s>", "</s>"]
-    trained = Tokenizer(models.BPE(unk_token="<unk>"))
-    trained.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    first = [*front, *BYTES]
-    trainer = trainers.BpeTrainer(vocab_size=len(first) + PIECES, special_tokens=first, show_progress=False)
-    model = learned(trained, trainer, texts)
-    merges = [tuple(pair) for pair in model["merges"]]
-    tokenizer = Tokenizer(
-        models.BPE(model["vocab"], merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True, dropout=None)
+    options = {"split_digits": True, "allow_whitespace_only_pieces": True, "remove_extra_whitespaces": False}
+    proto = pieces_of(
+        texts, 3 + 256, model_type="bpe", byte_fallback=True, normalization_rule_name="identity", **options
     )
+    vocabulary = {piece.piece: i for i, piece in enumerate(proto.pieces)}
+    normal = [piece.piece for piece in proto.pieces if piece.type == ModelProto.SentencePiece.NORMAL]
+    pairs = ((piece, piece[:i], piece[i:]) for piece in normal for i in range(1, len(piece)))
+    ranked = sorted(tuple(vocabulary[part] for part in pair) for pair in pairs if vocabulary.keys() >= set(pair))
+    names = [*vocabulary]
+    merges = [(names[left], names[right]) for _, left, right in ranked]
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens(specials([*front, *added]))
+    tokenizer.add_special_tokens(specials(["<unk>", "<s>", "</s>", *added]))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
-    return tokenizer
+    return Trained(tokenizer, proto.SerializeToString())
 
 
 def byte_level(
@@ -114,7 +137,7 @@ def byte_level(
     prefix_space: bool = False,
     normalizer: normalizers.Normalizer | None = None,
     before: str = "",
-) -> Tokenizer:
+) -> Trained:
     """Merges over bytes: GPT-2's splitting, or with ``digits`` that of Llama 3, Qwen and GLM-4.
 
     Args:
@@ -153,18 +176,18 @@ def byte_level(
             special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
         )
         tokenizer.post_processor = processors.Sequence([plain, template])
-    return tokenizer
+    return Trained(tokenizer)
 
 
-def roberta(texts: tuple[str, ...], prefix_space: bool) -> Tokenizer:
+def roberta(texts: tuple[str, ...], prefix_space: bool) -> Trained:
     """BART's kind, or RoBERTa's with a blank before each text."""
     front = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = byte_level(texts, front, specials(["<mask>"], lstrip=True), prefix_space=prefix_space)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, prefix_space)
-    return tokenizer
+    trained = byte_level(texts, front, specials(["<mask>"], lstrip=True), prefix_space=prefix_space)
+    trained.tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), True, prefix_space)
+    return trained
 
 
-def wordpiece(texts: tuple[str, ...]) -> Tokenizer:
+def wordpiece(texts: tuple[str, ...]) -> Trained:
     """BERT's kind, lowercased."""
     front = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -179,7 +202,7 @@ def wordpiece(texts: tuple[str, ...]) -> Tokenizer:
         pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
         special_tokens=[("[CLS]", tokenizer.token_to_id("[CLS]")), ("[SEP]", tokenizer.token_to_id("[SEP]"))],
     )
-    return tokenizer
+    return Trained(tokenizer)
 
 
 @dataclass(frozen=True)
@@ -189,11 +212,13 @@ class Family:
     Attributes:
         train: texts -> the tokenizer.
         size: how many tokens the published tokenizer has.
+        files: which of its files are published.
         ids: published id -> token, of those that configurations name and that are elsewhere in a small vocabulary.
     """
 
-    train: Callable[[tuple[str, ...]], Tokenizer]
+    train: Callable[[tuple[str, ...]], Trained]
     size: int
+    files: tuple[str, ...]
     ids: dict[int, str] = field(default_factory=dict)
 
 
@@ -201,38 +226,48 @@ def numbered(first: int, tokens: Iterable[str]) -> dict[int, str]:
     return dict(zip(itertools.count(first), tokens, strict=False))
 
 
-T5 = ["<pad>", "</s>", "<unk>"]
+def llama3(texts: tuple[str, ...]) -> Trained:
+    return byte_level(texts, back=specials(LLAMA3), digits="{1,3}", before="<|begin_of_text|>")
+
+
+def qwen(texts: tuple[str, ...]) -> Trained:
+    added = [*specials(QWEN), *specials(QWEN_PLAIN, special=False)]
+    return byte_level(texts, back=added, digits="", normalizer=normalizers.NFC())
+
+
+def glm(texts: tuple[str, ...]) -> Trained:
+    return byte_level(texts, back=specials(GLM), digits="{1,3}", before="[gMASK] <sop>")
+
+
+JSON = "tokenizer.json"
+GPT2_FILES = (JSON, "vocab.json", "merges.txt")
+LLAVA = {32000: "<image>", 32001: "<pad>"}
 FAMILIES = {
-    "t5": Family(lambda texts: unigram(texts, T5, SENTINELS), 32100),
-    "mt5": Family(lambda texts: unigram(texts, [*T5, *BYTES], [f"▁{name}" for name in SENTINELS]), 250100),
-    "bart": Family(lambda texts: roberta(texts, False), 50265, {50264: "<mask>"}),
-    "roberta": Family(lambda texts: roberta(texts, True), 50265, {50264: "<mask>"}),
-    "llama": Family(lambda texts: sentencepiece_bpe(texts, []), 32000),
-    "llava": Family(
-        lambda texts: sentencepiece_bpe(texts, ["<image>", "<pad>"]), 32002, {32000: "<image>", 32001: "<pad>"}
-    ),
-    "llama3": Family(
-        lambda texts: byte_level(texts, back=specials(LLAMA3), digits="{1,3}", before="<|begin_of_text|>"),
-        128256,
-        numbered(128000, LLAMA3),
-    ),
-    "qwen": Family(
-        lambda texts: byte_level(
-            texts, back=[*specials(QWEN), *specials(QWEN_PLAIN, False)], digits="", normalizer=normalizers.NFC()
-        ),
-        151669,
-        numbered(151643, [*QWEN, *QWEN_PLAIN]),
-    ),
-    "glm": Family(
-        lambda texts: byte_level(texts, back=specials(GLM), digits="{1,3}", before="[gMASK] <sop>"),
-        151343,
-        numbered(151329, GLM),
-    ),
-    "bert": Family(wordpiece, 30522),
+    "t5": Family(partial(unigram, byte_fallback=False), 32100, (JSON, "spiece.model")),
+    "mt5": Family(partial(unigram, byte_fallback=True), 250100, ("spiece.model",)),
+    "bart": Family(partial(roberta, prefix_space=False), 50265, GPT2_FILES),
+    "roberta": Family(partial(roberta, prefix_space=True), 50265, GPT2_FILES),
+    "llama": Family(sentencepiece_bpe, 32000, (JSON, "tokenizer.model")),
+    "llava": Family(partial(sentencepiece_bpe, added=[*LLAVA.values()]), 32002, (JSON, "tokenizer.model"), LLAVA),
+    "llama3": Family(llama3, 128256, (JSON,), numbered(128000, LLAMA3)),
+    "qwen": Family(qwen, 151669, GPT2_FILES, numbered(151643, [*QWEN, *QWEN_PLAIN])),
+    "glm": Family(glm, 151343, (JSON,), numbered(151329, GLM)),
+    "bert": Family(wordpiece, 30522, (JSON, "vocab.txt")),
 }
 
 
 @cache
-def train(family: str, texts: tuple[str, ...]) -> Tokenizer:
+def train(family: str, texts: tuple[str, ...]) -> Trained:
     """Return the family's tokenizer for ``texts``; the same object each time."""
     return FAMILIES[family].train(texts)
+
+
+def save_tokenizer(family: str, trained: Trained, folder: Path) -> None:
+    """Write the files that the family publishes."""
+    for name in FAMILIES[family].files:
+        if name == JSON:
+            trained.tokenizer.save(str(folder / name))
+        elif name.endswith(".model"):
+            (folder / name).write_bytes(trained.pieces)
+        else:
+            trained.tokenizer.model.save(str(folder))
