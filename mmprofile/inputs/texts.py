@@ -8,7 +8,7 @@ import numpy as np
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import Masking, User, View, hidden_attributes
-from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.grammar import Grammar, continuation_ids
 from mmprofile.profile.schema import Schema
 
 ENCODINGS = ("joint", "segments")
@@ -117,9 +117,7 @@ class TextReader:
 
     def _tokenize(self, texts: list[str]) -> dict[str, list[int]]:
         """Tokenise texts and remember as many as there is room for."""
-        new = (
-            dict(zip(texts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True)) if texts else {}
-        )
+        new = dict(zip(texts, continuation_ids(self.tokenizer, texts), strict=True))
         if len(self._tokens) + len(new) > REMEMBERED:
             self._tokens = {}  # a new dict, since a second thread may be reading the old one
         self._tokens |= islice(new.items(), REMEMBERED)

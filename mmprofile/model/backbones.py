@@ -19,6 +19,7 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.texts import Prompt
 from mmprofile.model.checkpoints import DTYPES, loading, local_name
 from mmprofile.model.kernels import ATTENTION
+from mmprofile.profile.grammar import continuation_ids
 
 TRAINED_DTYPES = ("float32", "bfloat16")
 """Precisions of weights that are trained: T5 fails in float16."""
@@ -162,5 +163,5 @@ def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
 
     front, mark, back = instruction.partition(IMAGE)
     before = [*first, *ids(front)] if mark else first
-    *after, start = ids(answer)
+    *after, start = continuation_ids(tokenizer, [answer])[0]
     return Prompt(before=(*before, *ids(back if mark else front)), after=tuple(after), at=len(before), start=start)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from mmprofile.inputs.batch import IGNORE
@@ -45,6 +46,8 @@ class ProfileDecoder(UserEncoder):
         self.tokenizer: Any = tokenizer
         self.prompt = prompt
         self.start = int(prompt.start if prompt else text.config.decoder_start_token_id)
+        # How its authors liked to generate is not how profiles are written: BART's would repeat no three tokens.
+        text.generation_config = GenerationConfig()
 
     def token_logits(self, states: Tensor, ids: Tensor | None = None) -> Tensor:
         """Return the logits of decoder states.
@@ -128,6 +131,7 @@ class ProfileDecoder(UserEncoder):
             renormalize_logits=renormalize,
             pad_token_id=self.tokenizer.pad_token_id or grammar.eos,
             eos_token_id=grammar.eos,
+            decoder_start_token_id=None if self.causal else self.start,
         )
         return [grammar.decode(row) for row in ids.tolist()]
 

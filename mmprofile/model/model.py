@@ -357,7 +357,7 @@ class ProfileModel(ProfileDecoder):
             folder: to write; see :func:`mmprofile.model.exports.load_pretrained`.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        for part in (self.text.config, self.text.generation_config, self.tokenizer):
+        for part in (self.text.config, self.tokenizer):
             part.save_pretrained(folder / "text")
         if isinstance(self.vision, LlavaVision):
             self.vision.processor.save_pretrained(folder / "text")

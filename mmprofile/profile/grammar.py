@@ -16,6 +16,31 @@ from mmprofile.errors import UserError
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 
+FRONT = ":"
+"""Stands before a text while it is tokenised as a continuation."""
+
+
+def continuation_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids that texts have behind other text, without special tokens.
+
+    The tokenizers of Llama, Llama 2 and LLaVA put a blank before whatever they are given. A text that begins with a blank
+    would get two, which the same words inside a longer text do not have.
+
+    Args:
+        tokenizer: of transformers.
+        texts: those that begin with no blank are taken as they are.
+    """
+    if not texts:
+        return []
+    inner = [FRONT + text if text.startswith(" ") else text for text in texts]
+    front, *rows = tokenizer([FRONT, *inner], add_special_tokens=False)["input_ids"]
+    for i, (text, ids) in enumerate(zip(texts, rows, strict=True)):
+        if text.startswith(" "):
+            apart = ids[: len(front)] == front
+            rows[i] = ids[len(front) :] if apart else tokenizer(text, add_special_tokens=False)["input_ids"]
+    return rows
+
+
 class Stage(NamedTuple):
     """How far a profile is written.
 
@@ -61,8 +86,9 @@ class _Piece(NamedTuple):
 class Grammar:
     """All legal profiles of a schema in the tokens of a tokenizer.
 
-    A profile is written piece by piece, split at blanks (`` Favorite Category:``, `` Pizza,``, `` Coffee & Tea;``). T5's
-    and BART's tokenizers never join text across a blank, so the tokens of the pieces are the tokens of the whole text.
+    A profile is written piece by piece, split at blanks (`` Favorite Category:``, `` Pizza,``, `` Coffee & Tea;``). The
+    tokenizers of the models that we know never join text across such a blank, so the tokens of the pieces are the tokens
+    of the whole text.
 
     States of the automaton are numbers, created when they are first reached; 0 is the empty text.
 
@@ -279,8 +305,7 @@ class Grammar:
         """Return the token ids of a piece of text."""
         ids = self._pieces.get(text)
         if ids is None:
-            ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-            self._pieces[text] = ids
+            ids = self._pieces[text] = tuple(continuation_ids(self.tokenizer, [text])[0])
         return ids
 
     def _longest(self, attribute: Attribute) -> int:

@@ -1,5 +1,7 @@
 """Models of stock checkpoints against what transformers computes: causal models, BART, adapters, prompts."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +61,18 @@ def test_generation_of_one_is_generation_in_a_batch(
     together = model.generate(collate(model, users, view), beams)
     assert together == [model.generate(collate(model, [user], view), beams)[0] for user in users]
     assert all(model.schema.parse(text).faults == [] for text in together)
+
+
+@pytest.mark.parametrize("kind", ["bart", "llama"])
+def test_beams_take_no_habits_of_a_checkpoint(
+    kind: str, hub_folders: dict[str, Path], hub_model: Callable[..., ProfileModel], collate: Callable[..., Batch],
+    users: list[User], tmp_path: Path,
+) -> None:  # fmt: skip
+    shutil.copytree(hub_folders[kind], tmp_path, dirs_exist_ok=True)
+    habits = {"no_repeat_ngram_size": 3, "forced_bos_token_id": 0, "min_length": 500, "length_penalty": 9.0}
+    (tmp_path / "generation_config.json").write_text(json.dumps(habits | {"early_stopping": True, "num_beams": 4}))
+    plain, model = hub_model(kind), hub_model(kind, name=str(tmp_path))
+    assert model.generate(collate(model, users, TEXT), 5) == plain.generate(collate(plain, users, TEXT), 5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "bart"])

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mmprofile.errors import UserError
@@ -12,7 +13,7 @@ from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import User, build_view
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
-from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.grammar import Grammar, continuation_ids
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.oddschemas import ODD
 
@@ -159,3 +160,28 @@ def test_wide_beams_find_the_most_likely_profile(
         assert found == [expected]
         chosen.add(expected)
     assert chosen
+
+
+def llama_like(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A tokenizer that puts a blank before whatever it is given, as Llama's, Llama 2's and LLaVA's do."""
+    tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>", *bytes_])
+    tokenizer.train_from_iterator([word for text in texts for word in text.split()] * 2, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+
+
+def test_a_profile_has_the_tokens_of_its_text(schema: Schema, users: list[User]) -> None:
+    texts = [schema.render(user.profile or {}) for user in users]
+    tokenizer = llama_like([*texts, *(f"{a.name}: {value};" for a in schema.attributes for value in a.values)])
+    grammar = Grammar(schema, tokenizer)
+    for user, text in zip(users, texts, strict=True):
+        assert tokenizer(" x")["input_ids"] != tokenizer("x")["input_ids"]
+        ids = grammar.encode(user.profile or {})
+        assert ids == [*tokenizer(text, add_special_tokens=False)["input_ids"], grammar.eos]
+        assert grammar.decode(ids) == text
+    assert continuation_ids(tokenizer, [" ", "", " cheap"])[1:] == [[], tokenizer("cheap")["input_ids"]]
+    assert continuation_ids(tokenizer, []) == []
