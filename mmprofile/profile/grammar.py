@@ -15,7 +15,6 @@ from torch import Tensor
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
-
 FRONT = ":"
 """Stands before a text while it is tokenised as a continuation."""
 
