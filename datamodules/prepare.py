@@ -102,6 +102,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    look: bool = False,
 ) -> Path:
     """Prepare a data set, unless it is prepared already.
 
@@ -110,9 +111,10 @@ def prepare(
         folder: where to put it; None: a folder of the cache, named by everything the result depends on.
         schema: the profile schema, or its plain data.
         progress: whether steps are shown on stderr.
+        look: True prepares and writes nothing.
 
     Returns:
-        The prepared folder; open it with :func:`open_prepared`.
+        The prepared folder; open it with :func:`open_prepared`. With ``look`` it may not be there yet.
 
     Raises:
         UserError: the options are wrong, or the raw files or the disk have a problem.
@@ -124,7 +126,8 @@ def prepare(
         if not isinstance(schema, Schema):
             schema = Schema.from_config(schema) if OmegaConf.is_config(schema) else Schema.from_dict(dict(schema))
         path = None if folder is None else Path(folder).expanduser().absolute()
-        return Preparation(options, schema, path, Progress(progress)).run()
+        preparation = Preparation(options, schema, path, Progress(progress), make_key=not look)
+        return preparation.look() if look else preparation.run()
     except OSError as error:
         raise _disk_error(error) from error
     except duckdb.InvalidInputException as error:
@@ -155,13 +158,16 @@ class Preparation:
         schema: the profile schema.
         folder: where to put the data; None: a folder of the cache.
         progress: shows the steps.
+        make_key: whether to make a key for user ids where there is none.
     """
 
-    def __init__(self, options: Options, schema: Schema, folder: Path | None, progress: Progress) -> None:
+    def __init__(
+        self, options: Options, schema: Schema, folder: Path | None, progress: Progress, make_key: bool = True
+    ) -> None:
         self.options, self.schema, self.progress = options, schema, progress
         self.columns = check_rules(schema)
         self.raw = _raw_files(options)
-        self.key = user_key(options.source.kind)
+        self.key = user_key(options.source.kind, make_key)
         identity = self._identity()
         name = f"{options.source.kind}-{fingerprint_of(identity)[:12]}"
         self.destination = Destination(folder or cache_dir() / "prepared" / name, identity)
@@ -181,6 +187,16 @@ class Preparation:
             "inputs": inputs,
             "key": hashed_id(self.key, "key"),
         }
+
+    def look(self) -> Path:
+        """Return the prepared folder, which may not be there yet.
+
+        Raises:
+            UserError: it holds something else, or raw files are missing.
+        """
+        if not self.destination.is_there() and isinstance(self.raw, RawYelp):
+            self.raw.check()
+        return self.destination.folder
 
     def run(self) -> Path:
         """Return the prepared folder, prepared now if it is not there yet."""

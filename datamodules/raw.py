@@ -87,6 +87,15 @@ class RawYelp:
         counts = [len(os.listdir(folder)) for folder in self._photo_folders]
         return [*(source.stamp for source in self.sources), counts]
 
+    def check(self) -> None:
+        """Check that no file is missing, as far as this can be seen without reading archives.
+
+        Raises:
+            UserError: one is missing.
+        """
+        if not self._archives:
+            self.json_files(Path())
+
     def json_files(self, work: Path) -> dict[str, Path]:
         """Return the three JSON files, copied to ``work`` when they are inside an archive.
 

@@ -182,10 +182,14 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
     return {name: order[start : start + size] for name, start, size in zip(SPLITS, starts, sizes, strict=True)}
 
 
-def user_key(kind: str) -> bytes:
+def user_key(kind: str, make: bool = True) -> bytes:
     """Return the key that user ids are hashed with: public for the demo, the owner's own otherwise.
 
     ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use for its owner alone.
+
+    Args:
+        kind: of the source.
+        make: False writes nothing: where there is no key, the one returned is like no other.
     """
     if kind == "demo":
         return DEMO_KEY
@@ -193,6 +197,8 @@ def user_key(kind: str) -> bytes:
     if own:
         return own.encode()
     path = cache_dir() / "user_id.key"
+    if not path.exists() and not make:
+        return secrets.token_bytes(32)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f"{path.name}.{os.getpid()}")

@@ -77,6 +77,19 @@ class BatchData(UserData, Protocol):
         """Return the optimizer steps of an epoch on each of ``world`` ranks."""
 
 
+def find_data(data: Any, schema: Schema) -> tuple[Path, bool]:
+    """Return what :func:`prepare_data` would return, and whether the data are there; nothing is prepared or written.
+
+    Args:
+        data, schema: as for :func:`prepare_data`.
+
+    Raises:
+        UserError: the data could not be prepared: raw files are missing, say.
+    """
+    folder = Path(instantiate(data.prepare, _partial_=True)(schema=schema.observed, look=True))
+    return folder, (folder / "manifest.json").is_file()
+
+
 def prepare_data(data: Any, schema: Schema) -> Path:
     """Return the prepared folder of a configuration's ``data``, prepared now if it is not there yet.
 

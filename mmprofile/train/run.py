@@ -216,8 +216,14 @@ def finish(
     print(f"   model: {folder / 'model'}" if (folder / "model").is_dir() else "")
 
 
-def make_model(cfg: TrainConfig, schema: Schema) -> ProfileModel:
-    """Return the model that the configuration describes; without vision where its prediction view shows no photos."""
+def make_model(cfg: TrainConfig, schema: Schema, pretrained: bool = True) -> ProfileModel:
+    """Return the model that the configuration describes; without vision where its prediction view shows no photos.
+
+    Args:
+        cfg: the configuration.
+        schema: the profile that the model writes.
+        pretrained: False builds the architecture without weights.
+    """
     settings: Any = OmegaConf.to_container(cfg.model)
     inputs: Any = OmegaConf.to_container(cfg.inputs)
     return build_model(
@@ -229,7 +235,28 @@ def make_model(cfg: TrainConfig, schema: Schema) -> ProfileModel:
         vocabulary=cfg.decoder.vocabulary,
         target=cfg.model.target,
         head={"kind": cfg.model.head, "auxiliary": cfg.model.auxiliary, **settings["options"]},
+        pretrained=pretrained,
     )
+
+
+def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:
+    """Return the run's folder, which may not be there yet: if it holds a run, its settings are those given.
+
+    Raises:
+        UserError: it holds a run with other settings.
+        OSError: it cannot be read.
+    """
+    folder = Path(cfg.out).expanduser() / str(cfg.name)
+    config = folder / "config.yaml"
+    # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
+    if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
+        changed = difference(OmegaConf.load(config), OmegaConf.create(OmegaConf.to_yaml(cfg)))
+        if changed:
+            raise UserError(
+                f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): choose another name= or out=, "
+                f"or delete the folder"
+            )
+    return folder
 
 
 def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
@@ -239,19 +266,9 @@ def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
         UserError: the folder holds a run with other settings, or cannot be written.
     """
     folder = Path(cfg.out).expanduser() / str(cfg.name)
-    text = OmegaConf.to_yaml(cfg)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        config = folder / "config.yaml"
-        # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
-        if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
-            changed = difference(OmegaConf.load(config), OmegaConf.create(text))
-            if changed:
-                raise UserError(
-                    f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): choose another name= or out=, "
-                    f"or delete the folder"
-                )
-        write_text(config, text)
+        run_folder(cfg).mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
         facts = {name: version(name) for name in ("torch", "transformers", "timm", "pytorch-lightning", "entmax")}
         facts |= {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
         write_json(folder / "environment.json", facts)
