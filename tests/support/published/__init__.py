@@ -14,6 +14,7 @@ __all__ = ["PUBLISHED", "Published", "save_miniature"]
 UNTIED_T5: dict[str, str] = {"lm_head.weight": "shared.weight"}
 COPIED_MT5 = {f"{part}.embed_tokens.weight": "shared.weight" for part in ("encoder", "decoder")}
 MT5: dict[str, Any] = {"weights": "bin", "untied": UNTIED_T5, "copied": COPIED_MT5}
+BART_KEYS = {r"^model\.": ""}
 APACHE, LLAMA1, LLAMA2 = "Apache-2.0", "LLaMA (non-commercial)", "Llama 2 Community"
 LLAMA3 = "Llama 3.2 Community (gated)"
 
@@ -21,7 +22,7 @@ LLAMA3 = "Llama 3.2 Community (gated)"
 LLAVA_KEYS = {
     r"^lm_head": "language_model.lm_head",
     r"^model\.language_model": "language_model.model",
-    r"^model\.vision_tower": "vision_tower",
+    r"^model\.vision_tower(\.vision_model)?": "vision_tower.vision_model",
     r"^model\.multi_modal": "multi_modal",
 }
 LLAMA_7B = {
@@ -35,14 +36,14 @@ CHECKPOINTS = [
     Published("google/flan-t5-xl", "seq2seq", APACHE, "t5", save_text, shards=2, untied=UNTIED_T5),
     Published("google/mt5-small", "seq2seq", APACHE, "mt5", save_text, **MT5),
     Published("google/mt5-base", "seq2seq", APACHE, "mt5", save_text, **MT5),
-    Published("facebook/bart-base", "seq2seq", APACHE, "bart", save_text),
-    Published("facebook/bart-large", "seq2seq", APACHE, "bart", save_text),
+    Published("facebook/bart-base", "seq2seq", APACHE, "bart", save_text, keys=BART_KEYS),
+    Published("facebook/bart-large", "seq2seq", APACHE, "bart", save_text, keys=BART_KEYS),
     Published(
         "google-bert/bert-base-uncased", "classifier", APACHE, "bert", save_text,
         model="BertForPreTraining", keys={r"LayerNorm\.weight": "LayerNorm.gamma", r"LayerNorm\.bias": "LayerNorm.beta"},
     ),
-    Published("huggyllama/llama-7b", "causal", LLAMA1, "llama", save_text, shards=2),
-    Published("huggyllama/llama-13b", "causal", LLAMA1, "llama", save_text, shards=3),
+    Published("huggyllama/llama-7b", "causal", LLAMA1, "llama", save_text, shards=2, rotary=True),
+    Published("huggyllama/llama-13b", "causal", LLAMA1, "llama", save_text, shards=3, rotary=True),
     Published("meta-llama/Llama-3.2-1B", "causal", LLAMA3, "llama3", save_text),
     Published("Qwen/Qwen3-8B", "causal", APACHE, "qwen", save_text, shards=5),
     Published("zai-org/glm-4-9b-chat-hf", "causal", "GLM-4", "glm", save_text, shards=4),

@@ -26,6 +26,7 @@ class Published:
         keys: regular expression of a weight's name in that class -> name in the file, in order.
         untied: weights of the file that the class would tie -> the weight whose shape they have.
         copied: weights of the file that are the same as another one -> that one.
+        rotary: whether the file has each layer's rotary frequencies, as transformers wrote them until 4.30.
         unsaid: sizes that its configuration leaves to transformers' defaults, by part.
     """
 
@@ -40,6 +41,7 @@ class Published:
     keys: dict[str, str] = field(default_factory=dict)
     untied: dict[str, str] = field(default_factory=dict)
     copied: dict[str, str] = field(default_factory=dict)
+    rotary: bool = False
     unsaid: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @cached_property

@@ -89,6 +89,8 @@ def random_weights(published: Published, config: dict[str, Any], seed: int) -> d
         noise = SCALE * torch.randn(shape, generator=generator)
         is_scale = dims == 1 and name.endswith(".weight")  # of a norm
         weights[rename(name, published.keys)] = (noise + is_scale).to(dtype)
+    for layer in range(LAYERS if published.rotary else 0):
+        weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = 10000.0 ** -(torch.arange(0, HEAD, 2) / HEAD)
     return weights | {name: weights[source] for name, source in published.copied.items()}
 
 

@@ -7,6 +7,7 @@ tokens) and shrinks the vocabulary only.
 import io
 import itertools
 import random
+import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -22,6 +23,7 @@ from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
 PIECES = 300  # learned tokens, beside bytes and special tokens: few enough that most values take several
+NOT_IN_T5 = "{}<~^`\\"  # signs that T5 reads as <unk>
 SENTINELS = [f"<extra_id_{i}>" for i in reversed(range(100))]
 # How Llama 3, Qwen and GLM-4 split text before the merges; they differ in the digits that go together.
 SPLIT = (
@@ -66,13 +68,16 @@ def specials(tokens: Iterable[str], special: bool = True, **options: Any) -> lis
     return [AddedToken(token, normalized=False, special=special, **options) for token in tokens]
 
 
-def pieces_of(texts: tuple[str, ...], reserved: int, **options: Any) -> ModelProto:
-    """Return what sentencepiece learns: ``PIECES`` pieces beside ``reserved`` ones."""
+def pieces_of(texts: tuple[str, ...], reserved: int, unknown: str = "", **options: Any) -> ModelProto:
+    """Return what sentencepiece learns: ``PIECES`` pieces beside ``reserved`` ones, every ASCII sign but the ``unknown``."""
     file = io.BytesIO()
+    signs = [sign for sign in string.printable.strip() if sign not in unknown]
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts),
         model_writer=file,
         vocab_size=reserved + PIECES,
+        character_coverage=1.0,
+        required_chars="".join(signs),
         num_threads=1,
         minloglevel=2,
         **options,
@@ -87,7 +92,8 @@ def unigram(texts: tuple[str, ...], byte_fallback: bool) -> Trained:
     """
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
     reserved = 3 + 256 * byte_fallback
-    proto = pieces_of(texts, reserved, model_type="unigram", byte_fallback=byte_fallback, **ids)
+    unknown = "" if byte_fallback else NOT_IN_T5
+    proto = pieces_of(texts, reserved, unknown, model_type="unigram", byte_fallback=byte_fallback, **ids)
     if byte_fallback:  # mT5 has its sentinels in the file
         for name in SENTINELS:
             proto.pieces.add(piece=f"▁{name}", score=-20.0)
