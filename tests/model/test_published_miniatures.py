@@ -210,6 +210,13 @@ def test_a_mask_takes_the_blank_before_it_and_a_first_word_has_none(tokenizer: C
     assert tokens[1] != "Ġthe"
 
 
+def test_a_first_word_may_have_a_blank_put_before_it(tmp_path: Path) -> None:
+    loaded = AutoTokenizer.from_pretrained(save_miniature("facebook/bart-base", tmp_path, tokenizer="roberta"))
+    tokens = loaded.convert_ids_to_tokens(loaded("the soup").input_ids)
+    assert tokens[:2] == ["<s>", "Ġthe"]
+    assert loaded.decode(loaded("the soup").input_ids, skip_special_tokens=True) == " the soup"
+
+
 @pytest.mark.parametrize("family", WRITERS)
 def test_values_take_several_tokens_and_share_first_ones(
     family: str, tokenizer: Callable[[str], Any], schema: Schema

@@ -1,6 +1,7 @@
 """Miniatures of the checkpoints that conf and docs name: small and random, in every other respect as published."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ CHECKPOINTS = [
 PUBLISHED = {checkpoint.name: checkpoint for checkpoint in CHECKPOINTS}
 
 
-def save_miniature(name: str, folder: Path, texts: Sequence[str] | None = None, seed: int = 0) -> Path:
+def save_miniature(
+    name: str, folder: Path, texts: Sequence[str] | None = None, seed: int = 0, tokenizer: str | None = None
+) -> Path:
     """Write a small random checkpoint in the published layout.
 
     Args:
@@ -66,10 +69,12 @@ def save_miniature(name: str, folder: Path, texts: Sequence[str] | None = None, 
         folder: where it is written; made if absent.
         texts: what the tokenizer learns from; reviews like those of the demo city and the Yelp schema if absent.
         seed: of the weights.
+        tokenizer: another family than the published one: "roberta" is BART's with a blank before each text.
 
     Returns:
         The folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    PUBLISHED[name].save(PUBLISHED[name], folder, texts, seed)
+    published = PUBLISHED[name]
+    published.save(published if tokenizer is None else replace(published, tokenizer=tokenizer), folder, texts, seed)
     return folder

@@ -53,3 +53,7 @@ class Published:
     def config(self) -> dict[str, Any]:
         """The published ``config.json``."""
         return self.files["config.json"]
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Miniatures of text models and of LLaVA: the published configuration with small sizes, random weights, a tokenizer."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import AutoConfig
 
-from tests.support.published.checkpoint import Published
+from tests.support.published.checkpoint import Published, write_json
 from tests.support.published.tokenizers import FAMILIES, default_texts, save_tokenizer, train
 
 WIDTH, HEAD, LAYERS = 32, 8, 2
@@ -118,10 +117,6 @@ def write_weights(weights: dict[str, Tensor], folder: Path, kind: str, shards: i
         places = {name: file for file, part_names in files.items() for name in part_names}
         size = sum(weight.nbytes for weight in weights.values())
         write_json(folder / f"{stem}.{ending}.index.json", {"metadata": {"total_size": size}, "weight_map": places})
-
-
-def write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def save_text(published: Published, folder: Path, texts: Sequence[str] | None, seed: int) -> None:

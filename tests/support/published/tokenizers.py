@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from datamodules.demo.language import write_review
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
+from tests.support.published.checkpoint import write_json
 
 PIECES = 300  # learned tokens, beside bytes and special tokens: few enough that most values take several
 NOT_IN_T5 = "{}<~^`\\"  # signs that T5 reads as <unk>
@@ -78,6 +79,7 @@ def pieces_of(texts: tuple[str, ...], reserved: int, unknown: str = "", **option
         vocab_size=reserved + PIECES,
         character_coverage=1.0,
         required_chars="".join(signs),
+        hard_vocab_limit=False,  # few texts have fewer pieces
         num_threads=1,
         minloglevel=2,
         **options,
@@ -220,12 +222,14 @@ class Family:
         size: how many tokens the published tokenizer has.
         files: which of its files are published.
         ids: published id -> token, of those that configurations name and that are elsewhere in a small vocabulary.
+        settings: of ``tokenizer_config.json``, where it is not the checkpoint that has them.
     """
 
     train: Callable[[tuple[str, ...]], Trained]
     size: int
     files: tuple[str, ...]
     ids: dict[int, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def numbered(first: int, tokens: Iterable[str]) -> dict[int, str]:
@@ -252,7 +256,7 @@ FAMILIES = {
     "t5": Family(partial(unigram, byte_fallback=False), 32100, (JSON, "spiece.model")),
     "mt5": Family(partial(unigram, byte_fallback=True), 250100, ("spiece.model",)),
     "bart": Family(partial(roberta, prefix_space=False), 50265, GPT2_FILES),
-    "roberta": Family(partial(roberta, prefix_space=True), 50265, GPT2_FILES),
+    "roberta": Family(partial(roberta, prefix_space=True), 50265, GPT2_FILES, settings={"add_prefix_space": True}),
     "llama": Family(sentencepiece_bpe, 32000, (JSON, "tokenizer.model")),
     "llava": Family(partial(sentencepiece_bpe, added=[*LLAVA.values()]), 32002, (JSON, "tokenizer.model"), LLAVA),
     "llama3": Family(llama3, 128256, (JSON,), numbered(128000, LLAMA3)),
@@ -270,6 +274,8 @@ def train(family: str, texts: tuple[str, ...]) -> Trained:
 
 def save_tokenizer(family: str, trained: Trained, folder: Path) -> None:
     """Write the files that the family publishes."""
+    if FAMILIES[family].settings:
+        write_json(folder / "tokenizer_config.json", FAMILIES[family].settings)
     for name in FAMILIES[family].files:
         if name == JSON:
             trained.tokenizer.save(str(folder / name))
