@@ -1,6 +1,7 @@
 """Miniatures of published checkpoints: stock classes of transformers load them, and they are what is published but small."""
 
 import json
+import math
 import random
 from collections.abc import Callable
 from functools import cache
@@ -26,7 +27,7 @@ from transformers import (
 from datamodules.demo.language import write_review
 from mmprofile.profile.schema import Schema
 from tests.support.published import PUBLISHED, save_miniature
-from tests.support.published.text import DEPTHS, HEAD_SIZES, HEADS, INNER, WIDTHS, rename
+from tests.support.published.text import DEPTHS, HEAD_SIZES, HEADS, INNER, WIDTHS, rename, shapes_of
 from tests.support.published.tokenizers import FAMILIES, SENTINELS
 
 pytestmark = pytest.mark.fast
@@ -131,6 +132,33 @@ def test_only_sizes_and_ids_are_not_as_published(name: str, folder: Folder) -> N
             assert large["num_heads"] * large["d_kv"] / large["d_model"] == (
                 little["num_heads"] * little["d_kv"] / little["d_model"]
             )
+
+
+PARAMETERS = {
+    "google/flan-t5-small": 76_961_152,
+    "google/flan-t5-base": 247_577_856,
+    "google/flan-t5-large": 783_150_080,
+    "google/flan-t5-xl": 2_849_757_184,
+    "google/mt5-small": 300_176_768,
+    "google/mt5-base": 582_401_280,
+    "facebook/bart-base": 139_420_416,
+    "facebook/bart-large": 406_291_456,
+    "google-bert/bert-base-uncased": 110_106_428,
+    "huggyllama/llama-7b": 6_738_415_616,
+    "huggyllama/llama-13b": 13_015_864_320,
+    "meta-llama/Llama-3.2-1B": 1_235_814_400,
+    "Qwen/Qwen3-8B": 8_190_735_360,
+    "zai-org/glm-4-9b-chat-hf": 9_399_951_360,
+    "zai-org/GLM-4-32B-0414": 32_566_081_536,
+    "llava-hf/llava-1.5-7b-hf": 7_063_427_072,
+    "llava-hf/llava-1.5-13b-hf": 13_351_494_656,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_configurations_at_full_size_have_the_published_number_of_parameters(name: str) -> None:
+    published = PUBLISHED[name]
+    assert sum(math.prod(shape) for shape in shapes_of(published, published.sizes).values()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -33,7 +33,7 @@ TEXT_SIZES = {
 
 def opt(texts: tuple[str, ...]) -> Trained:
     """GPT-2's kind with ``</s>`` before each text, and a token for photos."""
-    return byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>"], specials(["<image>"]), before="</s>")
+    return byte_level(texts, ["<s>", "<pad>", "</s>", "<unk>"], specials(["<image>"]), before=["</s>"])
 
 
 def t5(texts: tuple[str, ...]) -> Trained:

@@ -54,6 +54,11 @@ class Published:
         """The published ``config.json``."""
         return self.files["config.json"]
 
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """The published ``config.json``, and the sizes that it leaves to transformers' defaults."""
+        return self.config | {part: self.config[part] | sizes for part, sizes in self.unsaid.items()}
+
 
 def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -74,19 +74,23 @@ def translate(value: Any, name: str, tokenizer: Tokenizer, key: str = "") -> Any
     return PIXELS.get(value, value) if key in PIXEL_KEYS else value
 
 
-def random_weights(published: Published, config: dict[str, Any], seed: int) -> dict[str, Tensor]:
-    """Return random weights under the names and in the type that are published."""
-    loaded = AutoConfig.for_model(**{k: v for k, v in config.items() if k != "transformers_version"})
+def shapes_of(published: Published, config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a checkpoint's weights, under their names in transformers; ties and copies are counted once."""
+    loaded = AutoConfig.for_model(**{key: value for key, value in config.items() if key != "transformers_version"})
     with torch.device("meta"):
         model = getattr(transformers, published.model or config["architectures"][0])(loaded)
-    shapes = {name: (tuple(weight.shape), weight.dim()) for name, weight in model.named_parameters()}
-    shapes |= {name: shapes[like] for name, like in published.untied.items()}
+    shapes = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    return shapes | {name: shapes[like] for name, like in published.untied.items()}
+
+
+def random_weights(published: Published, config: dict[str, Any], seed: int) -> dict[str, Tensor]:
+    """Return random weights under the names and in the type that are published."""
     dtype = getattr(torch, config.get("torch_dtype", "float32"))
     generator = torch.Generator().manual_seed(seed)
     weights = {}
-    for name, (shape, dims) in shapes.items():
+    for name, shape in shapes_of(published, config).items():
         noise = SCALE * torch.randn(shape, generator=generator)
-        is_scale = dims == 1 and name.endswith(".weight")  # of a norm
+        is_scale = len(shape) == 1 and name.endswith(".weight")  # of a norm
         weights[rename(name, published.keys)] = (noise + is_scale).to(dtype)
     for layer in range(LAYERS if published.rotary else 0):
         weights[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = 10000.0 ** -(torch.arange(0, HEAD, 2) / HEAD)
@@ -123,8 +127,7 @@ def save_text(published: Published, folder: Path, texts: Sequence[str] | None, s
     """Write a miniature of a text model, or of LLaVA."""
     family = published.tokenizer or ""
     trained = train(family, default_texts() if texts is None else tuple(texts))
-    config = published.config | {name: published.config[name] | sizes for name, sizes in published.unsaid.items()}
-    files = published.files | {"config.json": shrink(config)}
+    files = published.files | {"config.json": shrink(published.sizes)}
     small = {name: translate(content, family, trained.tokenizer) for name, content in files.items()}
     for name, content in small.items():
         write_json(folder / name, content)

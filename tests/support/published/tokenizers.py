@@ -139,12 +139,13 @@ def sentencepiece_bpe(texts: tuple[str, ...], added: Sequence[str] = ()) -> Trai
 
 def byte_level(
     texts: tuple[str, ...],
-    front: list[str] = [],  # noqa: B006  (read only)
-    back: list[AddedToken] = [],  # noqa: B006
+    front: Sequence[str] = (),
+    back: Sequence[AddedToken] = (),
     digits: str | None = None,
     prefix_space: bool = False,
     normalizer: normalizers.Normalizer | None = None,
-    before: str = "",
+    before: Sequence[str] = (),
+    whole: bool = False,
 ) -> Trained:
     """Merges over bytes: GPT-2's splitting, or with ``digits`` that of Llama 3, Qwen and GLM-4.
 
@@ -156,8 +157,9 @@ def byte_level(
         prefix_space: whether a blank is put before each text.
         normalizer: what is done to a text first.
         before: special tokens that precede each text.
+        whole: whether a word that is a token is taken whole, whatever the merges.
     """
-    tokenizer = Tokenizer(models.BPE(ignore_merges=before == "<|begin_of_text|>"))
+    tokenizer = Tokenizer(models.BPE(ignore_merges=whole))
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=digits is None)
@@ -169,19 +171,18 @@ def byte_level(
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=len(front) + 256 + PIECES, special_tokens=front, initial_alphabet=alphabet, show_progress=False
+        vocab_size=len(front) + 256 + PIECES, special_tokens=[*front], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
     for token in back:
         (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
-    names = before.split()
     plain = processors.ByteLevel(trim_offsets=False)
     tokenizer.post_processor = plain
-    if names:
+    if before:
         template = processors.TemplateProcessing(
-            single=[*names, "$A"],
-            pair=[*names, "$A", "$B"],
-            special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+            single=[*before, "$A"],
+            pair=[*before, "$A", "$B"],
+            special_tokens=[(name, tokenizer.token_to_id(name)) for name in before],
         )
         tokenizer.post_processor = processors.Sequence([plain, template])
     return Trained(tokenizer)
@@ -237,7 +238,7 @@ def numbered(first: int, tokens: Iterable[str]) -> dict[int, str]:
 
 
 def llama3(texts: tuple[str, ...]) -> Trained:
-    return byte_level(texts, back=specials(LLAMA3), digits="{1,3}", before="<|begin_of_text|>")
+    return byte_level(texts, back=specials(LLAMA3), digits="{1,3}", before=["<|begin_of_text|>"], whole=True)
 
 
 def qwen(texts: tuple[str, ...]) -> Trained:
@@ -246,7 +247,7 @@ def qwen(texts: tuple[str, ...]) -> Trained:
 
 
 def glm(texts: tuple[str, ...]) -> Trained:
-    return byte_level(texts, back=specials(GLM), digits="{1,3}", before="[gMASK] <sop>")
+    return byte_level(texts, back=specials(GLM), digits="{1,3}", before=["[gMASK]", "<sop>"])
 
 
 JSON = "tokenizer.json"
