@@ -48,7 +48,8 @@ def main(cfg: ApplyConfig) -> None:
     trainer = make_trainer(cfg.trainer, folder, precision)
     run = load_run(cfg.run)
     classifier = load_classifier(cfg.classifier, len(schema.attributes[0].values))
-    material = collect(cfg, schema, run, trainer.strategy.root_device)
+    with torch.random.fork_rng():  # profiles that are there already draw nothing
+        material = collect(cfg, schema, run, trainer.strategy.root_device)
     data = Reviews(
         reviews={split: held_out.reviews for split, held_out in material.held_out.items()},
         profiles=material.profiles,
