@@ -72,13 +72,12 @@ def specials(tokens: Iterable[str], special: bool = True, **options: Any) -> lis
 def pieces_of(texts: tuple[str, ...], reserved: int, unknown: str = "", **options: Any) -> ModelProto:
     """Return what sentencepiece learns: ``PIECES`` pieces beside ``reserved`` ones, every ASCII sign but the ``unknown``."""
     file = io.BytesIO()
-    signs = [sign for sign in string.printable.strip() if sign not in unknown]
+    signs = " ".join(sign for sign in string.printable.strip() if sign not in unknown)
     SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
+        sentence_iterator=iter([*texts, signs]),
         model_writer=file,
         vocab_size=reserved + PIECES,
         character_coverage=1.0,
-        required_chars="".join(signs),
         hard_vocab_limit=False,  # few texts have fewer pieces
         num_threads=1,
         minloglevel=2,
