@@ -1,5 +1,6 @@
 """Miniatures of text models and of LLaVA: the published configuration with small sizes, random weights, a tokenizer."""
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,8 @@ def translate(value: Any, name: str, tokenizer: Tokenizer, key: str = "") -> Any
     if isinstance(value, int) and value in family.ids and (key.endswith(ID_KEYS) or key == family.ids[value]):
         return tokenizer.token_to_id(family.ids[value])
     if key == "vocab_size" and value >= family.size:
-        return value - family.size + tokenizer.get_vocab_size()
+        tokens = tokenizer.get_vocab_size()
+        return tokens + math.ceil((value - family.size) * tokens / family.size)
     return PIXELS.get(value, value) if key in PIXEL_KEYS else value
 
 
