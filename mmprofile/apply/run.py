@@ -17,6 +17,7 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import evaluate_baselines, parse_predictions, score_predictions, write_predictions
 from mmprofile.evaluate.runs import PREDICTIONS, Run, load_run, run_data
 from mmprofile.inputs.views import SPLITS
+from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.profile.schema import Schema
 from mmprofile.train.loop import choose_precision, fit, load_weights, make_trainer
 from mmprofile.train.module import check_optim
@@ -38,6 +39,7 @@ class Material(NamedTuple):
 def main(cfg: ApplyConfig) -> None:
     """Collect profiles, train and score a classifier; the same command again continues where it stopped."""
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    check_bfloat16("classifier.dtype", cfg.classifier.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)
     folder = open_run(cfg)
     if finished(folder):

@@ -13,14 +13,15 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, DistributedSampler
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification
 
 from mmprofile.config.settings import ClassifierConfig, OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import pad
 from mmprofile.inputs.views import Example, User
 from mmprofile.model.backbones import TRAINED_DTYPES, add_adapter
-from mmprofile.model.checkpoints import loading, local_name
+from mmprofile.model.checkpoints import DTYPES, load_config, load_model, load_tokenizer
+from mmprofile.model.hub import fetch
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.train.module import Learner
 from mmprofile.train.scores import SplitMetric
@@ -96,17 +97,15 @@ def load_classifier(cfg: ClassifierConfig, classes: int) -> TextClassifier:
     """
     if cfg.dtype not in TRAINED_DTYPES:
         raise UserError(f"classifier.dtype={cfg.dtype!r} is not one of {', '.join(TRAINED_DTYPES)}")
-    name = local_name(str(cfg.text))
-    with loading("classifier.text", name):
-        config = AutoConfig.from_pretrained(name, num_labels=classes)
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        config.get_text_config().pad_token_id = tokenizer.pad_token_id
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, dtype=cfg.dtype, output_loading_info=True
-        )
-    missing = set(info["missing_keys"])
+    checkpoint = fetch(str(cfg.text), "classifier.text", cfg.revision)
+    config = load_config(checkpoint, num_labels=classes)
+    tokenizer = load_tokenizer(checkpoint, config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model, missing = load_model(
+        AutoModelForSequenceClassification, checkpoint, head=True, config=config, dtype=DTYPES[cfg.dtype]
+    )
     new = [parameter for key, parameter in model.named_parameters() if key in missing]
     if cfg.lora.rank:
         lora: Any = OmegaConf.to_container(cfg.lora)

@@ -20,13 +20,21 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import AutoConfig, AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
-from transformers.utils.hub import cached_file, extract_commit_hash
+from transformers import AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from mmprofile.caption.store import CaptionStore, Photo, Shards
 from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
-from mmprofile.model.checkpoints import DTYPES, choose_dtype, fingerprint, loading
+from mmprofile.model.checkpoints import (
+    DTYPES,
+    LOCAL,
+    choose_dtype,
+    fingerprint,
+    load_config,
+    load_model,
+    loading,
+)
+from mmprofile.model.hub import fetch
 
 
 class CaptionBatch(NamedTuple):
@@ -53,10 +61,8 @@ def identity(cfg: CaptionConfig, checkpoint: str) -> dict[str, str]:
     Raises:
         UserError: there is no such model, or no such revision of it; ``dtype`` cannot be used here.
     """
-    with loading("model", checkpoint):
-        config = AutoConfig.from_pretrained(checkpoint, **_revision(cfg))
-        folder = Path(checkpoint)
-        commit = extract_commit_hash(cached_file(checkpoint, "config.json", **_revision(cfg)), None) or ""
+    found = fetch(checkpoint, "model", cfg.revision, weights=False)
+    config = load_config(found)
     if config.model_type != "blip-2":
         raise UserError(
             f"model={checkpoint!r} is a {config.model_type} model: give a BLIP-2, such as Salesforce/blip2-flan-t5-xl"
@@ -66,19 +72,16 @@ def identity(cfg: CaptionConfig, checkpoint: str) -> dict[str, str]:
             f"model={checkpoint!r} is from before BLIP-2 had image tokens (no image_token_index in its config.json), which "
             "transformers cannot caption with: fetch its newest revision"
         )
+    folder = Path(checkpoint)
     return {
         "backend": "transformers",
         "backend_version": version("transformers"),
         "model": folder.resolve().name if folder.is_dir() else checkpoint,
-        "revision": fingerprint(folder) if folder.is_dir() else commit,
+        "revision": found.commit or fingerprint(found.folder),
         "prompt": cfg.prompt,
         "decoding": json.dumps(dict(cfg.decoding), sort_keys=True),
         "dtype": choose_dtype(cfg.dtype, cfg.trainer.accelerator),
     }
-
-
-def _revision(cfg: CaptionConfig) -> dict[str, Any]:
-    return {} if cfg.revision is None else {"revision": cfg.revision}
 
 
 def load_blip2(cfg: CaptionConfig, checkpoint: str, dtype: str) -> tuple[Any, Any]:
@@ -95,9 +98,10 @@ def load_blip2(cfg: CaptionConfig, checkpoint: str, dtype: str) -> tuple[Any, An
     precision: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if dtype == "int8":
         precision = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    with loading("model", checkpoint):
-        processor = AutoProcessor.from_pretrained(checkpoint, **_revision(cfg))
-        model = Blip2ForConditionalGeneration.from_pretrained(checkpoint, **_revision(cfg), **precision)
+    found = fetch(checkpoint, "model", cfg.revision)
+    with loading(found):
+        processor = AutoProcessor.from_pretrained(str(found.folder), **LOCAL)
+    model, _ = load_model(Blip2ForConditionalGeneration, found, **precision)
     processor.num_query_tokens = model.config.num_query_tokens
     return model.eval(), processor
 

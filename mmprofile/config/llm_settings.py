@@ -109,6 +109,7 @@ class LlmConfig:
     attach: PartialConfig = field(default_factory=PartialConfig)
     vote: VoteConfig = field(default_factory=VoteConfig)
     student: str = MISSING
+    student_revision: str | None = MISSING
     students: dict[str, StudentConfig] = MISSING
     distill: DistillConfig = field(default_factory=DistillConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)

@@ -48,17 +48,20 @@ class LoraConfig:
 class TextConfig:
     """The text model: hub id, local folder or ``mmprofile:tiny/text``; ``adapter``: a peft adapter to start from.
 
+    ``revision``, ``adapter_revision``: branch, tag or commit of the hub's repository (None: its main branch).
     ``instruction`` and ``answer``: what a causal model reads before the texts (``<image>`` in it: where photos stand), and
     what it writes on from.
     """
 
     name: str = MISSING
+    revision: str | None = MISSING
     instruction: str = MISSING
     answer: str = MISSING
     dropout: float | None = MISSING
     dtype: str = MISSING
     lora: LoraConfig = field(default_factory=LoraConfig)
     adapter: str | None = MISSING
+    adapter_revision: str | None = MISSING
 
 
 @dataclass
@@ -66,6 +69,7 @@ class VisionConfig:
     """The timm ViT; see :class:`mmprofile.model.vision.VisionEncoder`."""
 
     name: str = MISSING
+    revision: str | None = MISSING
     tokens: str = MISSING
     grid: int = MISSING
     trainable: bool = MISSING
@@ -292,7 +296,7 @@ class SweepConfig:
 
 @dataclass
 class ClassifierConfig:
-    """A text classifier: a checkpoint (hub id, local folder or ``mmprofile:tiny/...``) with a new head.
+    """A text classifier: a checkpoint (hub id with its ``revision``, local folder or ``mmprofile:tiny/...``) with a new head.
 
     ``size`` chooses among ``sizes``, whose entries other keys refer to.
     """
@@ -301,6 +305,7 @@ class ClassifierConfig:
     size: str = MISSING
     sizes: dict[str, Any] = MISSING
     text: str = MISSING
+    revision: str | None = MISSING
     dtype: str = MISSING
     lora: LoraConfig = field(default_factory=LoraConfig)
     lr: RatesConfig = field(default_factory=RatesConfig)

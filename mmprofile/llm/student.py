@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 from peft import LoraConfig
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, BatchEncoding, DynamicCache
+from transformers import AutoModelForCausalLM, BatchEncoding, DynamicCache
 
 from mmprofile.config.llm_settings import LlmConfig, StudentConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.checks import READS
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import digest, messages
-from mmprofile.model.checkpoints import cache_name, loading
+from mmprofile.model.checkpoints import cache_name, check_bfloat16, load_config, load_model, load_tokenizer
+from mmprofile.model.hub import fetch
 from mmprofile.paths import ASSETS
 from mmprofile.profile.schema import Schema
 
@@ -64,11 +65,12 @@ class Student:
         settings: of ``students`` in ``conf/llm.yaml``.
         schema: the attributes that it is asked for.
 
+        revision: branch, tag or commit of a hub id; None: its main branch.
     Raises:
         UserError: the model cannot be loaded.
     """
 
-    def __init__(self, name: str, settings: StudentConfig, schema: Schema) -> None:
+    def __init__(self, name: str, settings: StudentConfig, schema: Schema, revision: str | None = None) -> None:
         keep_freed_memory()
         source = str(TINY) if name == "tiny" else name
         if name == "tiny" and not TINY.is_dir():
@@ -76,10 +78,14 @@ class Student:
                 "student=tiny: its weights are not there; python scripts/pretrain_student.py makes them, or give "
                 "student=HUB_ID_OR_FOLDER"
             )
-        with loading("student", source):
-            self.tokenizer = AutoTokenizer.from_pretrained(source, padding_side="left")
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=settings.dtype)
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[arg-type]
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        checkpoint = fetch(source, "student", revision)
+        config = load_config(checkpoint)
+        dtype = str(config.dtype) if settings.dtype == "auto" else settings.dtype
+        check_bfloat16("students.*.dtype", dtype, device, "float32")
+        self.tokenizer = load_tokenizer(checkpoint, config, padding_side="left")
+        model, _ = load_model(AutoModelForCausalLM, checkpoint, config=config, dtype=settings.dtype)
+        self.model = model.to(device)
         self.name, self.settings, self.schema = name, settings, schema
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -7,17 +7,26 @@ from typing import Any, NamedTuple
 
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
 )
 from transformers.utils import logging as transformers_logging
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.texts import Prompt
-from mmprofile.model.checkpoints import DTYPES, loading, local_name
+from mmprofile.model.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    DTYPES,
+    Checkpoint,
+    check_weights,
+    load_config,
+    load_model,
+    load_tokenizer,
+    loading,
+)
+from mmprofile.model.hub import fetch
 from mmprofile.model.kernels import ATTENTION
 from mmprofile.profile.grammar import continuation_ids
 
@@ -35,49 +44,58 @@ class TextModel(NamedTuple):
         model: of transformers.
         tokenizer: its tokenizer.
         adapter: the peft model around it; None where it is not adapted. peft changes the linear maps of ``model`` in place.
+        checkpoint: where it came from.
     """
 
     model: Any
     tokenizer: Any
     adapter: Any
+    checkpoint: Checkpoint
 
 
 def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
     """Load a text model, its tokenizer and adapter.
 
     Args:
-        text: ``name`` (hub id or folder), ``dropout`` or None, ``dtype``, ``lora`` (rank, alpha, dropout) and ``adapter``,
-            the folder or hub id of one to start from.
+        text: ``name`` (hub id or folder) and ``revision``, ``dropout`` or None, ``dtype``, ``lora`` (rank, alpha, dropout),
+            ``adapter``, the folder or hub id of one to start from, and ``adapter_revision``.
         pretrained: False builds the architecture without weights.
 
     Raises:
         UserError: it cannot be loaded, or the adapter is that of another model.
     """
-    name, dropout = local_name(str(text["name"])), text.get("dropout")
-    dtype = text.get("dtype", "float32")
+    dropout, dtype = text.get("dropout"), text.get("dtype", "float32")
     if dtype not in TRAINED_DTYPES:
         raise UserError(f"model.text.dtype={dtype!r} is not one of {', '.join(TRAINED_DTYPES)}: T5 fails in fp16")
-    with loading("model.text.name", name):
-        config = AutoConfig.from_pretrained(name)
-        if not config.is_encoder_decoder and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
-            raise UserError(
-                f"model.text.name={name!r} is a {config.model_type} model, which cannot write: take an encoder-decoder "
-                "like T5 or a causal language model like Llama"
-            )
-        for key in ("dropout_rate", "dropout", "attention_dropout") if dropout is not None else ():
-            if hasattr(config, key):
-                setattr(config, key, dropout)
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        options = {"config": config, "dtype": DTYPES[dtype], "attn_implementation": _attention(config)}
-        auto_class = _auto_class(config)
-        backbone = auto_class.from_pretrained(name, **options) if pretrained else auto_class.from_config(**options)
+    checkpoint = fetch(str(text["name"]), "model.text.name", text.get("revision"), weights=pretrained)
+    start = None
+    if text.get("adapter") and pretrained:
+        revision = text.get("adapter_revision")
+        start = fetch(str(text["adapter"]), "model.text.adapter", revision, config=ADAPTER_CONFIG)
+    config = load_config(checkpoint)
+    if not config.is_encoder_decoder and type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise UserError(
+            f"model.text.name={checkpoint.name!r} is a {config.model_type} model, which cannot write: take an "
+            "encoder-decoder like T5 or a causal language model like Llama"
+        )
+    for key in ("dropout_rate", "dropout", "attention_dropout") if dropout is not None else ():
+        if hasattr(config, key):
+            setattr(config, key, dropout)
+    tokenizer = load_tokenizer(checkpoint, config)
+    options = {"config": config, "dtype": DTYPES[dtype], "attn_implementation": _attention(config)}
+    if pretrained:
+        backbone, _ = load_model(_auto_class(config), checkpoint, **options)
+        backbone.name_or_path = config.name_or_path = checkpoint.name  # which an adapter names as its base
+    else:
+        with loading(checkpoint):
+            backbone = _auto_class(config).from_config(**options)
     lora = text.get("lora") or {"rank": 0}
     adapter = None
-    if text.get("adapter") and pretrained:
-        adapter = _load_adapter(backbone, name, str(text["adapter"]))
+    if start is not None:
+        adapter = _load_adapter(backbone, checkpoint.name, start)
     elif lora["rank"]:
         adapter = add_adapter(backbone, lora)
-    return TextModel(model=backbone, tokenizer=tokenizer, adapter=adapter)
+    return TextModel(model=backbone, tokenizer=tokenizer, adapter=adapter, checkpoint=checkpoint)
 
 
 def _auto_class(config: Any) -> Any:
@@ -112,18 +130,31 @@ def add_adapter(backbone: Any, lora: Mapping[str, Any], new: Sequence[str] = ())
     return peft.get_peft_model(backbone, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **where))
 
 
-def _load_adapter(backbone: Any, name: str, adapter: str) -> Any:
-    """Return the peft model of an adapter from the hub or a folder.
+def _load_adapter(backbone: Any, name: str, adapter: Checkpoint) -> Any:
+    """Return the peft model of an adapter.
+
+    Args:
+        backbone: the text model.
+        name: its hub id or folder.
+        adapter: to start from.
 
     Raises:
-        UserError: it cannot be loaded, or was trained on another model.
+        UserError: it cannot be loaded, lacks weights, or was trained on another model.
     """
     peft = _peft()
-    with loading("model.text.adapter", adapter):
-        base = str(peft.PeftConfig.from_pretrained(adapter).base_model_name_or_path)
+    check_weights(adapter, ADAPTER_WEIGHTS)
+    with loading(adapter):
+        base = str(peft.PeftConfig.from_pretrained(str(adapter.folder)).base_model_name_or_path)
         if Path(base).name != Path(name).name:
-            raise UserError(f"model.text.adapter={adapter!r} was trained on {base!r}, not on model.text.name={name!r}")
-        return peft.PeftModel.from_pretrained(backbone, adapter, is_trainable=True)
+            raise UserError(
+                f"model.text.adapter={adapter.name!r} was trained on {base!r}, not on model.text.name={name!r}"
+            )
+        model = peft.PeftModel.from_pretrained(backbone, str(adapter.folder), is_trainable=True)
+        saved = peft.utils.load_peft_weights(str(adapter.folder), device="cpu").keys()
+        lost = sorted(peft.get_peft_model_state_dict(model, save_embedding_layers=False).keys() - saved)
+    if lost:
+        raise adapter.refuse(f"{len(lost)} of its weights are missing ({lost[0]}, ...) and would be random")
+    return model
 
 
 def _peft() -> Any:

@@ -27,6 +27,8 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "answer": " Profile:",
 }
 
+SOURCES = ("name", "revision", "adapter", "adapter_revision")
+"""Settings of the text model that an export does not need."""
 
 def build_model(
     *,
@@ -71,7 +73,7 @@ def build_model(
     if not loaded.model.config.is_encoder_decoder:
         _check_causal(str(text["name"]), kind, head["kind"], weight)
     blind = vision is None or (kind == "none" and head["kind"] == "lm")
-    tower = None if blind else _build_vision(vision or {}, loaded.model, text, pretrained)
+    tower = None if blind else _build_vision(vision or {}, loaded, pretrained)
     width = int(loaded.model.get_input_embeddings().embedding_dim)
     joint = _build_fusion({**fusion, "kind": kind}, loaded, text, width, tower)
     classifiers = build_head(head, schema, width, tower.width if tower is not None else 0)
@@ -79,8 +81,7 @@ def build_model(
         drop_decoder(loaded.model)
     lora = text["lora"] if loaded.adapter is None else _lora_of(loaded.adapter)
     settings: ModelSettings = {
-        "text": {key: value for key, value in text.items() if key not in ("name", "revision", "adapter")}
-        | {"lora": lora},
+        "text": {key: value for key, value in text.items() if key not in SOURCES} | {"lora": lora},
         "vision": None if tower is None else tower.rebuild_arguments(),
         "fusion": {**fusion, "kind": kind},
         "inputs": {**inputs},
@@ -149,13 +150,11 @@ def _build_fusion(
     return build_fusion(**{**fusion, **where}, width=width, visual_width=tower.width if tower is not None else 1)
 
 
-def _build_vision(
-    vision: Mapping[str, Any], backbone: Any, text: Mapping[str, Any], pretrained: bool
-) -> VisionEncoder | LlavaVision:
+def _build_vision(vision: Mapping[str, Any], loaded: TextModel, pretrained: bool) -> VisionEncoder | LlavaVision:
     """Return a LLaVA's own tower, or a timm ViT."""
-    if backbone.config.model_type == "llava":
+    if loaded.model.config.model_type == "llava":
         grid = vision["grid"] if vision["tokens"] == "grid" else None
-        return LlavaVision(backbone, local_name(str(text["name"])), grid, vision["trainable"])
+        return LlavaVision(loaded.model, loaded.checkpoint, grid, vision["trainable"])
     return VisionEncoder(**{**vision, "name": local_name(str(vision["name"]), "local-dir:")}, pretrained=pretrained)
 
 

@@ -362,6 +362,7 @@ class ProfileModel(ProfileDecoder):
         if isinstance(self.vision, LlavaVision):
             self.vision.processor.save_pretrained(folder / "text")
         for adapter in self.adapter:
-            adapter.save_pretrained(folder / "adapter")  # in peft's layout, for model.text.adapter
+            # In peft's layout, for model.text.adapter. By default peft would ask the hub about the embeddings.
+            adapter.save_pretrained(folder / "adapter", save_embedding_layers=False)
         write_json(folder / "config.json", {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings})
         save_model(self, str(folder / "model.safetensors"))

@@ -5,7 +5,8 @@ Dimension letters as in :mod:`mmprofile.model`.
 
 import difflib
 import json
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
 from mmprofile.errors import UserError
-from mmprofile.model.checkpoints import loading
+from mmprofile.model.checkpoints import LOCAL, Checkpoint, check_weights, loading, weight_files
+from mmprofile.model.hub import fetch
 
+KEY = "model.vision.name"
 VISUAL_TOKENS = ("cls", "patch", "grid")
 WRITES = "_version"  # private in torch: how often a tensor was written to
 REMEMBERED_MB = 512
@@ -49,7 +52,7 @@ class VisionEncoder(nn.Module):
     """ViT states of photos.
 
     Args:
-        name: any timm ViT: a name, ``hf-hub:<id>`` or ``local-dir:<folder>``.
+        name: any timm ViT: a name, ``hf-hub:<id>`` (or ``hf-hub:<id>@<revision>``) or ``local-dir:<folder>``.
         tokens: ``cls``: the class state (mean of the patches where a model has none), M = 1; ``patch``: every state,
             M = 1 + patches; ``grid``: class state and patches pooled to ``grid`` x ``grid``.
         grid: see ``tokens``.
@@ -57,6 +60,7 @@ class VisionEncoder(nn.Module):
         trainable: False freezes the tower.
         model_args: overrides of timm's model arguments (to rebuild a saved model).
         data_config: of :func:`photo_transform`; None: timm's for the model.
+        revision: branch, tag or commit of the weights' repository on the hub; None: its main branch.
 
     Raises:
         UserError: the name is unknown or no ViT, or the weights cannot be loaded.
@@ -71,13 +75,15 @@ class VisionEncoder(nn.Module):
         trainable: bool = True,
         model_args: Mapping[str, Any] | None = None,
         data_config: Mapping[str, Any] | None = None,
+        revision: str | None = None,
     ) -> None:
         super().__init__()
         if tokens not in VISUAL_TOKENS:
             raise UserError(f"model.vision.tokens={tokens!r} is not one of {', '.join(VISUAL_TOKENS)}")
         self.tokens, self.grid, self.trainable = tokens, grid, trainable
-        self.name, self.model_args = _architecture(name, dict(model_args or {}))
-        self.vit: Any = _create(name, pretrained, dict(model_args or {}))
+        source, weights = _locate(name, revision) if pretrained or ":" in name else (name, {})
+        self.name, self.model_args = _architecture(name, source, dict(model_args or {}))
+        self.vit: Any = _create(name, source, pretrained, {**weights, **(model_args or {})})
         if not hasattr(self.vit, "patch_embed") or not hasattr(self.vit, "num_prefix_tokens"):
             raise UserError(
                 f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
@@ -197,43 +203,87 @@ def _checkpoint_args(pretrained_cfg: Any) -> dict[str, Any]:
     )
 
 
-def _architecture(name: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the timm architecture and the model arguments of a name, hub id or folder."""
+def _locate(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """Return where timm finds the weights of a name on this machine: a name of timm's, and options of ``create_model``.
+
+    Raises:
+        UserError: they are not there, and cannot be fetched.
+    """
     scheme, _, rest = name.partition(":")
+    if scheme == "local-dir":
+        if not Path(rest).is_dir():
+            raise UserError(f"{KEY}={name!r} cannot be loaded: there is no such folder; give local-dir:/path/to/folder")
+        return f"local-dir:{fetch(rest, KEY, revision, scheme='local-dir:').folder}", {}
+    if scheme == "hf-hub":
+        hub_id, _, pinned = rest.partition("@")
+        return f"local-dir:{fetch(hub_id, KEY, revision or pinned or None, scheme='local-dir:').folder}", {}
     try:
-        if scheme == "local-dir":
-            config = json.loads((Path(rest) / "config.json").read_text(encoding="utf-8"))
-            architecture, arguments = config["architecture"], config.get("model_args", {})
-        elif scheme == "hf-hub":
-            _, architecture, arguments = timm.models.load_model_config_from_hf(rest)
-        else:
-            return name.split(".")[0], model_args
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        published = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
         raise _unloadable(name, error) from error
-    return architecture, {**arguments, **model_args}
+    if published is None or not published.hf_hub_id:
+        return name, {}
+    checkpoint = fetch(published.hf_hub_id, KEY, revision, scheme="local-dir:")
+    check_weights(checkpoint)
+    (file,) = weight_files(path.name for path in checkpoint.folder.iterdir())
+    return name, {"pretrained_cfg_overlay": {"file": str(checkpoint.folder / file), "custom_load": False}}
 
 
-def _create(name: str, pretrained: bool, model_args: dict[str, Any]) -> nn.Module:
+def _architecture(name: str, source: str, model_args: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the timm architecture and the model arguments of what :func:`_locate` found for a name."""
+    scheme, _, folder = source.partition(":")
+    if scheme != "local-dir":
+        return source.split(".")[0], model_args
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        return config["architecture"], {**config.get("model_args", {}), **model_args}
+    except (OSError, ValueError, KeyError) as error:
+        raise _unloadable(name, error) from error
+
+
+def _create(name: str, source: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
     """Return a timm model without classifier.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or lacks weights.
     """
     try:
-        return timm.create_model(name, pretrained=pretrained, **{"num_classes": 0, **model_args})
+        with _missing_keys() as missing:
+            vit: nn.Module = timm.create_model(source, pretrained=pretrained, **{"num_classes": 0, **options})
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
         raise _unloadable(name, error) from error
+    if missing:
+        raise UserError(
+            f"{KEY}={name!r} cannot be loaded: {len(missing)} of its weights are missing ({missing[0]}, ...) and would be "
+            "random"
+        )
+    return vit
+
+
+@contextmanager
+def _missing_keys() -> Iterator[list[str]]:
+    """Collect which weights a model does not get while it loads. timm leaves them random where it drops a classifier."""
+    missing: list[str] = []
+    load = nn.Module.load_state_dict
+
+    def watched(module: nn.Module, *args: Any, **options: Any) -> Any:
+        result = load(module, *args, **options)
+        missing.extend(result.missing_keys)
+        return result
+
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign, assignment]
+    try:
+        yield missing
+    finally:
+        nn.Module.load_state_dict = load  # type: ignore[method-assign]
 
 
 def _unloadable(name: str, error: Exception) -> UserError:
     """Return the one-line error for a model that cannot be loaded."""
     known = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3) if ":" not in name else []
     hint = f"; near: {', '.join(known)}" if known else ""
-    return UserError(
-        f"model.vision.name={name!r} cannot be loaded ({type(error).__name__}: {str(error)[:160]}){hint}. Offline? Fetch "
-        f"the weights on a machine with network (`hf download timm/{name}`), copy the folder here and set "
-        f"model.vision.name=local-dir:/path/to/folder"
-    )
+    reason = " ".join(str(error).split())
+    return UserError(f"{KEY}={name!r} cannot be loaded ({type(error).__name__}: {reason[:160]}){hint}")
 
 
 class LlavaVision(nn.Module):
@@ -241,17 +291,17 @@ class LlavaVision(nn.Module):
 
     Args:
         llava: the model.
-        name: where its image processor is.
+        checkpoint: where its image processor is.
         grid: pool the patches of a photo to ``grid`` x ``grid``, where all would not fit the model's length; None keeps all.
         trainable: False freezes the tower; the projector is always trained.
     """
 
-    def __init__(self, llava: Any, name: str, grid: int | None, trainable: bool) -> None:
+    def __init__(self, llava: Any, checkpoint: Checkpoint, grid: int | None, trainable: bool) -> None:
         super().__init__()
         self._llava = [llava]  # in a list, so it is not a submodule
         self.grid, self.trainable = grid, trainable
-        with loading("model.text.name", name):
-            self.processor: Any = AutoImageProcessor.from_pretrained(name)
+        with loading(checkpoint):
+            self.processor: Any = AutoImageProcessor.from_pretrained(str(checkpoint.folder), **LOCAL)
         if not trainable:
             llava.model.vision_tower.requires_grad_(False)
 

@@ -11,6 +11,7 @@ from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import BatchData
+from mmprofile.model.checkpoints import check_bfloat16, has_bfloat16, on_gpu
 from mmprofile.train.module import METRIC, Learner
 from mmprofile.train.progress import EpochLines, StepBar
 
@@ -76,11 +77,11 @@ def choose_precision(asked: str, accelerator: str) -> str:
     """Return Lightning's precision; ``auto`` is bf16-mixed where the device has it, else 32-true.
 
     Raises:
-        UserError: fp16 is asked for, in which T5 gives NaN.
+        UserError: fp16 is asked for, in which T5 gives NaN, or bf16 on a GPU that lacks it.
     """
     if "16" in str(asked) and "bf16" not in str(asked):
         raise UserError(f"trainer.precision={asked}: T5 overflows to NaN in fp16; use bf16-mixed, 32-true or auto")
     if asked != "auto":
+        check_bfloat16("trainer.precision", str(asked), accelerator, "32-true or auto")
         return str(asked)
-    gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return "bf16-mixed" if gpu and torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if on_gpu(accelerator) and has_bfloat16(accelerator) else "32-true"

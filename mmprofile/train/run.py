@@ -39,6 +39,7 @@ from mmprofile.files import write_json, write_text
 from mmprofile.inputs.data import BatchData, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
+from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from mmprofile.report.html import write_html
@@ -75,6 +76,7 @@ class Clock:
 def main(cfg: TrainConfig) -> None:
     """Prepare, train, evaluate and report; the same command again continues where it stopped."""
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    check_bfloat16("model.text.dtype", cfg.model.text.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)
     folder = open_run(cfg)
     if finished(folder):

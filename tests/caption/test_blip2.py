@@ -100,7 +100,8 @@ def test_a_hub_id_is_read_from_the_cache(models: dict[str, Path], prepared: Path
         printed = run(f"folder={prepared}", *arguments, code=2, env=env)
         assert printed.startswith(f"error: {arguments[0].replace('=', '=' + chr(39))}' cannot be loaded")
         assert printed.count("\n") == 1
-        assert "Offline? Fetch it" in printed
+        assert "HF_HUB_OFFLINE is set" in printed
+        assert "hf download" in printed
 
 
 class Small(torch.nn.Module):

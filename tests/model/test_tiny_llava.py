@@ -16,6 +16,7 @@ from transformers import (
 
 from mmprofile.model.checkpoints import local_name
 from mmprofile.model.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
+from mmprofile.model.hub import fetch
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 
 pytestmark = pytest.mark.fast
@@ -50,7 +51,7 @@ def test_the_tower_sees_what_timm_sees(timm: VisionEncoder, images: list[Image.I
 
 
 def test_a_photo_is_prepared_alike(llava: Any, timm: VisionEncoder, images: list[Image.Image]) -> None:
-    vision = LlavaVision(llava, str(tiny_llava()), None, False)
+    vision = LlavaVision(llava, fetch(str(tiny_llava()), "model.text.name"), None, False)
     for image in images:
         ours, theirs = vision.transform(image), timm.transform(image)
         assert ours.shape == theirs.shape == (3, 96, 96)

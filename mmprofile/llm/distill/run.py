@@ -20,12 +20,12 @@ def main(cfg: LlmConfig) -> None:
     made_of = {
         "labels": digest([asdict(label) for label in labels]), "student": cfg.student, "seed": cfg.seed,
         "settings": plain(student_settings(cfg)) | plain(cfg.distill), "purpose": purpose(cfg),
-    }  # fmt: skip
+    } | ({} if cfg.student_revision is None else {"revision": cfg.student_revision})  # fmt: skip
     if is_finished(target, made_of):
         print(f"{target}: found")
         return
     people = [person for person in read_people(cfg, schema) if person.split == "train"]
-    student = Student(cfg.student, student_settings(cfg), schema)
+    student = Student(cfg.student, student_settings(cfg), schema, cfg.student_revision)
     examples = build_examples(people, labels, student, cfg.distill, cfg.seed)
     if not examples.rows:
         raise UserError(

@@ -26,7 +26,7 @@ def main(cfg: LlmConfig) -> None:
     people = [person for person in read_people(cfg, schema) if person.split == "test"]
     if not any(person.gold for person in people):
         raise UserError("nobody of the split test has gold values to score by: run the stages one by one (docs/llm.md)")
-    Student(cfg.student, student_settings(cfg), schema)
+    Student(cfg.student, student_settings(cfg), schema, cfg.student_revision)
     for step in (ask_teacher, vote, distill):
         step(cfg)
     for reward in REWARDS:

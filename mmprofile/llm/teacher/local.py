@@ -5,15 +5,23 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mmprofile.errors import UserError
 from mmprofile.llm.teacher.protocol import Question
-from mmprofile.model.checkpoints import choose_dtype, fingerprint, loading, local_name
+from mmprofile.model.checkpoints import (
+    Checkpoint,
+    choose_dtype,
+    fingerprint,
+    load_config,
+    load_model,
+    load_tokenizer,
+    loading,
+)
+from mmprofile.model.hub import fetch
 from mmprofile.systems.journal import ChatReply
 
 CHOICES = {"engine": ("transformers", "vllm"), "dtype": ("auto", "float32", "bfloat16", "float16")}
@@ -79,7 +87,7 @@ class Local:
         config.parameters["temperature"] = float(config.parameters["temperature"])  # transformers takes no whole number
         self.name, self.batch = config.name, config.batch
         self.settings = {name: getattr(config, name) for name in ("kind", "engine", "dtype", "template", "parameters")}
-        self._source, self._revision = local_name(config.name), config.revision or "main"
+        self._revision = config.revision
         self._length: int = config.parameters["max_new_tokens"]
         self._model: Any = None
 
@@ -89,14 +97,12 @@ class Local:
         Raises:
             UserError: there is none, it has no room for ``max_new_tokens``, or the device is not there.
         """
-        with loading("teacher.name", self.name):
-            config = AutoConfig.from_pretrained(self._source, revision=self._revision)
-            # Without a length of its own the tokenizer does not warn: each prompt that is too long gets an error.
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                self._source, revision=self._revision, model_max_length=sys.maxsize
-            )
-        folder = Path(self._source)
-        self.settings["revision"] = fingerprint(folder) if folder.is_dir() else getattr(config, "_commit_hash", None)
+        checkpoint = self._fetch(weights=False)
+        self._revision = checkpoint.commit or self._revision  # so that the weights are of the same commit
+        config = load_config(checkpoint)
+        # Without a length of its own the tokenizer does not warn: each prompt that is too long gets an error.
+        self.tokenizer: Any = load_tokenizer(checkpoint, config, model_max_length=sys.maxsize)
+        self.settings["revision"] = checkpoint.commit or fingerprint(checkpoint.folder)
         template = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()[:16]
         self.settings["chat_template"] = template  # a folder's fingerprint does not cover it
         if self.tokenizer.pad_token_id is None:
@@ -107,10 +113,16 @@ class Local:
                 f"teacher.parameters.max_new_tokens={self._length}: {self.name} reads and writes {self.context} tokens in all"
             )
         if self.config.engine == "transformers":
+            if self.config.dtype != "auto":
+                choose_dtype(self.config.dtype, self.device.split(":")[0], "teacher.dtype")
             try:
                 torch.empty(0, device=self.device)
             except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
                 raise UserError(f"teacher.device={self.config.device}: {str(error).splitlines()[0]}") from error
+
+    def _fetch(self, weights: bool) -> Checkpoint:
+        """Return the model on this machine."""
+        return fetch(self.config.name, "teacher.name", self._revision, weights=weights)
 
     @property
     def device(self) -> str:
@@ -161,11 +173,8 @@ class Local:
             dtype = self.config.dtype
             if dtype == "auto":
                 dtype = choose_dtype("auto", self.device.split(":")[0])
-            with loading("teacher.name", self.name):
-                model = AutoModelForCausalLM.from_pretrained(
-                    self._source, revision=self._revision, dtype=getattr(torch, dtype)
-                )
-            self._model = model.to(self.device)  # type: ignore[arg-type]
+            model, _ = load_model(AutoModelForCausalLM, self._fetch(weights=True), dtype=getattr(torch, dtype))
+            self._model = model.to(self.device)
         # These parameters win over the model's generation_config.json.
         parameters = {**self.config.parameters, "do_sample": self.config.parameters["temperature"] > 0}
         if not parameters["do_sample"]:
@@ -185,8 +194,9 @@ class Local:
         from vllm import LLM, SamplingParams
 
         if self._model is None:
-            with loading("teacher.name", self.name):
-                self._model = LLM(self._source, revision=self._revision, dtype=self.config.dtype)
+            checkpoint = self._fetch(weights=True)
+            with loading(checkpoint):
+                self._model = LLM(str(checkpoint.folder), dtype=self.config.dtype)
         parameters = {name: value for name, value in self.config.parameters.items() if name != "max_new_tokens"}
         sampling = [SamplingParams(**parameters, max_tokens=self._length, seed=seed) for seed in seeds]
         prompted = [{"prompt_token_ids": tokens} for tokens in prompts]
