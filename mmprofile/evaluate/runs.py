@@ -68,7 +68,30 @@ def run_facts(cfg: TrainConfig) -> dict[str, Any]:
         "data": cfg.data.name,
         "seed": cfg.seed,
     }
+    if cfg.model.system == "neural":
+        facts["settings"] = training_settings(cfg)
     return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
+
+
+def training_settings(cfg: TrainConfig) -> list[str]:
+    """Return what a report says of the training: checkpoints, inputs, optimisation and decoding."""
+    inputs, optim, evaluation = cfg.inputs, cfg.optim, cfg.evaluation
+    checkpoints = [str(cfg.model.text.name)]
+    if cfg.paradigm.modality in ("multi", "both"):
+        checkpoints.append(str(cfg.model.vision.name).removeprefix("local-dir:"))
+    names = [Path(name).name if Path(name).expanduser().is_dir() else name for name in checkpoints]
+    photos = f"{inputs.photos_per_review} photo{'s' * (inputs.photos_per_review != 1)}"
+    drawn = "drawn anew in each epoch" if inputs.redraw else "drawn once"
+    rates = " and ".join(f"{rate:g}" for rate in (optim.lr_pretrained, optim.lr_new))
+    return [
+        *names,
+        f"{inputs.reviews} reviews with {photos} each, {drawn}",
+        f"{cfg.text.encoding} texts of at most {inputs.max_tokens} tokens",
+        f"loss over the {cfg.decoder.vocabulary} vocabulary",
+        f"{cfg.trainer.max_epochs} epochs in batches of {cfg.loader.batch_size}",
+        f"Adam at {rates}, {optim.schedule}",
+        "search without beams" if evaluation.beams is None else f"{evaluation.beams} beams",
+    ]
 
 
 def open_draws(cfg: TrainConfig, schema: Schema, prepared: Path, captions: bool = False) -> PhotoData:

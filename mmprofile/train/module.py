@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
@@ -68,6 +69,11 @@ def check_optim(optim: OptimConfig) -> None:
         raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(RATE_SCHEDULES)}")
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Return the seed of the random numbers of a step on a rank."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
 def accept_old_names(checkpoint: dict[str, Any]) -> None:
     """Rename, in place, what a checkpoint calls ``dev``: the learning curve's keys and the metric that callbacks monitor.
 
@@ -99,6 +105,15 @@ class Learner(pl.LightningModule):
         self.seconds = 0.0
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
+        self._seed = 0
+
+    def on_fit_start(self) -> None:
+        """Remember the seed of the run, the same on all ranks and after a restart."""
+        self._seed = torch.initial_seed()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the random numbers of this step (dropout): a run that is resumed draws those that it would have drawn."""
+        torch.manual_seed(step_seed(self._seed, self.global_step, self.global_rank))
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of this epoch."""
