@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, BatchEncoding, DynamicCache
 from mmprofile.config.llm_settings import LlmConfig, StudentConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.checks import READS
+from mmprofile.llm.endings import first_tokens, plain_generation
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import digest, messages
 from mmprofile.model.checkpoints import cache_name, check_bfloat16, load_config, load_model, load_tokenizer
@@ -25,8 +26,8 @@ from mmprofile.paths import ASSETS
 from mmprofile.profile.schema import Schema
 
 TINY = ASSETS / "tiny" / "student"
-PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}\n\n{% endfor %}Answer:\n"
-"""The chat template of a model that comes without one."""
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}\n\n{% endfor %}{{ 'Answer:\\n' }}"
+"""The chat template of a model that comes without one, behind its first tokens."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _FIRST_PERSON = re.compile(r"\b(i|my|me|mine|myself|we|us|our|ours|ourselves)\b", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -64,8 +65,8 @@ class Student:
         name: ``tiny``, a hub id or a folder.
         settings: of ``students`` in ``conf/llm.yaml``.
         schema: the attributes that it is asked for.
-
         revision: branch, tag or commit of a hub id; None: its main branch.
+
     Raises:
         UserError: the model cannot be loaded.
     """
@@ -90,7 +91,8 @@ class Student:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.tokenizer.chat_template is None:
-            self.tokenizer.chat_template = PLAIN_TEMPLATE
+            self.tokenizer.chat_template = first_tokens(self.tokenizer) + PLAIN_TEMPLATE
+        self.model.generation_config = plain_generation(self.model, self.tokenizer)
 
     @property
     def room(self) -> int:

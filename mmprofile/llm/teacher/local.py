@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mmprofile.errors import UserError
+from mmprofile.llm.endings import plain_generation
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.model.checkpoints import (
     Checkpoint,
@@ -174,8 +175,8 @@ class Local:
             if dtype == "auto":
                 dtype = choose_dtype("auto", self.device.split(":")[0])
             model, _ = load_model(AutoModelForCausalLM, self._fetch(weights=True), dtype=getattr(torch, dtype))
+            model.generation_config = plain_generation(model, self.tokenizer)
             self._model = model.to(self.device)
-        # These parameters win over the model's generation_config.json.
         parameters = {**self.config.parameters, "do_sample": self.config.parameters["temperature"] > 0}
         if not parameters["do_sample"]:
             parameters = {name: value for name, value in parameters.items() if name not in SAMPLING}
