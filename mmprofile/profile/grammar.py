@@ -4,6 +4,7 @@
 profiles, along which decoders search (:mod:`mmprofile.model.decoding`, and ``generate`` of transformers).
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
@@ -15,6 +16,8 @@ from torch import Tensor
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
+BLANK = re.compile(r"\s+([,;:])")
+"""T5's tokenizer puts a blank behind a token that was added to it."""
 FRONT = ":"
 """Stands before a text while it is tokenised as a continuation."""
 
@@ -32,6 +35,7 @@ def continuation_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not texts:
         return []
     inner = [FRONT + text if text.startswith(" ") else text for text in texts]
+    rows: list[list[int]]
     front, *rows = tokenizer([FRONT, *inner], add_special_tokens=False)["input_ids"]
     for i, (text, ids) in enumerate(zip(texts, rows, strict=True)):
         if text.startswith(" "):
@@ -146,8 +150,8 @@ class Grammar:
         return attribute_ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids, without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        """Return the text of token ids, without special tokens and without blanks in front of ``, ; :``."""
+        return BLANK.sub(r"\1", str(self.tokenizer.decode(ids, skip_special_tokens=True))).strip()
 
     def moves(self, state: int) -> dict[int, int]:
         """Return the token ids that may follow a state, in increasing order, with the states after them; {} at the end."""
