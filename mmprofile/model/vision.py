@@ -52,7 +52,8 @@ class VisionEncoder(nn.Module):
     """ViT states of photos.
 
     Args:
-        name: any timm ViT: a name, ``hf-hub:<id>`` (or ``hf-hub:<id>@<revision>``) or ``local-dir:<folder>``.
+        name: any timm ViT: a name, ``hf-hub:<id>`` (or ``hf-hub:<id>@<revision>``) or ``local-dir:<folder>``; a hub id or
+            path with a slash needs no scheme.
         tokens: ``cls``: the class state (mean of the patches where a model has none), M = 1; ``patch``: every state,
             M = 1 + patches; ``grid``: class state and patches pooled to ``grid`` x ``grid``.
         grid: see ``tokens``.
@@ -81,6 +82,7 @@ class VisionEncoder(nn.Module):
         if tokens not in VISUAL_TOKENS:
             raise UserError(f"model.vision.tokens={tokens!r} is not one of {', '.join(VISUAL_TOKENS)}")
         self.tokens, self.grid, self.trainable = tokens, grid, trainable
+        name = with_scheme(name)
         source, weights = _locate(name, revision) if pretrained or ":" in name else (name, {})
         self.name, self.model_args = _architecture(name, source, dict(model_args or {}))
         self.vit: Any = _create(name, source, pretrained, {**weights, **(model_args or {})})
@@ -203,6 +205,14 @@ def _checkpoint_args(pretrained_cfg: Any) -> dict[str, Any]:
     )
 
 
+def with_scheme(name: str) -> str:
+    """Return a name as timm takes it, in which a folder's path or a hub id has its scheme."""
+    if ":" in name or "/" not in name:
+        return name
+    folder = Path(name).expanduser()
+    return f"local-dir:{folder}" if folder.is_dir() else f"hf-hub:{name}"
+
+
 def _locate(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Return where timm finds the weights of a name on this machine: a name of timm's, and options of ``create_model``.
 
@@ -280,8 +290,9 @@ def _missing_keys() -> Iterator[list[str]]:
 
 def _unloadable(name: str, error: Exception) -> UserError:
     """Return the one-line error for a model that cannot be loaded."""
-    known = difflib.get_close_matches(name.split(".")[0], timm.list_models(), 3) if ":" not in name else []
-    hint = f"; near: {', '.join(known)}" if known else ""
+    known = timm.list_models(pretrained="." in name)  # with their tags
+    near = difflib.get_close_matches(name, known, 3) if ":" not in name else []
+    hint = f"; near: {', '.join(near)}" if near else ""
     reason = " ".join(str(error).split())
     return UserError(f"{KEY}={name!r} cannot be loaded ({type(error).__name__}: {reason[:160]}){hint}")
 

@@ -146,8 +146,8 @@ def build(t5_folder: Path, schema: Schema) -> Callable[..., ProfileModel]:
 
 def logits_of(model: ProfileModel, users: list[User]) -> tuple[Tensor, list[Any]]:
     """Return the logits of a batch in which photos are read, and the profiles written."""
-    assert model.vision is not None
-    size = model.vision.data_config["input_size"]  # type: ignore[union-attr]
+    assert isinstance(model.vision, VisionEncoder)
+    size = model.vision.data_config["input_size"]
     rng = np.random.default_rng(2)
     photos = {key: rng.integers(0, 256, size, dtype=np.uint8) for key in ("sign", "plate", "car", "door")}
     batch = model.collator(INPUTS, photos.__getitem__, Masking(), 0)(users, (build_view("fusion", "multi"),))
@@ -207,6 +207,15 @@ def test_older_checkpoints_have_another_kind_of_file(tmp_path: Path, folders: di
     assert all(torch.equal(a, b) for a, b in zip(older.parameters(), newer.parameters(), strict=True))
 
 
+def test_a_folder_is_named_with_and_without_its_scheme(
+    folders: dict[str, Path], build: Callable[..., ProfileModel], users: list[User]
+) -> None:
+    named, plain = build(f"local-dir:{folders[AUGREG]}", "cls"), build(str(folders[AUGREG]), "cls")
+    assert torch.equal(logits_of(named, users)[0], logits_of(plain, users)[0])
+    assert isinstance(plain.vision, VisionEncoder)
+    assert plain.vision.name == "vit_base_patch16_224"
+
+
 @pytest.fixture
 def cached(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The hub's cache on a machine without network."""
@@ -229,8 +238,10 @@ def test_a_hub_id_and_the_registered_name_are_the_same_encoder(folders: dict[str
         registered = VisionEncoder(name, model_args=MINIATURE).eval()
         assert torch.equal(registered(pixels), folder(pixels))
         assert registered.data_config["crop_pct"] == folder.data_config["crop_pct"]
-    hub = VisionEncoder(f"hf-hub:{AUGREG}").eval()
-    assert torch.equal(hub(pixels), folder(pixels))
+    for name in (f"hf-hub:{AUGREG}", AUGREG):
+        hub = VisionEncoder(name).eval()
+        assert torch.equal(hub(pixels), folder(pixels))
+        assert hub.name == "vit_base_patch16_224"
 
 
 @pytest.mark.usefixtures("cached")
@@ -250,6 +261,7 @@ def test_clip_with_the_activation_it_was_trained_with(folders: dict[str, Path]) 
     ("name", "near"),
     [
         ("vit_base_patch16_244", "vit_base_patch16_224"),
+        ("vit_base_patch16_224.augreg2_in21k_ft_in1", "augreg2_in21k_ft_in1k"),
         ("deit_base_distiled_patch16_224", "deit_base_distilled_patch16_224"),
         ("vit_base_patch14_dinov2_reg4", "vit_base_patch14_reg4_dinov2"),
     ],
