@@ -13,6 +13,7 @@ from mmprofile.profile.schema import Schema
 
 ENCODINGS = ("joint", "segments")
 TARGETS = ("profile", "prompted", "attributes")
+MASK, HIDDEN = "[MASK]", "_"
 REMEMBERED = 20_000
 """Texts whose tokens are kept: more than an epoch of most data sets, less than 100 MB."""
 
@@ -185,10 +186,15 @@ class TextReader:
 
 
 def sentinels(tokenizer: Any) -> list[str]:
-    """Return the tokens that stand for something hidden: T5's ``<extra_id_0>``, ... in order, else the mask token."""
+    """Return the tokens that stand for something hidden.
+
+    T5's ``<extra_id_0>``, ... in order; else the mask token (GLM's is one by name only) or the unknown token. Llama 3 and
+    Qwen have none of these: a plain :data:`HIDDEN` stands there.
+    """
     vocabulary = tokenizer.get_vocab()
     tokens = [token for token in (f"<extra_id_{i}>" for i in range(100)) if token in vocabulary]
-    return tokens or [tokenizer.mask_token or tokenizer.unk_token]
+    named = tokenizer.mask_token or (MASK if MASK in vocabulary else None)
+    return tokens or [named or tokenizer.unk_token or HIDDEN]
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:

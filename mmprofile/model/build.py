@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import AddedToken
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import InputSettings
@@ -26,9 +27,9 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "instruction": "",
     "answer": " Profile:",
 }
-
 SOURCES = ("name", "revision", "adapter", "adapter_revision")
 """Settings of the text model that an export does not need."""
+
 
 def build_model(
     *,
@@ -159,17 +160,28 @@ def _build_vision(vision: Mapping[str, Any], loaded: TextModel, pretrained: bool
 
 
 def learn_characters(backbone: Any, tokenizer: Any, schema: Schema) -> None:
-    """Add a token for each character of the schema that the tokenizer does not know; it begins as the unknown token."""
+    """Add a token for each character of the schema that the tokenizer does not know; it begins as the unknown token.
+
+    T5's tokenizer puts a blank behind such a character and takes away one before it. A word that does not come back because
+    of that becomes a token, its blank included.
+    """
     unknown = tokenizer.unk_token_id
 
     def foreign(text: str) -> bool:
         return unknown in tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    words = [word for a in schema.attributes for word in (a.name, *a.values) if foreign(word)]
-    new = sorted(character for character in {*"".join(words)} if foreign(character))
+    def lost(word: str) -> bool:
+        text = f"a {word}"
+        return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])).strip() != text
+
+    names = [name for a in schema.attributes for name in (a.name, *a.values) if foreign(name)]
+    new = sorted(character for character in {*"".join(names)} if foreign(character))
     if not new:
         return
     tokenizer.add_tokens(new)
+    words = [f" {word}" for word in sorted({word for name in names for word in name.split()}) if lost(word)]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
+    new += words
     if len(tokenizer) > backbone.get_input_embeddings().num_embeddings:
         _grow(backbone, len(tokenizer))
     ids = tokenizer.convert_tokens_to_ids(new)
