@@ -138,5 +138,5 @@ class ProfileDecoder(UserEncoder):
 
 def _as_autocast(states: Tensor) -> Tensor:
     """Return states of any shape in the dtype of autocast, which all linear maps read: cast once, not twice a layer."""
-    kind = states.device.type
+    kind = "cpu" if states.is_meta else states.device.type
     return states.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else states
