@@ -60,10 +60,9 @@ def test_captions_are_those_of_stock_transformers_also_after_a_kill(
     captions = {row["photo_id"]: row["caption"] for row in rows(prepared)}
     assert captions == stock_captions(folders[name], prepared, num_beams=5, max_new_tokens=30, min_new_tokens=1)
     assert len(set(captions.values())) > 3  # it looks at the photos
-    for size in ("1", "13"):
-        (prepared / "captions.parquet").unlink()
-        in_process(*words, f"batch_size={size}")
-        assert (prepared / "captions.parquet").read_bytes() == content
+    (prepared / "captions.parquet").unlink()
+    in_process(*words, "batch_size=1")
+    assert (prepared / "captions.parquet").read_bytes() == content
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,8 @@ from mmprofile.config.compose import load_config
 from mmprofile.config.parts import typed_part
 from mmprofile.llm.distill.training import build_examples, train
 from mmprofile.llm.people import Person
+from mmprofile.llm.reinforce import training as reinforce
+from mmprofile.llm.reinforce.rewards import FrozenLabels, Target
 from mmprofile.llm.stage import messages
 from mmprofile.llm.student import Student, condense, student_settings
 from mmprofile.llm.student_folder import open_checkpoints, save_student
@@ -249,3 +251,33 @@ def test_a_distilled_student_is_the_same_when_it_is_loaded(
     for writer in (again, student):
         writer.settings = OmegaConf.merge(writer.settings, {"max_new_tokens": LENGTH})
     assert again.write(PEOPLE, 2, 1.0, seed=3) == student.write(PEOPLE, 2, 1.0, seed=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_student_that_learns_from_its_own_answers_reads_the_same_prompts(
+    name: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that its chat template is told; its answers have the same ends and no habits."""
+    steps = ["reinforce.steps=1", "reinforce.people=3", "reinforce.group=2", "progress=false"]
+    words = ["students.other.dtype=float32", "students.other.lora=0", f"students.other.max_new_tokens={LENGTH}"]
+    thinking = "+students.other.template.enable_thinking=false"
+    cfg = load_config("llm", [f"student={folders[name]}", *SHORT, *words, thinking, *steps])
+    student = Student(str(folders[name]), student_settings(cfg), SCHEMA)
+    asked: list[dict[str, Any]] = []
+    generate = student.model.generate
+
+    def watched(**options: Any) -> Any:
+        asked.append(options)
+        return generate(**options)
+
+    monkeypatch.setattr(student.model, "generate", watched)
+    targets = {person.user_id: {a.name: Target(a.values[0], 1.0) for a in SCHEMA.attributes} for person in PEOPLE}
+    reinforce.train(student, PEOPLE, FrozenLabels(targets), cfg, tmp_path)
+    (draw,) = (options for options in asked if options.get("generation_config") is not None)
+    rows = zip(draw["input_ids"], draw["attention_mask"], strict=True)
+    prompts = [tuple(row[mask.bool()].tolist()) for row, mask in rows]
+    assert set(prompts) == {tuple(student.prompt(person)) for person in PEOPLE}
+    assert len(prompts) == 2 * 3
+    ends = student.tokenizer.convert_tokens_to_ids(ENDS[name])
+    assert set(draw["generation_config"].eos_token_id) == set(ends)
+    assert student.model.generation_config.to_diff_dict().keys() & HABITS.keys() == set()

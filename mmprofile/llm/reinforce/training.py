@@ -120,6 +120,7 @@ def train(
         epsilon_high=settings.clip[1], beta=settings.beta, scale_rewards="none", use_cpu=not gpu, bf16=gpu,
         use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,
         logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
+        chat_template_kwargs=dict(student.settings.template),
     )  # fmt: skip
     agreement = AgreementReward(frozen, student.schema)
     start = Student(student.name, student.settings, student.schema)
