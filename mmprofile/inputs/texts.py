@@ -94,8 +94,8 @@ class TextReader:
         check_encoding(encoding, target)
         self.tokenizer, self.grammar, self.masking = tokenizer, grammar, masking
         self.max_tokens, self.joint, self.target, self.room = max_tokens, encoding == "joint", target, room
-        self.sentinels = sentinels(tokenizer)
-        self.sentinel_ids = tokenizer.convert_tokens_to_ids(self.sentinels)
+        hidden = sentinels(tokenizer)
+        self.sentinels, self.sentinel_ids = [*hidden], [*hidden.values()]
         self._tokens: dict[str, list[int]] = {}
 
     @property
@@ -185,16 +185,20 @@ class TextReader:
         return self.grammar if attribute < 0 else self.grammar.parts[attribute]
 
 
-def sentinels(tokenizer: Any) -> list[str]:
-    """Return the tokens that stand for something hidden.
+def sentinels(tokenizer: Any) -> dict[str, int]:
+    """Return what stands for something hidden, in order: how it is written -> its token id.
 
-    T5's ``<extra_id_0>``, ... in order; else the mask token (GLM's is one by name only) or the unknown token. Llama 3 and
-    Qwen have none of these: a plain :data:`HIDDEN` stands there.
+    T5's ``<extra_id_0>``, ... (mT5's are pieces that begin a word); else the mask token (GLM's is one by name only) or the
+    unknown token. Llama 3 and Qwen have none of these: a plain :data:`HIDDEN` stands there.
     """
     vocabulary = tokenizer.get_vocab()
-    tokens = [token for token in (f"<extra_id_{i}>" for i in range(100)) if token in vocabulary]
-    named = tokenizer.mask_token or (MASK if MASK in vocabulary else None)
-    return tokens or [named or tokenizer.unk_token or HIDDEN]
+    tokens: dict[str, int] = {}
+    for name in (f"<extra_id_{i}>" for i in range(100)):
+        token = vocabulary.get(name, vocabulary.get(f"▁{name}"))
+        if token is not None and tokenizer(name, add_special_tokens=False)["input_ids"] == [token]:
+            tokens[name] = token
+    named = tokenizer.mask_token or (MASK if MASK in vocabulary else None) or tokenizer.unk_token or HIDDEN
+    return tokens or {named: vocabulary[named]}
 
 
 def fair_shares(lengths: Sequence[int], budget: int) -> list[int]:

@@ -99,7 +99,7 @@ def test_no_segment_is_cut_because_another_is_long(
 
 def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object]) -> None:
     tokenizer = make_tokenizer(["a"])
-    assert sentinels(tokenizer) == [f"<extra_id_{i}>" for i in range(8)]
+    assert [*sentinels(tokenizer)] == [f"<extra_id_{i}>" for i in range(8)]
 
     class Plain:
         mask_token, unk_token = "<mask>", "<unk>"
@@ -108,9 +108,9 @@ def test_what_stands_for_something_hidden(make_tokenizer: Callable[..., object])
             return {"<mask>": 0, "<unk>": 1}
 
     plain = Plain()
-    assert sentinels(plain) == ["<mask>"]
+    assert [*sentinels(plain)] == ["<mask>"]
     plain.mask_token = None  # type: ignore[assignment]
-    assert sentinels(plain) == ["<unk>"]
+    assert [*sentinels(plain)] == ["<unk>"]
 
 
 def test_a_review_is_tokenised_once_while_there_is_room(
