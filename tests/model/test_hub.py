@@ -48,14 +48,12 @@ def hub(t5_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield hub
 
 
-@pytest.fixture
-def other_t5(t5_folder: Path, tmp_path: Path) -> Path:
-    """The T5 with other weights."""
-    folder = tmp_path / "other"
-    shutil.copytree(t5_folder, folder)
-    weights = {name: weight + 1 for name, weight in load_file(t5_folder / "model.safetensors").items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
+def other_weights(folder: Path, target: Path) -> Path:
+    """Copy a checkpoint, with other weights."""
+    shutil.copytree(folder, target)
+    weights = {name: weight + 1 for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
 
 
 def refusal(name: str = "org/t5", revision: str | None = None, key: str = KEY) -> str:
@@ -116,8 +114,9 @@ def test_folder_snapshot_and_hub_id_give_the_same_model(
     assert exports[0] == exports[1] == exports[2]
 
 
-def test_a_revision_is_pinned(hub: Hub, t5_folder: Path, other_t5: Path) -> None:
+def test_a_revision_is_pinned(hub: Hub, t5_folder: Path, tmp_path: Path) -> None:
     """By branch, tag or commit; a moved branch is fetched again, a commit in the cache is not asked about."""
+    other_t5 = other_weights(t5_folder, tmp_path / "other")
     first, second = hub.add("org/t5", t5_folder), hub.add("org/t5", other_t5, "v2")
     plain, newer = load_text({"name": "org/t5"}, True), load_text({"name": "org/t5", "revision": "v2"}, True)
     assert (plain.checkpoint.commit, newer.checkpoint.commit) == (first, second)
@@ -311,7 +310,9 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [VIT, f"hf-hub:timm/{VIT}"])
-def test_a_tower_of_timm(name: str, hub: Hub, timm_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tower_of_timm(
+    name: str, hub: Hub, timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever way it is named, its weights are those of the hub's revision."""
     commit = hub.add(f"timm/{VIT}", timm_folder)
     stock = load_file(timm_folder / "model.safetensors")
@@ -321,6 +322,8 @@ def test_a_tower_of_timm(name: str, hub: Hub, timm_folder: Path, monkeypatch: py
         assert len(loaded) == len(stock) - 2  # but for the classifier
     pinned = VisionEncoder(f"hf-hub:timm/{VIT}@{commit}")
     assert pinned.rebuild_arguments()["name"] == "test_vit"
+    hub.add(f"timm/{VIT}", other_weights(timm_folder, tmp_path / "other"), "v2")
+    torch.testing.assert_close(VisionEncoder(name, revision="v2").vit.pos_embed, pinned.vit.pos_embed + 1)
     hub.die()
     assert torch.equal(VisionEncoder(name).vit.pos_embed, pinned.vit.pos_embed)
     monkeypatch.setattr("mmprofile.model.hub._silent", {})
