@@ -292,6 +292,8 @@ def test_an_adapter_of_the_hub(hub: Hub, t5_folder: Path, tmp_path: Path) -> Non
     weights = text.adapter.state_dict()
     assert all(torch.equal(weights[name], weight) for name, weight in local.adapter.state_dict().items())
     assert text.adapter.peft_config["default"].base_model_name_or_path == "elsewhere/t5"
+    fresh = load_text({"name": "org/t5", "lora": {"rank": 2, "alpha": 4, "dropout": 0.0}}, True)
+    assert fresh.adapter.peft_config["default"].base_model_name_or_path == "org/t5"  # no path of this machine
     hub.asked.clear()
     text.adapter.save_pretrained(tmp_path / "again", save_embedding_layers=False)
     assert hub.asked == []
