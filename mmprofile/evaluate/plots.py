@@ -1,5 +1,6 @@
 """Figures of confidences, reliability diagram and risk-coverage curves, and what all figures share."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Literal
@@ -23,9 +24,11 @@ def clean_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 
 def save_figure(figure: Figure, path: Path | IO[bytes]) -> None:
-    """Write a figure as PNG."""
+    """Write a figure as PNG; a box stands for a character that its font lacks, as emoji are."""
     FigureCanvasAgg(figure)  # no display is needed, and no global state of pyplot's is touched
-    figure.savefig(path, format="png", dpi=130, metadata={"Software": None})  # no version: same figures, same bytes
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(path, format="png", dpi=130, metadata={"Software": None})  # no version: same figures, same bytes
 
 
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
