@@ -1,0 +1,146 @@
+"""This machine: packages, processor, memory, accelerators and disks."""
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmprofile.config.settings import TrainerConfig
+from mmprofile.errors import UserError
+
+PACKAGES = ("torch", "transformers", "timm", "pytorch-lightning")
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a run would compute on.
+
+    Attributes:
+        kind: cpu, cuda, mps or another accelerator of Lightning.
+        count: how many of them on this machine.
+        name: what it is called.
+        memory, free: of one of them, in bytes; None where it is not known.
+    """
+
+    kind: str
+    count: int
+    name: str
+    memory: int | None
+    free: int | None
+
+
+def packages() -> str:
+    """Return the versions that matter."""
+    installed = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return f"python {platform.python_version()}, mmprofile {version('mmprofile')}, {installed}"
+
+
+def package(name: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def memory() -> tuple[int | None, int | None]:
+    """Return the memory of this machine, or what its container may use of it, and what of it is free; in bytes."""
+    total = free = None
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows; macOS does not tell what is free
+        pass
+    facts = _lines("/proc/meminfo")
+    if "MemAvailable" in facts:  # what caches give back counts as free
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+    except (OSError, ValueError):
+        return total, free
+    if limit.isdigit() and total is not None and int(limit) < total:
+        total = int(limit)
+        free = min(free or total, max(total - used, 0))
+    return total, free
+
+
+def _lines(path: str) -> dict[str, str]:
+    """Return the lines ``key: value`` of a file; nothing where there is no such file."""
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def gpus() -> list[str]:
+    """Return a line for each GPU: its name, its memory, and whether it computes in bfloat16."""
+    lines = []
+    for number in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(number)
+        half = torch.cuda.is_bf16_supported(including_emulation=False)
+        lines.append(f"GPU {number}: {facts.name}, {size(facts.total_memory)}, {'bf16' if half else 'no bf16'}")
+    if torch.backends.mps.is_available():
+        lines.append("MPS (Apple GPU, shares the machine's memory)")
+    return lines
+
+
+def chosen_device(trainer: TrainerConfig) -> Device:
+    """Return the device that Lightning's Trainer would take.
+
+    Raises:
+        UserError: it is not here, or not so many of it.
+    """
+    asked = str(trainer.accelerator)
+    kind = {"gpu": "cuda" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "mps"}.get(asked, asked)
+    if asked == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind in ("cuda", "mps") and not getattr(torch, "cuda" if kind == "cuda" else "mps").device_count():
+        raise UserError(f"trainer.accelerator={asked}: there is no such device here; take trainer=cpu or trainer=auto")
+    wanted = _wanted(trainer.devices)
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if wanted > count:
+            raise UserError(f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most")
+        free, total = torch.cuda.mem_get_info()
+        return Device(kind=kind, count=count, name=torch.cuda.get_device_name(), memory=total, free=free)
+    total_memory, free_memory = memory()
+    return Device(kind=kind, count=1, name=platform.processor() or kind, memory=total_memory, free=free_memory)
+
+
+def _wanted(devices: Any) -> int:
+    """Return how many devices ``trainer.devices`` asks for at least."""
+    if isinstance(devices, int):
+        return max(devices, 1)
+    if isinstance(devices, str):
+        return int(devices) if devices.isdigit() else 1
+    return max((int(number) + 1 for number in devices), default=1)
+
+
+def disk(path: Path) -> tuple[Path, int]:
+    """Return the first folder above a path, or the path, that is there, and the bytes that are free on its disk.
+
+    Raises:
+        UserError: nothing can be written there.
+    """
+    path = path.expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not there.is_dir():
+        raise UserError(f"{path}: {there} is a file; choose another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: {there} cannot be written to; choose another folder")
+    return there, shutil.disk_usage(there).free
+
+
+def size(count: float) -> str:
+    """Return a number of bytes in words: 12 MB, 1.4 GB, 87 GB (powers of 1000)."""
+    for unit, bytes_of_it in (("TB", 1e12), ("GB", 1e9)):
+        if count >= bytes_of_it:
+            return f"{count / bytes_of_it:.{1 if count < 10 * bytes_of_it else 0}f} {unit}"
+    return f"{count / 1e6:.{1 if count < 1e7 else 0}f} MB"
