@@ -3,7 +3,7 @@
 ``tests/train/test_published_runs.py`` takes the same checkpoints through the commands.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForSeq2SeqLM
 
@@ -22,33 +21,19 @@ from mmprofile.inputs.views import Masking, User, View, check_paradigm
 from mmprofile.model.build import build_model
 from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
-from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 from mmprofile.train.run import make_model
 from tests.support.hubmodels import FUSION, TEXT, answer, close, row_ids
 from tests.support.published import PUBLISHED, save_miniature
+from tests.support.published.chain import SIZES, WRITERS, trained_models
 
 CLASSES: dict[str, Any] = {
     "seq2seq": AutoModelForSeq2SeqLM,
     "causal": AutoModelForCausalLM,
     "llava": AutoModelForImageTextToText,
 }
-WRITERS = [name for name, published in PUBLISHED.items() if published.kind in CLASSES]
-SIZES = ("tiny", "base", "large")
-SAME = ("tiny", "base", "large")  # files that only choose a size of ours
 STEPS = 2
 INPUTS: Any = {"modality": "multi", "reviews": 3, "photos_per_review": 1, "max_tokens": 96, "encoding": "joint"}
-
-
-def trained_models() -> Iterator[str]:
-    """The files of ``conf/model``, but those of systems that are not trained here."""
-
-    def system(name: str) -> str:
-        content = OmegaConf.load(conf_dir() / "model" / f"{name}.yaml")
-        return str(content.get("system") or system(content.defaults[0]))
-
-    names = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
-    return (name for name in names if name not in SAME and system(name) == "neural")
 
 
 @pytest.fixture(scope="module")

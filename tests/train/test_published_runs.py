@@ -20,31 +20,19 @@ from mmprofile.profile.schema import Schema
 from mmprofile.report import run as report
 from mmprofile.train import run as train
 from tests.support.published import PUBLISHED, save_miniature
+from tests.support.published.chain import COMMANDS, SIBLINGS, WRITERS
 
 VIT = "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k"
 CITY = ["data.prepare.source.users=20", "data.prepare.split={train: 12, validation: 4, test: 4}"]
 SHORT = ["trainer.max_epochs=2", "trainer.checkpoint_every=1", "loader.batch_size=4", "evaluation.resamples=10"]
 READ = ["inputs.max_tokens=96", "trainer.progress=false", "probe.users=2"]
-MODELS = {
-    "seq2seq": ["model=base", "paradigm=both"],
-    "causal": ["model=llama", "model.size=base", "paradigm=uni"],
-    "llava": ["model=llava", "model.size=base", "paradigm=basic", "model.vision.grid=2"],
-}
-SIBLINGS = (  # differ from another one in sizes alone
-    "google/flan-t5-small", "google/flan-t5-large", "google/mt5-base", "facebook/bart-large", "huggyllama/llama-13b",
-    "llava-hf/llava-1.5-13b-hf",
-)  # fmt: skip
-WRITERS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name in SIBLINGS else [])
-    for name, published in PUBLISHED.items()
-    if published.kind in MODELS
-]
+CASES = [pytest.param(name, marks=[pytest.mark.slow] if name in SIBLINGS else []) for name in WRITERS]
 KILLED_AFTER = 2  # steps, of 3 in each of 2 epochs
 
 
 def words_of(name: str, folder: Path, out: Path) -> list[str]:
     """The command line that trains a checkpoint's miniature."""
-    words = [*MODELS[PUBLISHED[name].kind], *CITY, *SHORT, *READ, f"out={out}", "name=run"]
+    words = [*COMMANDS[PUBLISHED[name].kind], *CITY, *SHORT, *READ, f"out={out}", "name=run"]
     text = save_miniature(name, folder / name.rpartition("/")[2])
     vision = save_miniature(VIT, folder / "vit")
     return [*words, f"model.text.name={text}", f"model.vision.name=local-dir:{vision}"]
@@ -82,7 +70,7 @@ def rows_in(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", CASES)
 def test_from_training_to_report(name: str, schema: Schema, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = words_of(name, tmp_path, tmp_path / "outputs")
     run, killed = tmp_path / "outputs" / "run", tmp_path / "killed" / "run"
