@@ -35,7 +35,7 @@ def test_every_command_composes(name: str, arguments: str) -> None:
     if name == "sweep":
         assert read_words(overrides).cfg
         return
-    config = load_config(name, overrides)
+    config = load_config("train" if name == "doctor" else name, overrides)  # the doctor takes train's words
     for word in overrides:
         key, _, value = word.partition("=")
         if key in ("paradigm", "data", "model") and key in config:
