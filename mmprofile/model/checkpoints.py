@@ -39,7 +39,7 @@ TOKENIZERS = (
 SMALL_VOCABULARY = 0.9
 """A tokenizer with fewer tokens than this share of the embeddings is noted. Published models pad by a few per cent."""
 FAILURES = (
-    OSError, ValueError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, StrictDataclassError,
+    OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 """What transformers, tokenizers, peft and timm raise for files that they cannot read."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}

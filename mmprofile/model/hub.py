@@ -156,7 +156,8 @@ def _from_hub(name: str, key: str, revision: str | None, config: str, weights: b
             if not constants.HF_HUB_OFFLINE:
                 print(f"note: {key}={name!r} comes from the cache, since {error.reason}", file=sys.stderr)
             return Checkpoint(key, name, folder, folder.name)
-        line = f"{key}={name!r} cannot be loaded: {error.reason}"
+        place = "" if error.reached else "it is no folder here, and "
+        line = f"{key}={name!r} cannot be loaded: {place}{error.reason}"
         if not error.reached:
             part = "does not have it" if folder is None else f"has only a part of it (no {lacking})"
             line += (

@@ -84,7 +84,9 @@ def test_a_hub_id_a_revision_and_the_cache(
     hub.die()
     assert torch.equal(load("org/model", "v1"), weights)
     monkeypatch.setattr("mmprofile.model.hub._silent", {})
-    with pytest.raises(UserError, match=rf"{key}='org/other' cannot be loaded: {hub.url} cannot be reached"):
+    with pytest.raises(
+        UserError, match=rf"{key}='org/other' cannot be loaded: it is no folder here, and {hub.url} cannot be"
+    ):
         load("org/other", None)
 
 
