@@ -86,7 +86,8 @@ class VisionEncoder(nn.Module):
         source, weights = _locate(name, revision) if pretrained or ":" in name else (name, {})
         self.name, self.model_args = _architecture(name, source, dict(model_args or {}))
         self.vit: Any = _create(name, source, pretrained, {**weights, **(model_args or {})})
-        if not hasattr(self.vit, "patch_embed") or not hasattr(self.vit, "num_prefix_tokens"):
+        patches = getattr(self.vit, "patch_embed", None)
+        if not hasattr(patches, "grid_size") or not hasattr(self.vit, "num_prefix_tokens"):
             raise UserError(
                 f"model.vision.name={name!r} is no Vision Transformer of timm (see timm.list_models('vit*'))"
             )

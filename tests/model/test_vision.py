@@ -136,6 +136,7 @@ def test_pixel_masks() -> None:
         ),
         ({"name": "vit_tiny_patch99_7", "pretrained": False}, "near: vit_tiny"),
         ({"name": "resnet10t", "pretrained": False}, "is no Vision Transformer"),
+        ({"name": "xcit_nano_12_p16_224", "pretrained": False}, "is no Vision Transformer"),
         ({"name": "local-dir:/no/such/folder"}, "local-dir:/path/to/folder"),
         ({"name": VIT, "tokens": "pixels"}, "model.vision.tokens='pixels' is not one of cls, patch, grid"),
         ({"name": VIT, "pretrained": False, "model_args": {"colour": 1}}, "cannot be loaded"),
