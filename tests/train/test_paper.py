@@ -337,8 +337,10 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_predictions(watched: Watch
         one, other = (checkpoint(run, name)["state_dict"] for run in (watched.folder, folder))
         assert one.keys() == other.keys()
         assert [name for name, weight in one.items() if not torch.equal(weight, other[name])] == []
-    for name in ("predictions.jsonl", "model/model.safetensors"):
-        assert (watched.folder / name).read_bytes() == (folder / name).read_bytes()
+    assert (watched.folder / "predictions.jsonl").read_bytes() == (folder / "predictions.jsonl").read_bytes()
+    one, other = (load_file(run / "model" / "model.safetensors") for run in (watched.folder, folder))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(weight, other[name]) for name, weight in one.items())
 
 
 def test_the_report_names_the_settings(watched: Watched) -> None:
