@@ -4,6 +4,7 @@ COMMANDS = {
     "prepare": "raw reviews and photos -> a prepared data set",
     "caption": "captions of a prepared data set's photos",
     "train": "train, score and report a model",
+    "doctor": "what a training needs, and whether it could start here",
     "evaluate": "score a run again, on any split",
     "predict": "profiles of anybody, from reviews and photos",
     "inspection": "gates, attention and counterfactuals of a run",

@@ -1,11 +1,11 @@
 """The largest batches of a run: of the longest users where the data are prepared, of invented users otherwise."""
 
 from collections.abc import Sequence
+from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from omegaconf import OmegaConf
 from PIL import Image
 
 from mmprofile.config.settings import TrainConfig
@@ -18,7 +18,7 @@ from mmprofile.profile.schema import Schema
 
 WORDS = 100
 """Of each review of an invented user: the longest of a batch where the average has 60, as on Yelp."""
-SENTENCE = "we came here for dinner with friends and the noodles were warm the bill was fair and we will be back".split()
+SENTENCE = "we came here for dinner with friends and the noodles were warm the bill was fair and we will be back"
 CAPTION = "a plate of noodles on a wooden table"
 
 
@@ -59,7 +59,7 @@ def largest_batches(cfg: TrainConfig, model: ProfileModel, prepared: Path | None
         photos, source = len(data.prepared.photos), "the longest of the prepared data"
     else:
         users = [invented(cfg, model.schema, number) for number in range(max(cfg.loader.batch_size, 1))]
-        inputs = OmegaConf.to_container(cfg.inputs) | {"encoding": cfg.text.encoding}  # type: ignore[operator]
+        inputs: Any = {**cfg.inputs, "encoding": cfg.text.encoding}  # type: ignore[dict-item]
         collator = model.collator(inputs, lambda photo: blank, paradigm.masking, cfg.seed)
         photos, source = 0, f"reviews of {WORDS} words"
     paired = cfg.paradigm.schedule == "paired"
@@ -86,11 +86,13 @@ def invented(cfg: TrainConfig, schema: Schema, number: int) -> User:
     """Return a user of no data set, with as many reviews, photos and captions as the configuration draws."""
     count = cfg.inputs.reviews * cfg.inputs.photos_per_review
     count = count if cfg.inputs.photos is None else min(count, cfg.inputs.photos)
-    words = [SENTENCE[i % len(SENTENCE)] for i in range(WORDS - 1)]
+    words = list(islice(cycle(SENTENCE.split()), WORDS - 1))
     return User(
         user_id=f"user-{number}",
         reviews=tuple(" ".join([f"{number}.{review}", *words]) for review in range(cfg.inputs.reviews)),
         photos=tuple(f"{number}.{photo}" for photo in range(count)),
         captions=(CAPTION,) * count,
-        profile={attribute.name: attribute.canonical(attribute.values[: attribute.size]) for attribute in schema.attributes},
+        profile={
+            attribute.name: attribute.canonical(attribute.values[: attribute.size]) for attribute in schema.attributes
+        },
     )

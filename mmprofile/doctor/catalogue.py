@@ -62,5 +62,7 @@ class CheckpointFacts:
 def published() -> dict[str, CheckpointFacts]:
     """Return the published checkpoints by the names that configurations give them."""
     entries = yaml.safe_load((ASSETS / "published.yaml").read_text(encoding="utf-8"))
-    optional = {"gated": False, "context": None, "tokenizer": None, "config": {}}
-    return {name: CheckpointFacts(**{"name": name, "hub": name, **optional, **entry}) for name, entry in entries.items()}
+    optional: dict[str, Any] = {"gated": False, "context": None, "tokenizer": None, "config": {}}
+    return {
+        name: CheckpointFacts(**{"name": name, "hub": name, **optional, **entry}) for name, entry in entries.items()
+    }

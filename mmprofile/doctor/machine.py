@@ -98,7 +98,9 @@ def chosen_device(trainer: TrainerConfig) -> Device:
         UserError: it is not here, or not so many of it.
     """
     asked = str(trainer.accelerator)
-    kind = {"gpu": "cuda" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "mps"}.get(asked, asked)
+    kind = {"gpu": "cuda" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "mps"}.get(
+        asked, asked
+    )
     if asked == "auto":
         kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if kind in ("cuda", "mps") and not getattr(torch, "cuda" if kind == "cuda" else "mps").device_count():
@@ -107,7 +109,9 @@ def chosen_device(trainer: TrainerConfig) -> Device:
     if kind == "cuda":
         count = torch.cuda.device_count()
         if wanted > count:
-            raise UserError(f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most")
+            raise UserError(
+                f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most"
+            )
         free, total = torch.cuda.mem_get_info()
         return Device(kind=kind, count=count, name=torch.cuda.get_device_name(), memory=total, free=free)
     total_memory, free_memory = memory()

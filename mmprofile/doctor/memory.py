@@ -28,7 +28,15 @@ from mmprofile.model.trees import decoder_states
 from mmprofile.train.module import joint_loss
 
 MOMENTS = 2  # of Adam, in the precision of the weights
-LOWERED = (F.linear, F.conv2d, F.scaled_dot_product_attention, torch.matmul, torch.bmm, Tensor.matmul, Tensor.__matmul__)
+LOWERED = (
+    F.linear,
+    F.conv2d,
+    F.scaled_dot_product_attention,
+    torch.matmul,
+    torch.bmm,
+    Tensor.matmul,
+    Tensor.__matmul__,
+)
 """What autocast computes in bfloat16."""
 LEAST_PARTS = 4
 """Models that are not at least so many times as deep as one with the fewest layers are run as they are."""
@@ -84,8 +92,9 @@ class Held(TorchDispatchMode):
             if not all(tensor.is_meta for tensor in tensors):
                 args, kwargs = tree_map_only(Tensor, _to_meta, (args, kwargs))
         result = func(*args, **kwargs)
+        given = {tensor.untyped_storage()._cdata for tensor in tensors}  # of which a result may be a view
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.is_meta:
+            if isinstance(tensor, Tensor) and tensor.is_meta and tensor.untyped_storage()._cdata not in given:
                 self._count(tensor)
         return result
 
@@ -162,7 +171,13 @@ class Run(NamedTuple):
 
 
 def needs(
-    model: ProfileModel, training: Batch, prediction: Batch, weights: Sequence[float] | None, kind: str, bf16: bool, beams: int
+    model: ProfileModel,
+    training: Batch,
+    prediction: Batch,
+    weights: Sequence[float] | None,
+    kind: str,
+    bf16: bool,
+    beams: int,
 ) -> Need:
     """Return what a model needs; the model is of no use afterwards.
 
@@ -219,14 +234,14 @@ def _of_all_layers(model: ProfileModel, run: Callable[[], Run]) -> Run:
         for parent, _, layers in stacks
     }
     runs = []
-    for share in (1, 2):
+    for share in (2, 1):  # the deeper one first: transformers hooks into the layers of the first run only
         for parent, name, layers in stacks:
             count = len(layers) * share // parts
             parent._modules[name] = type(layers)(*_unpacked(layers, count))
             for config in configs[id(layers)]:
                 config.num_hidden_layers = count
         runs.append(run())
-    once, twice = runs
+    twice, once = runs
     return Run(
         forward=once.forward + (parts - 1) * (twice.forward - once.forward),
         backward=twice.backward,

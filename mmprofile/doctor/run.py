@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor import machine
-from mmprofile.doctor.estimate import Estimate, estimate
+from mmprofile.doctor.estimate import ALLOWANCE, Estimate, estimate
 from mmprofile.doctor.machine import Device, size
 from mmprofile.doctor.screen import row, table
 from mmprofile.doctor.weights import Weights, state, weights_of
@@ -104,7 +104,9 @@ class Doctor:
         """Return where the weights are, a label and a line for each checkpoint."""
         if not self.neural:
             self.tried(lambda: SYSTEMS[self.cfg.model.system](cfg=self.cfg, schema=self.schema, folder=Path()))
-            return [("system", f"{self.cfg.model.system}: not trained by gradient descent, needs no checkpoint and no GPU")]
+            return [
+                ("system", f"{self.cfg.model.system}: not trained by gradient descent, needs no checkpoint and no GPU")
+            ]
         self.weights = weights_of(self.cfg)
         self.problems += [part.problem for part in self.weights if part.problem is not None]
         return [(part.part, f"{part.name}: {state(part)}") for part in self.weights]
@@ -116,9 +118,7 @@ class Doctor:
         if not self.neural or not self.weights[0].config or any(part.unreadable for part in self.weights):
             return None
         kind = "cpu" if device is None else device.kind
-        return self.tried(
-            lambda: estimate(self.cfg, self.schema, self.weights, self.prepared, precision, kind, base)
-        )
+        return self.tried(lambda: estimate(self.cfg, self.schema, self.weights, self.prepared, precision, kind, base))
 
     def compare(self, needed: Estimate, device: Device | None, free: int | None) -> str:
         """Return the table of what the run would need beside what there is."""
@@ -128,8 +128,10 @@ class Doctor:
             ("  weights", size(need.weights), ""),
             ("  gradients", size(need.gradients), ""),
             ("  Adam's two moments", size(need.moments), ""),
-            ("  activations", size(need.activations), ""),
+            ("  activations of a step", size(need.activations), ""),
+            ("  or writing a checkpoint", size(need.saving), ""),
             ("  program, decoded photos", size(needed.process), ""),
+            ("  allocator", f"{ALLOWANCE - 1:.0%}", ""),
             ("memory of a prediction", size(needed.prediction), self._memory(needed.prediction, device, "prediction")),
             ("disk for checkpoints and model", size(need.checkpoints), "" if free is None else f"{size(free)} free"),
         ]

@@ -13,7 +13,9 @@ def row(label: str, *lines: str) -> str:
         for line in lines
         for part in textwrap.wrap(line, WIDTH - LABEL - 2, break_on_hyphens=False, subsequent_indent="  ") or [""]
     ]
-    return "\n".join(f"{name:<{LABEL}}  {text}".rstrip() for name, text in zip([label, *[""] * len(folded)], folded, strict=False))
+    return "\n".join(
+        f"{name:<{LABEL}}  {text}".rstrip() for name, text in zip([label, *[""] * len(folded)], folded, strict=False)
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -11,7 +11,14 @@ from huggingface_hub import constants, get_token
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor.catalogue import CheckpointFacts, published
 from mmprofile.doctor.machine import size
-from mmprofile.model.checkpoints import ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, MODEL_WEIGHTS, local_name, missing_weights
+from mmprofile.model.checkpoints import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    CONFIG,
+    MODEL_WEIGHTS,
+    local_name,
+    missing_weights,
+)
 from mmprofile.model.hub import HubError, ask, cached, download_command, is_hub_id
 
 MISSING = "not here"
@@ -65,15 +72,13 @@ class Weights:
 def weights_of(cfg: TrainConfig) -> list[Weights]:
     """Return the checkpoints that a run loads: of the text model, of the photos' model if it sees any, of its adapter."""
     text = cfg.model.text
-    found = [locate("text", "model.text.name", str(text.name), text.get("revision"))]
+    found = [locate("text", "model.text.name", str(text.name), text.revision)]
     if text.adapter:
-        found.append(
-            locate("adapter", "model.text.adapter", str(text.adapter), text.get("adapter_revision"), ADAPTER_CONFIG)
-        )
+        found.append(locate("adapter", "model.text.adapter", str(text.adapter), text.adapter_revision, ADAPTER_CONFIG))
     own_tower = found[0].config.get("model_type") == "llava"
     blind = cfg.model.fusion.kind == "none" and cfg.model.head == "lm"
     if cfg.paradigm.modality in ("multi", "both") and not own_tower and not blind:
-        found.append(locate("vision", "model.vision.name", str(cfg.model.vision.name), cfg.model.vision.get("revision")))
+        found.append(locate("vision", "model.vision.name", str(cfg.model.vision.name), cfg.model.vision.revision))
     return found
 
 
@@ -92,11 +97,11 @@ def locate(part: str, key: str, name: str, revision: str | None = None, config: 
     plain = name.removeprefix("local-dir:").removeprefix("hf-hub:")
     if Path(plain).expanduser().is_dir():
         return _in_folder(part, key, name, Path(plain).expanduser(), "local folder", config)
-    hub = plain
+    hub: str | None = plain
     if part == "vision" and "/" not in name:  # a name of timm's
         known = timm.get_pretrained_cfg(plain, allow_unregistered=True) if timm.is_model(plain.split(".")[0]) else None
-        hub = (known.hf_hub_id or "") if known is not None else ""
-    if not is_hub_id(hub) or name.startswith("local-dir:"):
+        hub = known.hf_hub_id if known is not None else None
+    if hub is None or not is_hub_id(hub) or name.startswith("local-dir:"):
         problem = f"{key}={name!r}: there is no such folder, and it is no hub id; check the path"
         return Weights(part, name, "not found", problem=problem)
     facts = published().get(hub)

@@ -1,0 +1,87 @@
+"""What the doctor says of a machine."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from mmprofile.config.compose import load_config
+from mmprofile.doctor import machine
+from mmprofile.doctor.machine import chosen_device, disk, memory, size
+from mmprofile.doctor.screen import row, table
+from mmprofile.errors import UserError
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (0, "0.0 MB"),
+        (5.3e6, "5.3 MB"),
+        (12e6, "12 MB"),
+        (990e6, "990 MB"),
+        (1.4e9, "1.4 GB"),
+        (87e9, "87 GB"),
+        (2e12, "2.0 TB"),
+    ],
+)
+def test_sizes_in_words(count: float, words: str) -> None:
+    assert size(count) == words
+
+
+def test_memory_is_that_of_the_machine() -> None:
+    total, free = memory()
+    assert total is not None
+    assert 5e8 < total <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert free is not None
+    assert 0 < free <= total
+
+
+def test_the_nearest_folder_that_is_there_tells_what_is_free(tmp_path: Path) -> None:
+    there, free = disk(tmp_path / "not" / "yet")
+    assert there == tmp_path
+    assert free > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file; choose another folder"):
+        disk(tmp_path / "file" / "run")
+    if os.geteuid():  # root may write everywhere
+        (tmp_path / "closed").mkdir(mode=0o500)
+        with pytest.raises(UserError, match="cannot be written to"):
+            disk(tmp_path / "closed" / "run")
+
+
+def test_a_device_that_is_not_here_is_refused() -> None:
+    trainer = load_config("train", ["trainer=cpu"]).trainer
+    assert chosen_device(trainer).kind == "cpu"
+    gpu = load_config("train", ["trainer=gpu"]).trainer
+    if not machine.gpus():
+        with pytest.raises(UserError, match="no such device here; take trainer=cpu or trainer=auto"):
+            chosen_device(gpu)
+
+
+@pytest.mark.parametrize(("devices", "count"), [(1, 1), (4, 4), (-1, 1), ("auto", 1), ("2", 2), ([0, 3], 4)])
+def test_devices_asked_for(devices: object, count: int) -> None:
+    plain = OmegaConf.to_container(OmegaConf.create({"devices": devices}))["devices"]  # type: ignore[index, call-overload]
+    assert machine._wanted(plain) == count
+
+
+def test_packages_that_are_not_installed() -> None:
+    assert machine.package("torch")
+    assert machine.package("no-such-package") is None
+    assert machine.packages().startswith("python 3.")
+
+
+def test_rows_are_folded_and_columns_stand_on_the_right() -> None:
+    text = row("software", "one " * 40, "two")
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.splitlines()[0].startswith("software   one one")
+    assert text.splitlines()[1].startswith("             one")
+    assert text.splitlines()[-1] == "           two"
+    lines = table(("", "about", "here"), [("a", "1 GB", "x"), ("bb", "10 GB", "")]).splitlines()
+    assert lines == ["    about  here", "a    1 GB  x", "bb  10 GB"]
