@@ -90,7 +90,7 @@ def build_model(
         "target": target,
         "head": head,
         "auxiliary": weight,
-        "source": _source(text, None if blind else vision),
+        "source": _source(loaded, text, vision if isinstance(tower, VisionEncoder) else None),
     }
     return ProfileModel(
         text=loaded.model,
@@ -105,15 +105,20 @@ def build_model(
     )
 
 
-def _source(text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the checkpoints that a model is built from: hub ids with their revisions; of a folder only its name."""
-    source = {}
-    for part, arguments in (("text", text), ("vision", vision or {})):
-        name, revision = str(arguments.get("name") or ""), arguments.get("revision")
-        folder = Path(name.removeprefix("local-dir:"))
-        if name:
-            source[part] = folder.resolve().name if folder.is_dir() else f"{name}@{revision}" if revision else name
+def _source(loaded: TextModel, text: Mapping[str, Any], vision: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the checkpoints of text and vision model: hub ids, with commit or revision; of a folder only its name."""
+    source = {"text": _named(str(text["name"]), loaded.checkpoint.commit)}
+    if vision is not None:
+        source["vision"] = _named(str(vision["name"]), vision.get("revision"))
     return source
+
+
+def _named(name: str, revision: str | None) -> str:
+    """Return a checkpoint's name, which shows no path of this machine."""
+    folder = Path(name.removeprefix("local-dir:")).expanduser()
+    if folder.is_dir():
+        return folder.resolve().name
+    return f"{name}@{revision}" if revision else name
 
 
 def _check_causal(name: str, fusion: str, head: str, auxiliary: float) -> None:

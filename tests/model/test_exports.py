@@ -194,3 +194,9 @@ def test_an_export_names_what_it_was_made_from(untied_folder: Path, schema: Sche
     assert source == {"text": untied_folder.name}
     load_pretrained(tmp_path / "model").save_pretrained(tmp_path / "copy")
     assert json.loads((tmp_path / "copy" / "config.json").read_text())["source"] == source
+
+
+def test_an_export_names_its_photo_encoder(hub_model: Callable[..., ProfileModel], vit_folder: Path) -> None:
+    assert hub_model("bart", "prefix").settings["source"]["vision"] == vit_folder.name
+    assert "vision" not in hub_model("llava", "prefix").settings["source"]  # it has its own
+    assert "vision" not in hub_model("bart").settings["source"]
