@@ -43,6 +43,7 @@ class Doctor:
 
     Attributes:
         problems: a line for each reason why the run could not start, and what to do.
+        unknown: why there is no estimate, where there is none.
     """
 
     def __init__(self, cfg: TrainConfig) -> None:
@@ -51,6 +52,7 @@ class Doctor:
         self.neural = cfg.model.system == "neural"
         self.prepared: Path | None = None
         self.weights: list[Weights] = []
+        self.unknown = "what it needs is not known before its weights are here"
 
     def tried(self, action: Callable[[], T]) -> T | None:
         """Return what an action returns; None after a mistake of the user, which becomes a problem."""
@@ -118,7 +120,15 @@ class Doctor:
         if not self.neural or not self.weights[0].config or any(part.unreadable for part in self.weights):
             return None
         kind = "cpu" if device is None else device.kind
-        return self.tried(lambda: estimate(self.cfg, self.schema, self.weights, self.prepared, precision, kind, base))
+        try:
+            return self.tried(
+                lambda: estimate(self.cfg, self.schema, self.weights, self.prepared, precision, kind, base)
+            )
+        except (RuntimeError, TypeError) as error:  # an architecture that does what tensors without numbers cannot
+            self.unknown = (
+                f"its memory cannot be estimated ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+            )
+            return None
 
     def compare(self, needed: Estimate, device: Device | None, free: int | None) -> str:
         """Return the table of what the run would need beside what there is."""
@@ -191,8 +201,8 @@ def main(cfg: TrainConfig) -> None:
     needed = doctor.estimate(device, precision)
     if needed is not None:
         print(row("model", *sizes(cfg, needed)), "", doctor.compare(needed, device, free), sep="\n")
-    elif doctor.neural:
-        print(row("model", "what it needs is not known before its weights are here"))
+    elif doctor.neural and not doctor.problems:
+        print(row("model", doctor.unknown))
     words = [word for word in sys.argv[1:] if not word.startswith(("hydra", "-"))]
     command = shlex.join(["python", "-m", "mmprofile.train", *words])
     if not doctor.problems:

@@ -102,8 +102,8 @@ def locate(part: str, key: str, name: str, revision: str | None = None, config: 
         known = timm.get_pretrained_cfg(plain, allow_unregistered=True) if timm.is_model(plain.split(".")[0]) else None
         hub = known.hf_hub_id if known is not None else None
     if hub is None or not is_hub_id(hub) or name.startswith("local-dir:"):
-        problem = f"{key}={name!r}: there is no such folder, and it is no hub id; check the path"
-        return Weights(part, name, "not found", problem=problem)
+        wrong = f"{key}={name!r}: there is no such folder, and it is no hub id; check the path"
+        return Weights(part, name, "not found", problem=wrong)
     facts = published().get(hub)
     snapshot = cached(hub, revision, config)
     if snapshot is not None:

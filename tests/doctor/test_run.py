@@ -85,6 +85,22 @@ def test_weights_that_are_not_here_and_cannot_be_fetched(doctor: Call, hub: Path
     assert list(hub.iterdir()) == []
 
 
+def test_checkpoints_that_nobody_knows(doctor: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, screen = doctor(*SMALL, "model=flan_t5", "paradigm=text", "model.text.name=./nowhere/t5")
+    assert code == 1
+    assert screen.splitlines()[-1] == (
+        "- model.text.name='./nowhere/t5': there is no such folder, and it is no hub id; check the path"
+    )
+    monkeypatch.setattr("mmprofile.doctor.weights.ask", lambda name, revision: None)
+    code, screen = doctor(*SMALL, "model=flan_t5", "paradigm=text", "model.text.name=someone/own-t5")
+    assert code == 0
+    assert "what it needs is not known before its weights are here" in screen
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_text('{"model_type": "t5"}')
+    code, screen = doctor(*SMALL, "model=flan_t5", "paradigm=text", f"model.text.name={tmp_path / 'empty'}")
+    assert (code, "without weights" in screen) == (1, True)
+
+
 def test_a_hub_that_answers_is_enough(doctor: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address is not looked up: the question itself is tested with the hub's functions."""
     monkeypatch.setattr("mmprofile.doctor.weights.ask", lambda name, revision: None)
