@@ -166,6 +166,17 @@ def test_the_run_folder_and_the_data_are_looked_at(doctor: Call, tmp_path: Path)
     assert (code, "not complete in" in screen) == (1, True)
 
 
+def test_no_key_for_user_ids_is_made(doctor: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MMPROFILE_USER_KEY", raising=False)
+    reviews = tmp_path / "reviews.jsonl"
+    reviews.write_text('{"user_id": "a", "text": "good soup"}\n')
+    code, screen = doctor("model=majority", "data=custom", f"data.prepare.source.reviews={reviews}")
+    assert (code, "custom: would be prepared in" in screen) == (0, True)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_folder_without_room_is_a_reason(doctor: Call, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, screen = doctor("experiment=smoke", "model=majority", f"out={tmp_path / 'file'}")
