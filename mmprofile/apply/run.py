@@ -19,7 +19,8 @@ from mmprofile.evaluate.runs import PREDICTIONS, Run, load_run, run_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.profile.schema import Schema
-from mmprofile.train.loop import choose_precision, fit, load_weights, make_trainer
+from mmprofile.train.devices import choose_device, choose_precision
+from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import check_optim
 from mmprofile.train.run import Clock, finish, finished, open_run
 
@@ -38,6 +39,7 @@ class Material(NamedTuple):
 
 def main(cfg: ApplyConfig) -> None:
     """Collect profiles, train and score a classifier; the same command again continues where it stopped."""
+    choose_device(cfg.trainer)
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_bfloat16("classifier.dtype", cfg.classifier.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)

@@ -6,12 +6,12 @@ import shutil
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
+from mmprofile.train.devices import choose_device
 
 PACKAGES = ("torch", "transformers", "timm", "pytorch-lightning")
 
@@ -97,34 +97,13 @@ def chosen_device(trainer: TrainerConfig) -> Device:
     Raises:
         UserError: it is not here, or not so many of it.
     """
-    asked = str(trainer.accelerator)
-    kind = {"gpu": "cuda" if torch.cuda.is_available() or not torch.backends.mps.is_available() else "mps"}.get(
-        asked, asked
-    )
-    if asked == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    if kind in ("cuda", "mps") and not getattr(torch, "cuda" if kind == "cuda" else "mps").device_count():
-        raise UserError(f"trainer.accelerator={asked}: there is no such device here; take trainer=cpu or trainer=auto")
-    wanted = _wanted(trainer.devices)
+    kind = choose_device(trainer)
     if kind == "cuda":
         count = torch.cuda.device_count()
-        if wanted > count:
-            raise UserError(
-                f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most"
-            )
         free, total = torch.cuda.mem_get_info()
         return Device(kind=kind, count=count, name=torch.cuda.get_device_name(), memory=total, free=free)
     total_memory, free_memory = memory()
     return Device(kind=kind, count=1, name=platform.processor() or kind, memory=total_memory, free=free_memory)
-
-
-def _wanted(devices: Any) -> int:
-    """Return how many devices ``trainer.devices`` asks for at least."""
-    if isinstance(devices, int):
-        return max(devices, 1)
-    if isinstance(devices, str):
-        return int(devices) if devices.isdigit() else 1
-    return max((int(number) + 1 for number in devices), default=1)
 
 
 def disk(path: Path) -> tuple[Path, int]:

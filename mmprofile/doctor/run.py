@@ -27,7 +27,7 @@ from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checks import check_settings
-from mmprofile.train.loop import choose_precision
+from mmprofile.train.devices import choose_precision
 from mmprofile.train.run import peak_rss_mb, run_folder
 
 T = TypeVar("T")

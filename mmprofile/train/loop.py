@@ -1,4 +1,4 @@
-"""Lightning's Trainer around the modules: checkpoints, early stopping, precision, resuming."""
+"""Lightning's Trainer around the modules: checkpoints, early stopping, resuming."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import BatchData
-from mmprofile.model.checkpoints import check_bfloat16, has_bfloat16, on_gpu
 from mmprofile.train.module import METRIC, Learner
 from mmprofile.train.progress import EpochLines, StepBar
 
@@ -71,17 +70,3 @@ def load_weights(module: Learner, checkpoint: Path) -> None:
     missing, unexpected = module.load_state_dict(state, strict=False)
     if wrong := [*(set(missing) - set(module.frozen())), *unexpected]:
         raise UserError(f"{checkpoint} does not fit the model: {min(wrong)}; delete the run's folder and train again")
-
-
-def choose_precision(asked: str, accelerator: str) -> str:
-    """Return Lightning's precision; ``auto`` is bf16-mixed where the device has it, else 32-true.
-
-    Raises:
-        UserError: fp16 is asked for, in which T5 gives NaN, or bf16 on a GPU that lacks it.
-    """
-    if "16" in str(asked) and "bf16" not in str(asked):
-        raise UserError(f"trainer.precision={asked}: T5 overflows to NaN in fp16; use bf16-mixed, 32-true or auto")
-    if asked != "auto":
-        check_bfloat16("trainer.precision", str(asked), accelerator, "32-true or auto")
-        return str(asked)
-    return "bf16-mixed" if on_gpu(accelerator) and has_bfloat16(accelerator) else "32-true"

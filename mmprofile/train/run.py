@@ -47,7 +47,8 @@ from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_sy
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checks import check_settings
-from mmprofile.train.loop import choose_precision, fit, load_weights, make_trainer
+from mmprofile.train.devices import choose_device, choose_precision
+from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule
 from mmprofile.train.probe import Probe
 
@@ -78,6 +79,8 @@ def main(cfg: TrainConfig) -> None:
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_bfloat16("model.text.dtype", cfg.model.text.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)
+    if cfg.model.system == "neural":
+        choose_device(cfg.trainer)
     folder = open_run(cfg)
     if finished(folder):
         return

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from mmprofile.config.compose import load_config
 from mmprofile.evaluate.runs import make_data
 from mmprofile.profile.schema import Schema
-from mmprofile.train.loop import choose_precision
+from mmprofile.train.devices import choose_precision
 from mmprofile.train.module import ProfileModule
 from mmprofile.train.run import make_model
 

@@ -18,9 +18,11 @@ from mmprofile.doctor.memory import needs
 from mmprofile.doctor.weights import MISSING, Weights
 from mmprofile.profile.schema import Schema
 from tests.support.published import PUBLISHED
+from tests.support.published.chain import chain_table
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md"
 MARKS = re.compile(r"(<!-- checkpoints -->\n).*?(<!-- /checkpoints -->)", re.DOTALL)
+CHAIN = re.compile(r"(<!-- chain -->\n)(.*?)(<!-- /chain -->)", re.DOTALL)
 HEAD = (
     "checkpoint", "parameters", "float32", "bfloat16", "training, bf16-mixed", "to fetch", "reads at most", "tokenizer",
     "licence", "run here",
@@ -84,7 +86,8 @@ def rewrite() -> None:
     lines = [HEAD, ["---", *["---:"] * 6, *["---"] * 3]]
     lines += [cells(facts, size(training(facts)) if facts.config else "-") for facts in published().values()]
     table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    PAGE.write_text(MARKS.sub(rf"\g<1>{table}\g<2>", PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    text = MARKS.sub(rf"\g<1>{table}\g<2>", PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(CHAIN.sub(rf"\g<1>{chain_table()}\g<3>", text), encoding="utf-8")
 
 
 def number(text: str) -> float:
@@ -101,6 +104,12 @@ def test_the_table_says_what_the_catalogue_says() -> None:
     for name, line in page.items():
         assert line == cells(published()[name], line[MEMORY])
         assert (line[MEMORY] == "-") == (not published()[name].config)
+
+
+def test_the_chain_is_that_of_the_tests() -> None:
+    match = CHAIN.search(PAGE.read_text(encoding="utf-8"))
+    assert match is not None
+    assert match[2] == chain_table()
 
 
 @pytest.mark.parametrize("name", ["google/flan-t5-base", "facebook/bart-base"])

@@ -4,11 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
-from mmprofile.config.compose import load_config
 from mmprofile.doctor import machine
-from mmprofile.doctor.machine import chosen_device, disk, memory, size
+from mmprofile.doctor.machine import disk, memory, size
 from mmprofile.doctor.screen import row, table
 from mmprofile.errors import UserError
 
@@ -54,21 +52,6 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
         (tmp_path / "closed").mkdir(mode=0o500)
         with pytest.raises(UserError, match="cannot be written to"):
             disk(tmp_path / "closed" / "run")
-
-
-def test_a_device_that_is_not_here_is_refused() -> None:
-    trainer = load_config("train", ["trainer=cpu"]).trainer
-    assert chosen_device(trainer).kind == "cpu"
-    gpu = load_config("train", ["trainer=gpu"]).trainer
-    if not machine.gpus():
-        with pytest.raises(UserError, match="no such device here; take trainer=cpu or trainer=auto"):
-            chosen_device(gpu)
-
-
-@pytest.mark.parametrize(("devices", "count"), [(1, 1), (4, 4), (-1, 1), ("auto", 1), ("2", 2), ([0, 3], 4)])
-def test_devices_asked_for(devices: object, count: int) -> None:
-    plain = OmegaConf.to_container(OmegaConf.create({"devices": devices}))["devices"]  # type: ignore[index, call-overload]
-    assert machine._wanted(plain) == count
 
 
 def test_packages_that_are_not_installed() -> None:

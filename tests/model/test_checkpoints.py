@@ -19,7 +19,7 @@ from mmprofile.model.backbones import load_text
 from mmprofile.model.checkpoints import check_bfloat16, choose_dtype, local_name, missing_weights, weight_files
 from mmprofile.model.vision import VisionEncoder
 from mmprofile.paths import ASSETS
-from mmprofile.train.loop import choose_precision
+from mmprofile.train.devices import choose_precision
 
 pytestmark = pytest.mark.fast
 

@@ -15,8 +15,8 @@ from transformers import (
 )
 
 from mmprofile.model.checkpoints import local_name
-from mmprofile.model.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
 from mmprofile.model.hub import fetch
+from mmprofile.model.tiny_llava import IMAGE_TOKEN, TEXT, VISION, tiny_llava, vision_tower
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 
 pytestmark = pytest.mark.fast
