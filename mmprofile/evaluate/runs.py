@@ -69,28 +69,32 @@ def run_facts(cfg: TrainConfig) -> dict[str, Any]:
         "seed": cfg.seed,
     }
     if cfg.model.system == "neural":
-        facts["settings"] = training_settings(cfg)
+        facts |= {"reads": _what_is_read(cfg), "training": _how_it_is_trained(cfg)}
     return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
 
 
-def training_settings(cfg: TrainConfig) -> list[str]:
-    """Return what a report says of the training: checkpoints, inputs, optimisation and decoding."""
-    inputs, optim, evaluation = cfg.inputs, cfg.optim, cfg.evaluation
+def _what_is_read(cfg: TrainConfig) -> list[str]:
+    """Return what a report says of a model's parts and inputs."""
+    inputs = cfg.inputs
     checkpoints = [str(cfg.model.text.name)]
     if cfg.paradigm.modality in ("multi", "both"):
         checkpoints.append(str(cfg.model.vision.name).removeprefix("local-dir:"))
     names = [Path(name).name if Path(name).expanduser().is_dir() else name for name in checkpoints]
     photos = f"{inputs.photos_per_review} photo{'s' * (inputs.photos_per_review != 1)}"
     drawn = "drawn anew in each epoch" if inputs.redraw else "drawn once"
+    texts = f"{cfg.text.encoding} texts of at most {inputs.max_tokens} tokens"
+    return [*names, f"{inputs.reviews} reviews with {photos} each, {drawn}", texts]
+
+
+def _how_it_is_trained(cfg: TrainConfig) -> list[str]:
+    """Return what a report says of optimisation and decoding."""
+    optim, beams = cfg.optim, cfg.evaluation.beams
     rates = " and ".join(f"{rate:g}" for rate in (optim.lr_pretrained, optim.lr_new))
     return [
-        *names,
-        f"{inputs.reviews} reviews with {photos} each, {drawn}",
-        f"{cfg.text.encoding} texts of at most {inputs.max_tokens} tokens",
         f"loss over the {cfg.decoder.vocabulary} vocabulary",
         f"{cfg.trainer.max_epochs} epochs in batches of {cfg.loader.batch_size}",
         f"Adam at {rates}, {optim.schedule}",
-        "search without beams" if evaluation.beams is None else f"{evaluation.beams} beams",
+        "search without beams" if beams is None else f"{beams} beams",
     ]
 
 

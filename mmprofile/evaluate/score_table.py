@@ -117,7 +117,7 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
     """Return lines on what was run, what it cost, and how it compares."""
     config, test = metrics.get("config", {}), metrics["test"]
     facts = [f"{key} {config[key]}" for key in CONFIG_KEYS if config.get(key) is not None]
-    settings = config.get("settings", [])
+    settings = [config.get(key, []) for key in ("reads", "training")]
     if test.get("n_users") is not None:
         facts.append(f"{test['n_users']} test users")
     if metrics.get("n_parameters"):
@@ -142,7 +142,7 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
         row = SystemRow("text_only", "", test["text_only"])
         scores = ", ".join(f"{name} {format_score(row.f1(name))}" for name in row.scores["per_attribute"])
         text_only = [f"text-only attributes, in no mean above: {scores}; their own mean {format_score(row.f1())}"]
-    return [f"- {', '.join(parts)}" for parts in (facts, settings, cost, compared, text_only) if parts]
+    return [f"- {', '.join(parts)}" for parts in (facts, *settings, cost, compared, text_only) if parts]
 
 
 def _with_interval(systems: Sequence[SystemRow], cells: Sequence[str], attribute: str | None) -> list[str]:
