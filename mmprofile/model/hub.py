@@ -224,7 +224,7 @@ def ask(name: str, revision: str | None) -> Any:
     if hub in _silent:
         raise HubError(_silent[hub], reached=False)
     wait = constants.HF_HUB_ETAG_TIMEOUT if os.environ.get("HF_HUB_ETAG_TIMEOUT") else DEADLINE
-    options = {"revision": revision, "timeout": wait, "files_metadata": True}
+    options = {"revision": revision, "timeout": 2 * wait, "files_metadata": True}  # the deadline below comes first
     # A look-up of the hub's address cannot be interrupted: a daemon's does not delay the exit.
     pool = ThreadPool(1)
     answer = pool.apply_async(HfApi().model_info, (name,), options)
