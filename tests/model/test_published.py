@@ -129,7 +129,7 @@ def test_logits_are_those_of_stock_transformers(
 ) -> None:
     folder, kind = miniature(name), PUBLISHED[name].kind
     stock = CLASSES[kind].from_pretrained(folder, dtype=torch.float32).double().eval()
-    model = build(folder, schema).double()  # in float32 the order of sums moves a T5's logits by up to 9e-6 of the largest
+    model = build(folder, schema).double()  # in float32 the order of sums moves logits by up to 9e-6 of the largest
     batch = collate(model, users, TEXT)
     with torch.no_grad():
         logits = model(batch).logits
