@@ -18,22 +18,12 @@ from mmprofile.inputs.views import VIEWS, Masking, User, build_view
 from mmprofile.profile.grammar import Grammar
 from mmprofile.profile.schema import Schema
 from tests.support.published import PUBLISHED
+from tests.support.published.chain import OF_TOKENIZER
 from tests.support.published.tokenizers import default_texts
 
 pytestmark = pytest.mark.fast
 
-CHECKPOINTS = {
-    "t5": "google/flan-t5-small",
-    "mt5": "google/mt5-small",
-    "bart": "facebook/bart-base",
-    "roberta": "facebook/bart-base",  # a blank is put before each text
-    "llama": "huggyllama/llama-7b",
-    "llava": "llava-hf/llava-1.5-7b-hf",
-    "llama3": "meta-llama/Llama-3.2-1B",
-    "qwen": "Qwen/Qwen3-8B",
-    "glm": "zai-org/glm-4-9b-chat-hf",
-}
-WHOLE = [family for family in CHECKPOINTS if family not in ("t5", "mt5")]  # those that know every character
+WHOLE = [family for family in OF_TOKENIZER if family not in ("t5", "mt5")]  # those that know every character
 PLAIN = "The soup wasn't warm, so we (all 12 of us) left at 9:30!"
 ODD = [
     "Café naïve, Crème brûlée.",
@@ -50,7 +40,7 @@ def tokenizer_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], An
     @cache
     def load(family: str) -> Any:
         folder = tmp_path_factory.mktemp(family)
-        published = replace(PUBLISHED[CHECKPOINTS[family]], tokenizer=family)
+        published = replace(PUBLISHED[OF_TOKENIZER[family]], tokenizer=family)
         published.save(published, folder, (*default_texts(), PLAIN, "Café naïve, Crème brûlée."), 0)
         return AutoTokenizer.from_pretrained(folder)
 
@@ -67,7 +57,7 @@ def collator_of(tokenizer_of: Callable[[str], Any], schema: Schema) -> Callable[
     return make
 
 
-@pytest.mark.parametrize("family", CHECKPOINTS)
+@pytest.mark.parametrize("family", OF_TOKENIZER)
 def test_reviews_one_after_another_are_one_text(family: str, collator_of: Callable[..., Collator]) -> None:
     """Their tokens side by side are those of the whole text, without a blank more."""
     collator = collator_of(family)
@@ -90,7 +80,7 @@ def test_every_character_comes_back(family: str, collator_of: Callable[..., Coll
         assert collator.tokenizer.decode(ids).strip() == expected
 
 
-@pytest.mark.parametrize("family", CHECKPOINTS)
+@pytest.mark.parametrize("family", OF_TOKENIZER)
 def test_words_are_the_same_whatever_the_tokens(family: str, collator_of: Callable[..., Collator]) -> None:
     collator = collator_of(family)
     annotator = Annotator(collator.tokenizer, window)
@@ -122,7 +112,7 @@ def test_no_character_is_cut_in_two(family: str, collator_of: Callable[..., Coll
             assert text == " ".join((normal.normalize_str(review) if normal else review).split())
 
 
-@pytest.mark.parametrize("family", CHECKPOINTS)
+@pytest.mark.parametrize("family", OF_TOKENIZER)
 def test_what_is_hidden_has_a_token(family: str, collator_of: Callable[..., Collator], schema: Schema) -> None:
     collator = collator_of(family, masking=Masking(caption=1.0, profile=1.0))
     tokenizer = collator.tokenizer
@@ -147,7 +137,7 @@ def test_what_is_hidden_has_a_token(family: str, collator_of: Callable[..., Coll
     assert sum(token in collator.sentinel_ids for token in profile) == len(schema.names)
 
 
-@pytest.mark.parametrize("family", CHECKPOINTS)
+@pytest.mark.parametrize("family", OF_TOKENIZER)
 def test_padding_is_masked_whether_or_not_there_is_a_token_for_it(
     family: str, collator_of: Callable[..., Collator], schema: Schema
 ) -> None:

@@ -19,6 +19,18 @@ SIBLINGS = (  # differ from another one in sizes alone; `python -m pytest -m slo
     "google/flan-t5-small", "google/flan-t5-large", "google/mt5-base", "facebook/bart-large", "huggyllama/llama-13b",
     "llava-hf/llava-1.5-13b-hf",
 )  # fmt: skip
+OF_TOKENIZER = {
+    "t5": "google/flan-t5-small",
+    "mt5": "google/mt5-small",
+    "bart": "facebook/bart-base",
+    "roberta": "facebook/bart-base",  # a blank is put before each text
+    "llama": "huggyllama/llama-7b",
+    "llava": "llava-hf/llava-1.5-7b-hf",
+    "llama3": "meta-llama/Llama-3.2-1B",
+    "qwen": "Qwen/Qwen3-8B",
+    "glm": "zai-org/glm-4-9b-chat-hf",
+}
+"""Kind of a tokenizer -> a checkpoint that has it."""
 SIZES = ("tiny", "base", "large")
 TOKENIZERS = {
     "t5": "Unigram, sentinels",
