@@ -11,6 +11,7 @@ from torch import nn
 
 from mmprofile.errors import UserError
 from mmprofile.model.build import build_model
+from mmprofile.model.checkpoints import CONFIG, TOKENIZERS
 from mmprofile.model.model import FORMAT, ModelSettings, ProfileModel
 from mmprofile.profile.schema import Schema
 
@@ -33,8 +34,11 @@ def load_pretrained(folder: Path) -> ProfileModel:
     """
     data = _read(folder)
     settings = cast(ModelSettings, {key: value for key, value in data.items() if key not in ("format", "schema")})
+    text = folder / "text"
+    if not (text / CONFIG).is_file() or not any((text / name).is_file() for name in TOKENIZERS):
+        raise UserError(f"{text}: configuration or tokenizer is missing; export the model again")
     model = build_model(
-        text=settings["text"] | {"name": str(folder / "text")},
+        text=settings["text"] | {"name": str(text)},
         vision=settings["vision"],
         fusion=settings["fusion"],
         schema=Schema.from_dict(data["schema"]),

@@ -90,13 +90,13 @@ def fetch(
     Raises:
         UserError: there is no such checkpoint, the hub refuses it, or cannot be reached and the cache does not have it.
     """
-    name = local_name(name)
+    asked, name = name, local_name(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         commit = folder.name if folder.parent.name == "snapshots" else None
         if revision not in (None, commit):
             raise UserError(
-                f"{key}={name!r} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub id"
+                f"{key}={asked!r} is a folder, which has no revision {revision!r}; leave the revision out, or give a hub id"
             )
         checkpoint = Checkpoint(key, name, folder, commit)
     else:

@@ -103,6 +103,18 @@ def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path
         load_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["tokenizer*.json", "config.json"])
+def test_an_export_without_a_part_of_its_text_model(
+    pattern: str, tiny_model: Callable[..., ProfileModel], tmp_path: Path
+) -> None:
+    """The tokenizer of its base model would not do: an export's may have learned characters."""
+    tiny_model("none").save_pretrained(tmp_path)
+    for path in (tmp_path / "text").glob(pattern):
+        path.unlink()
+    with pytest.raises(UserError, match=r"text: configuration or tokenizer is missing; export the model again"):
+        load_pretrained(tmp_path)
+
+
 def test_output_weights_stay_apart(
     untied_folder: Path, schema: Schema, make_collator: Callable[..., Collator], users: list[User], tmp_path: Path
 ) -> None:

@@ -275,6 +275,7 @@ def test_a_gated_model(hub: Hub, t5_folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_folder_has_no_revision(hub: Hub, t5_folder: Path) -> None:
     assert "is a folder, which has no revision 'v2'" in refusal(str(t5_folder), "v2")
+    assert "model.text.name='mmprofile:tiny/text' is a folder" in refusal("mmprofile:tiny/text", "v2")
     snapshot = fetch("org/t5", KEY)
     assert fetch(str(snapshot.folder), KEY, snapshot.commit).commit == snapshot.commit
 
