@@ -1,25 +1,33 @@
-"""Pretrain the tiny backbone that the package carries (``mmprofile/assets/tiny``): a T5 and a ViT of 2 M parameters.
+"""Pretrain the tiny models that the package carries (``mmprofile/assets/tiny``), from nothing, one family at a time.
 
-    python scripts/pretrain_tiny.py --out mmprofile/assets/tiny --minutes 25
+    python scripts/pretrain_tiny.py t5 --cities cities
 
-The data are generated cities whose seeds are not the demo's, so no user, business, review or photo of the demo is seen. The
-tasks are those of the backbones that it stands in for, and none of them shows a profile:
+``t5`` (first: it makes the tokenizer of all), ``bart``, ``llama``, ``glm4`` and ``bert`` are text models of about two million
+parameters. They read the same batches of the same tasks in the same number of steps; only the architectures differ.
+``vit`` is the vision model. It learns the words of captions and the trades of photos, as published ones learn classes.
 
-- span corruption of reviews and captions (T5);
-- the stars of reviews and the trades of the reviewed businesses, since Flan's mixture has rating and topic tasks;
-- from reviews and captions of a business its trades, and the caption of another of its photos;
-- captions and trades of photos from the ViT's class state (or all its states), which the T5 decoder reads directly.
+T5 and BART learn targets from sources. Causal models read source and target in one piece and learn the target and, at half
+the weight, the source. BERT learns 15 % of the source's tokens, which are hidden. Linear heads, which are not saved, learn
+sentiments, trades and the words of captions from the mean state of what is read: they learn sooner than a decoder learns
+where to look.
 
-Linear heads, which are not saved, learn stars, trades and the words of captions from the text encoder's mean state, and the
-words of a caption from its photo's class state. They learn sooner than the decoder learns where to look.
+T5 does not divide its attention scores by sqrt(d_kv). Its authors kept queries small by Adafactor's relative steps. Under Adam
+their rate is multiplied by d_kv^-0.5, which is the same as scaled scores. With one rate for all the scores grow until each
+query reads a single token. A model whose scores spread by more than ``--spread`` (standard deviation
+over what a query can read) is not saved.
 
 Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import argparse
+import json
 import math
+import re
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +35,7 @@ import timm
 import torch
 from pretraining_tasks import (
     CROP,
+    HELD_OUT,
     INPUT,
     SEEDS,
     SENTINELS,
@@ -34,194 +43,404 @@ from pretraining_tasks import (
     PhotoBatch,
     TextBatch,
     frequent_words,
-    mixtures,
     name_loss,
     read_cities,
 )
-from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from safetensors.torch import save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    Glm4Config,
+    Glm4ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE
-from mmprofile.paths import conf_dir
+from mmprofile.paths import ASSETS, conf_dir
 from mmprofile.profile.schema import Schema
 
-VOCABULARY = 3072
-TEXT = {"d_model": 128, "d_kv": 32, "d_ff": 384, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4}
-VISION = {"img_size": 96, "embed_dim": 128, "depth": 4, "num_heads": 4, "mlp_ratio": 2.0, "num_classes": 0}
+WIDTH, HEADS, KEY = 128, 4, 32
+PIECES = 3072  # of the tokenizer, beside bytes, sentinels and special tokens
+PADDED = 128  # the vocabulary of a model is a multiple of it, as T5's is
+HIDDEN = 0.15  # share of BERT's tokens
+WEIGHTS = {"text": 1.0, "source": 0.5, "heads": 1.0, "photo": 1.0}  # of the losses
+SAMPLED = 512  # tokens of the source from which a causal model learns in a step
+RATES = {"t5": 2e-3, "bart": 6e-4, "bert": 6e-4, "llama": 1.5e-3, "glm4": 1.5e-3, "vit": 1.5e-3}
+"""Peak learning rates. At 1.5e-3 the loss of BART's heads stays high: its norms stand behind its layers, as in BERT."""
+MASK, FIRST = "<extra_id_0>", "<extra_id_98>"  # BERT's mask and first token
+VISION = {"img_size": 96, "embed_dim": WIDTH, "depth": 4, "num_heads": HEADS, "mlp_ratio": 2.0, "num_classes": 0}
 ARCHITECTURE = "vit_tiny_patch16_224"
-PHOTO_EVERY = 3  # photos need fewer steps than texts
 
 
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
-    """Return a BPE tokenizer with T5's special tokens and sentinels; the schema's words are frequent, so they stay whole."""
+    """Return a Unigram tokenizer with bytes for unknown characters, T5's special tokens, and its sentinels at the end.
+
+    The schema's words are frequent, so they stay whole. The trainer takes pieces from what two different words share, so that
+    in a small language most words would have no piece of their own: each has relatives in -ing and -ly here.
+    """
     words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
-    words += ["Unknown review: photo: profile: stars: trade:", " ".join(str(number) for number in range(10))]
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    words += ["Unknown review: photo: profile: attributes:", " ".join(str(number) for number in range(10))]
+    texts = texts + words * 200
+    forms = Counter(chain(*(re.findall("[A-Za-z]+", text) for text in texts)))
+    relatives = [form + ending for form, count in forms.items() if count > 4 for ending in ("ing", "ly")]
+    space = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " ")])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation()]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([space, pre_tokenizers.Punctuation()])
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=PIECES + len(special), special_tokens=special, unk_token="<unk>", show_progress=False
     )
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    sentinels = [f"<extra_id_{i}>" for i in range(SENTINELS)]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY - SENTINELS,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-        show_progress=False,
+    tokenizer.train_from_iterator(texts + relatives, trainer)
+    pieces = [
+        (piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece not in special
+    ]
+    lowest = min(score for _, score in pieces)
+    known = {piece for piece, _ in pieces}
+    signs = [chr(i) for i in range(33, 127) if chr(i) not in known]  # ASCII that these texts lack
+    bytes_of = [(f"<0x{byte:02X}>", lowest - 10) for byte in range(256)]
+    vocabulary = [(piece, 0.0) for piece in special] + bytes_of + pieces + [(sign, lowest - 5) for sign in signs]
+    tokenizer.model = models.Unigram(vocabulary, unk_id=2, byte_fallback=True)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.train_from_iterator(texts + words * 200, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="</s>",
         unk_token="<unk>",
-        additional_special_tokens=sentinels,
+        additional_special_tokens=[f"<extra_id_{i}>" for i in reversed(range(SENTINELS))],
         model_max_length=4096,
     )
 
 
-class Pair:
-    """The two backbones, and the losses of the tasks."""
-
-    def __init__(self, tokenizer: Any, trades: int, words: int) -> None:
+def build(family: str, tokenizer: Any) -> PreTrainedModel:
+    """Return a new text model of a family. It has its family's dropout, which pretraining leaves off, as T5's does."""
+    ids = {"vocab_size": -(-len(tokenizer) // PADDED) * PADDED, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+    shape = {"hidden_size": WIDTH, "num_attention_heads": HEADS}
+    if family == "t5":
         config = T5Config(
-            vocab_size=VOCABULARY, feed_forward_proj="relu", dropout_rate=0.0, pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id, decoder_start_token_id=tokenizer.pad_token_id,
-            relative_attention_max_distance=64, **TEXT,
+            vocab_size=ids["vocab_size"], feed_forward_proj="gated-gelu", tie_word_embeddings=False, dropout_rate=0.1,
+            d_model=WIDTH, d_kv=KEY, d_ff=320, num_layers=2, num_decoder_layers=2, num_heads=HEADS,
+            pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
         )  # fmt: skip
-        self.t5 = T5ForConditionalGeneration(config)
-        self.t5.set_attn_implementation("eager")  # with T5's position bias a third faster than sdpa on a CPU
-        self.vit = timm.create_model(ARCHITECTURE, pretrained=False, **VISION)
-        self.text_heads = nn.ModuleList([nn.Linear(TEXT["d_model"], size) for size in (5, trades, words)])
-        self.photo_head = nn.Linear(VISION["embed_dim"], words)
-
-    def text_loss(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
-        """Return the mean cross-entropy of the target tokens, and the loss of the heads on the encoder's mean state."""
-        encoded = self.t5.get_encoder()(input_ids=batch.texts, attention_mask=batch.texts != 0).last_hidden_state
-        mask = batch.row_tokens >= 0
-        states = encoded.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten()).unflatten(0, mask.shape)
-        loss = self.t5(encoder_outputs=BaseModelOutput(states), attention_mask=mask, labels=batch.target).loss
-        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        stars, trades, words = (head(mean) for head in self.text_heads)
-        known = ~batch.words.isnan().any(1)
-        heads = F.cross_entropy(stars, batch.stars) + 0.5 * name_loss(trades, batch.trades)
-        return loss, heads + 0.2 * name_loss(words[known], batch.words[known])
-
-    def image_loss(self, batch: PhotoBatch, only_cls: bool) -> tuple[Tensor, Tensor]:
-        """Return the mean cross-entropy of captions read from the class state, or from all states, and the loss of the head."""
-        states = self.vit.forward_features((batch.pixels.float() / 255 - 0.5) / 0.5)
-        read = states[:, :1] if only_cls else states
-        logits = self.t5(
-            encoder_outputs=BaseModelOutput(read),
-            decoder_input_ids=self.t5.prepare_decoder_input_ids_from_labels(labels=batch.target),
-        ).logits
-        loss = F.cross_entropy(logits.flatten(0, 1), batch.target.flatten(), ignore_index=IGNORE)
-        return loss, 0.2 * name_loss(self.photo_head(states[:, 0]), batch.words)
-
-
-def train(pair: Pair, mixture: Mixture, held_out: Mixture, minutes: float, lr: float) -> dict[str, float]:
-    """Train for a time and return held-out losses; the learning rate follows the clock (warm-up 3 %, cosine).
-
-    T5's embeddings start ten times as large as its other weights and learn with five times the rate.
-    """
-    embedding = pair.t5.get_input_embeddings().weight
-    parts = (pair.t5, pair.vit, pair.text_heads, pair.photo_head)
-    rest = [p for part in parts for p in part.parameters() if p is not embedding]
-    adam = torch.optim.AdamW(
-        [{"params": [embedding], "factor": 5.0}, {"params": rest, "factor": 1.0}], weight_decay=0.01
+        model = T5ForConditionalGeneration(config)
+        nn.init.normal_(model.lm_head.weight, std=WIDTH**-0.5)  # transformers' 1.0 begins with logits of size 11
+        return model
+    if family == "bart":
+        parts = {
+            f"{part}_{key}": value
+            for part in ("encoder", "decoder")
+            for key, value in (("layers", 2), ("attention_heads", HEADS), ("ffn_dim", 480))
+        }
+        config = BartConfig(**ids, **parts, d_model=WIDTH, decoder_start_token_id=1, forced_eos_token_id=None)
+        return BartForConditionalGeneration(config)
+    if family == "llama":
+        return LlamaForCausalLM(
+            LlamaConfig(**ids, **shape, intermediate_size=320, num_hidden_layers=4, max_position_embeddings=2048,
+                        tie_word_embeddings=False)
+        )  # fmt: skip
+    if family == "glm4":
+        return Glm4ForCausalLM(
+            Glm4Config(**ids, **shape, intermediate_size=320, num_hidden_layers=4, num_key_value_heads=2, head_dim=KEY,
+                       max_position_embeddings=2048, tie_word_embeddings=False, attention_dropout=0.0)
+        )  # fmt: skip
+    return BertForMaskedLM(
+        BertConfig(**ids, **shape, intermediate_size=512, num_hidden_layers=4, max_position_embeddings=512)
     )
-    start, step, mean = time.perf_counter(), 0, dict.fromkeys(("text", "heads", "photo", "photo head"), 0.0)
-    while (done := (time.perf_counter() - start) / (60 * minutes)) < 1:
-        rate = lr * min(1.0, done / 0.03, 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+
+
+class TextLearner(nn.Module):
+    """A text model with the linear heads of the tasks, which are not saved."""
+
+    def __init__(self, family: str, tokenizer: Any, trades: int, words: int, query_factor: float) -> None:
+        super().__init__()
+        self.family, self.mask, self.query_factor = family, tokenizer.convert_tokens_to_ids(MASK), query_factor
+        self.first = tokenizer.convert_tokens_to_ids(FIRST)
+        self.model = build(family, tokenizer)
+        self.model.set_attn_implementation("eager")  # the fastest on a CPU
+        self.heads = nn.ModuleList([nn.Linear(WIDTH, size) for size in (5, trades, words)])
+        self.eval()  # no dropout
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameters with the factors of their rates: T5's queries, its large embeddings, and the rest."""
+        queries = [p for name, p in self.named_parameters() if self.family == "t5" and name.endswith(".q.weight")]
+        tables = [self.model.get_input_embeddings().weight] if self.family == "t5" else []
+        apart = {id(p) for p in (*queries, *tables)}
+        rest = [p for p in self.parameters() if id(p) not in apart]
+        groups = [(queries, self.query_factor), (tables, 5.0), (rest, 1.0)]
+        return [{"params": parameters, "factor": factor} for parameters, factor in groups if parameters]
+
+    def draw(self, mixture: Mixture, size: int) -> TextBatch:
+        """Draw a batch."""
+        return mixture.text(size)
+
+    def forward(self, batch: TextBatch) -> dict[str, Tensor]:
+        """Return mean cross-entropies.
+
+        They are those of the target, ``text``, each row counting the same; of a causal model's ``source``; and of the
+        ``heads`` on the mean state of what is read.
+        """
+        mask = batch.row_tokens >= 0
+        ids = batch.texts.flatten()[batch.row_tokens.clamp_min(0)].masked_fill(~mask, 0)
+        losses, states = self._reader(batch, ids, mask)
+        mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        sentiments, trades, words = (head(mean) for head in self.heads)
+        known = ~batch.words.isnan().any(1)
+        heads = F.cross_entropy(sentiments, batch.sentiments) + 0.5 * name_loss(trades, batch.trades)
+        return losses | {"heads": heads + 0.2 * name_loss(words[known], batch.words[known])}
+
+    @property
+    def _reader(self) -> Callable[[TextBatch, Tensor, Tensor], tuple[dict[str, Tensor], Tensor]]:
+        """Return what reads ids (R, N) and mask (R, N): losses, and the states (R, N, d) of what is read."""
+        return {"t5": self._seq2seq, "bart": self._seq2seq, "bert": self._bert}.get(self.family, self._causal)
+
+    def _seq2seq(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See :attr:`_reader`."""
+        encoded = self.model.get_encoder()(input_ids=batch.texts, attention_mask=batch.texts != 0).last_hidden_state
+        states = encoded.flatten(0, 1).index_select(0, batch.row_tokens.clamp_min(0).flatten()).unflatten(0, mask.shape)
+        logits = self.model(
+            encoder_outputs=BaseModelOutput(states),
+            attention_mask=mask,
+            decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.target),
+        ).logits
+        return {"text": row_loss(logits, batch.target)}, states
+
+    def _causal(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See :attr:`_reader`."""
+        seen = torch.cat([mask, batch.target != IGNORE], 1)
+        read = torch.cat([ids, batch.target.clamp_min(0)], 1)
+        position = (seen.cumsum(1) - 1).clamp_min(0)
+        states = self.model.get_decoder()(
+            input_ids=read, attention_mask=seen.long(), position_ids=position
+        ).last_hidden_state
+        sources, width = mask.sum(1), batch.target.shape[1]
+        # the first token of a target is written behind the last one of its source
+        behind = torch.arange(width)[None] + ids.shape[1] - 1
+        behind = torch.where(behind < ids.shape[1], sources[:, None] - 1, behind)
+        written = states.gather(1, behind[..., None].expand(-1, -1, WIDTH))
+        target = row_loss(self.model.lm_head(written), batch.target)
+        places = mask[:, 1:].flatten().nonzero().squeeze(1)
+        places = places[torch.randperm(len(places))[:SAMPLED]]  # the logits of all would take most of a step
+        source = F.cross_entropy(
+            self.model.lm_head(states[:, : ids.shape[1] - 1].flatten(0, 1)[places]).float(),
+            ids[:, 1:].flatten()[places],
+        )
+        return {"text": target, "source": source}, states[:, : ids.shape[1]]
+
+    def _bert(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See :attr:`_reader`."""
+        hide = (torch.rand(ids.shape) < HIDDEN) & mask
+        kind = torch.rand(ids.shape)
+        read = ids.masked_fill(hide & (kind < 0.8), self.mask)
+        read = torch.where(hide & (kind > 0.9), torch.randint_like(ids, 3, self.model.config.vocab_size), read)
+        read[:, 0] = self.first
+        states = self.model.bert(input_ids=read, attention_mask=mask.long()).last_hidden_state
+        return {"text": F.cross_entropy(self.model.cls(states[hide]).float(), ids[hide])}, states
+
+    def save(self, out: Path, tokenizer: Any) -> None:
+        """Write the model in the hub's layout, weights in float16."""
+        self.model.half().save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def row_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over rows of the mean cross-entropy of a row's tokens: short answers count as much as long ones.
+
+    Args:
+        logits: (R, L, vocabulary).
+        target: (R, L) ids.
+    """
+    loss = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none")
+    return (loss.view_as(target).sum(1) / (target != IGNORE).sum(1)).mean()
+
+
+class PhotoLearner(nn.Module):
+    """A Vision Transformer with linear heads, which are not saved, on its class state and on the mean of its patches."""
+
+    def __init__(self, trades: int, words: int) -> None:
+        super().__init__()
+        self.model = timm.create_model(ARCHITECTURE, pretrained=False, **VISION)
+        self.heads = nn.ModuleList([nn.Linear(WIDTH, words + trades) for _ in range(2)])
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the parameters: one group."""
+        return [{"params": list(self.parameters()), "factor": 1.0}]
+
+    def draw(self, mixture: Mixture, size: int) -> PhotoBatch:
+        """Draw a batch."""
+        return mixture.images(size, augment=self.training)
+
+    def forward(self, batch: PhotoBatch) -> dict[str, Tensor]:
+        """Return the cross-entropy of words and trades, the mean of the two heads'."""
+        states = self.model.forward_features((batch.pixels.float() / 255 - 0.5) / 0.5)
+        share = torch.cat([batch.words, batch.trades], 1)
+        read = (states[:, 0], states[:, 1:].mean(1))
+        losses = [name_loss(head(state).float(), share) for head, state in zip(self.heads, read, strict=True)]
+        return {"photo": torch.stack(losses).mean()}
+
+    def save(self, out: Path, tokenizer: Any) -> None:
+        """Write the model in timm's layout, weights in float16."""
+        out.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.half().contiguous() for k, v in self.model.state_dict().items()}, out / "model.safetensors")
+        config = {
+            "architecture": ARCHITECTURE,
+            "num_classes": 0,
+            "num_features": WIDTH,
+            "model_args": VISION,
+            "pretrained_cfg": {
+                **INPUT,
+                **CROP,
+                "num_classes": 0,
+                "first_conv": "patch_embed.proj",
+                "classifier": "head",
+            },
+        }
+        write_json(out / "config.json", config)
+
+
+def train(
+    learner: TextLearner | PhotoLearner, mixture: Mixture, steps: int, lr: float, size: int, compiled: bool
+) -> None:
+    """Train for some steps; warm-up 3 % (BART and BERT need 10 %), then cosine."""
+    loss_of = torch.compile(learner, dynamic=True) if compiled else learner
+    adam = torch.optim.AdamW(learner.groups(), weight_decay=0.01, fused=True)
+    warm = 0.1 if isinstance(learner, TextLearner) and learner.family in ("bart", "bert") else 0.03
+    start, mean = time.perf_counter(), dict.fromkeys(WEIGHTS, 0.0)
+    for step in range(steps):
+        done = step / steps
         for group in adam.param_groups:
-            group["lr"] = rate * group["factor"]
-        text, heads = pair.text_loss(mixture.text(48))
-        losses = {"text": text, "heads": heads}
-        if step % PHOTO_EVERY == 0:
-            photo, head = pair.image_loss(mixture.images(48), only_cls=step // PHOTO_EVERY % 4 != 3)
-            losses |= {"photo": photo, "photo head": head}
+            rate = min(1.0, (step + 1) / (warm * steps), 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
+            group["lr"] = lr * rate * group["factor"]
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = loss_of(learner.draw(mixture, size))
         adam.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        torch.nn.utils.clip_grad_norm_([embedding, *rest], 1.0)
+        torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
+        nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         adam.step()
-        for name, loss in losses.items():
-            mean[name] += (loss.item() - mean[name]) / min(step // (PHOTO_EVERY if "photo" in name else 1) + 1, 100)
-        step += 1
-        if step % 100 == 0:
+        mean = {name: mean[name] + (loss.item() - mean[name]) / min(step + 1, 100) for name, loss in losses.items()}
+        if (step + 1) % 100 == 0 or step + 1 == steps:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            print(f"{step:>6} steps  {60 * minutes * done:6.0f} s  {figures}", flush=True)
-    with torch.no_grad():
-        texts = torch.tensor([[loss.item() for loss in pair.text_loss(held_out.text(64))] for _ in range(10)]).mean(0)
-        photos = torch.tensor(
-            [
-                [loss.item() for loss in pair.image_loss(held_out.images(64, augment=False), only_cls=True)]
-                for _ in range(10)
-            ]
-        ).mean(0)
-    names = ("text_loss", "heads_loss", "photo_loss", "photo_head_loss")
-    return {"steps": step} | dict(zip(names, [*texts.tolist(), *photos.tolist()], strict=True))
+            print(f"{step + 1:>6} steps  {time.perf_counter() - start:6.0f} s  {figures}", flush=True)
 
 
-def save(pair: Pair, tokenizer: Any, out: Path) -> None:
-    """Write both halves in the hub's layout, weights in float16: ``text/`` for transformers, ``vision/`` for timm."""
-    pair.t5.half().save_pretrained(out / "text")
-    tokenizer.save_pretrained(out / "text")
-    vision = out / "vision"
-    vision.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in pair.vit.state_dict().items()}, vision / "model.safetensors")
-    config = {
-        "architecture": ARCHITECTURE,
-        "num_classes": 0,
-        "num_features": VISION["embed_dim"],
-        "model_args": VISION,
-        "pretrained_cfg": {**INPUT, **CROP, "num_classes": 0, "first_conv": "patch_embed.proj", "classifier": "head"},
-    }
-    write_json(vision / "config.json", config)
+@torch.no_grad()
+def held_out_losses(learner: TextLearner | PhotoLearner, mixture: Mixture) -> dict[str, float]:
+    """Return the mean losses of ten batches."""
+    learner.eval()
+    losses = [learner(learner.draw(mixture, 64)) for _ in range(10)]
+    return {f"{name}_loss": torch.stack([batch[name] for batch in losses]).mean().item() for name in losses[0]}
+
+
+@torch.no_grad()
+def attention_spreads(learner: TextLearner, mixture: Mixture) -> dict[str, list[float]]:
+    """Return the standard deviation of attention scores over what a query can read, its mean over queries, by layer.
+
+    A score is the logarithm of a weight, but for a constant of the query.
+    """
+    batch = mixture.text(48)
+    model, options = learner.model, {"output_attentions": True, "use_cache": False}
+    mask = batch.texts != 0
+    if learner.family in ("t5", "bart"):
+        decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.target)
+        states = model.get_encoder()(input_ids=batch.texts, attention_mask=mask).last_hidden_state
+        rows = batch.row_tokens
+        states = states.flatten(0, 1)[rows.clamp_min(0)]
+        output = model(
+            encoder_outputs=BaseModelOutput(states), attention_mask=rows >= 0, decoder_input_ids=decoder_ids, **options
+        )
+        encoder = model.get_encoder()(input_ids=batch.texts, attention_mask=mask, output_attentions=True)
+        kinds = {"encoder": encoder.attentions, "decoder": output.decoder_attentions, "cross": output.cross_attentions}
+        seen = {"encoder": mask, "decoder": batch.target != IGNORE, "cross": batch.target != IGNORE}
+    else:
+        part = model.bert if learner.family == "bert" else model.get_decoder()
+        kinds = {"self": part(input_ids=batch.texts, attention_mask=mask.long(), output_attentions=True).attentions}
+        seen = {"self": mask}
+    return {kind: [_spread(weights, seen[kind]) for weights in layers] for kind, layers in kinds.items()}
+
+
+def _spread(weights: Tensor, queries: Tensor) -> float:
+    """Return the mean over queries and heads of the standard deviation of the logarithms of weights (B, H, Q, K)."""
+    scores = weights.double().clamp_min(1e-300).log()
+    known = weights > 0
+    count = known.sum(-1).clamp_min(1)
+    mean = (scores * known).sum(-1) / count
+    std = (((scores - mean[..., None]) ** 2 * known).sum(-1) / count).sqrt()
+    counted = queries[:, None] & (known.sum(-1) > 1)
+    return std[counted.expand_as(std)].mean().item()
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("mmprofile/assets/tiny"))
+    parser.add_argument("family", choices=sorted(RATES))
+    parser.add_argument("--out", type=Path, default=None, help="default: mmprofile/assets/tiny/FAMILY (text, vision)")
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
-    parser.add_argument("--minutes", type=float, default=25.0)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--start", type=Path, default=None, help="folder written before, to go on from")
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--batch", type=int, default=48, help="reviews, or photos, of a step")
+    parser.add_argument("--lr", type=float, default=None, help="the peak; default: that of the family")
+    parser.add_argument("--compile", action="store_true", help="by torch.compile: a step takes 0.6 of the time")
+    parser.add_argument("--query-factor", type=float, default=KEY**-0.5, help="of the rate of T5's queries")
+    parser.add_argument("--spread", type=float, default=10.0, help="the largest spread of attention scores to save")
     args = parser.parse_args()
+    out = args.out or Path("mmprofile/assets/tiny") / {"t5": "text", "vit": "vision"}.get(args.family, args.family)
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # gradients below 1e-38 make a step on a CPU almost twice as long
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
+    trades = schema["Favorite Category"].values
+    pixels = args.family == "vit"
     with tempfile.TemporaryDirectory() as temporary:
-        cities = args.cities or Path(temporary)
-        trades = schema["Favorite Category"].values
-        reviews, photos = read_cities(cities, args.users, SEEDS, trades)
-    print(f"{len(reviews)} reviews, {len(photos)} photos of cities {SEEDS}", flush=True)
-    start = time.perf_counter()
-    tokenizer = train_tokenizer([r.text for r in reviews[::20]] + [p.caption for p in photos], schema)
-    print(f"tokenizer trained in {time.perf_counter() - start:.0f} s", flush=True)
-    words = frequent_words(photos)
-    mixture, held_out = mixtures(reviews, photos, trades=trades, words=words, tokenizer=tokenizer)
-    pair = Pair(tokenizer, len(trades), len(words))
-    count = {name: sum(p.numel() for p in m.parameters()) for name, m in (("text", pair.t5), ("vision", pair.vit))}
-    print(f"parameters {count}", flush=True)
-    if args.start:
-        pair.t5.load_state_dict(T5ForConditionalGeneration.from_pretrained(args.start / "text").state_dict())
-        pair.vit.load_state_dict(load_file(args.start / "vision" / "model.safetensors"))
-    figures = train(pair, mixture, held_out, args.minutes, args.lr)
-    save(pair, tokenizer, args.out)
+        folder = args.cities or Path(temporary)
+        learned = read_cities(folder, args.users, SEEDS, trades, pixels)
+        held_out = read_cities(folder, min(args.users, 300), (HELD_OUT,), trades, pixels)
+    print(f"{len(learned.reviews)} reviews, {len(learned.photos)} photos of cities {SEEDS}", flush=True)
+    tokenizer = None
+    if args.family == "t5":
+        texts = [review.text for review in learned.reviews[::30]] + [photo.caption for photo in learned.photos[::2]]
+        tokenizer = train_tokenizer(texts, schema)
+    elif args.family != "vit":
+        tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
+        if args.family == "bert":
+            tokenizer.add_special_tokens({"mask_token": MASK, "cls_token": FIRST, "sep_token": "</s>"})
+    words = frequent_words(learned.photos)
+    mixtures = [Mixture(city, trades, words, tokenizer, seed) for seed, city in enumerate((learned, held_out), 1)]
+    learner = (
+        PhotoLearner(len(trades), len(words))
+        if args.family == "vit"
+        else TextLearner(args.family, tokenizer, len(trades), len(words), args.query_factor)
+    )
+    count = sum(p.numel() for p in learner.model.parameters())
+    lr = RATES[args.family] if args.lr is None else args.lr
+    print(f"{args.family}: {count} parameters", flush=True)
+    train(learner, mixtures[0], args.steps, lr, args.batch, args.compile)
+    figures: dict[str, Any] = held_out_losses(learner, mixtures[1])
+    if isinstance(learner, TextLearner):
+        figures["attention_spread"] = spreads = attention_spreads(learner, mixtures[1])
+        if (worst := max(max(layers) for layers in spreads.values())) > args.spread:
+            raise SystemExit(f"attention scores spread by {worst:.1f}, more than {args.spread}: not saved ({spreads})")
+    learner.save(out, tokenizer)
     facts = {
-        "parameters": count,
-        "minutes": args.minutes,
-        "seeds": SEEDS,
-        "reviews": len(reviews),
-        "photos": len(photos),
-    }
-    write_json(args.out / "pretraining.json", {**facts, **figures})
+        "parameters": count, "steps": args.steps, "batch": args.batch, "lr": lr, "seeds": SEEDS,
+        "reviews": len(learned.reviews), "photos": len(learned.photos),
+    }  # fmt: skip
+    write_json(out / "pretraining.json", {**facts, **figures})
     print(figures)
 
 

@@ -1,7 +1,10 @@
-"""The data of pretraining for the tiny models: generated cities, and tasks drawn from them.
+"""The data of pretraining for the tiny models: generated cities, and the mixture of tasks that is drawn from them.
 
-The seeds of the cities are not the demo's, so no user, business, review or photo of the demo is seen. No task shows a
-profile. Dimension letters as in :mod:`mmprofile.model`.
+The seeds of the cities are not the demo's, so no user, business, review or photo of the demo is seen. Beside span
+corruption (T5) the tasks are of the kinds that Flan's mixture has: topic, sentiment, entailment, multiple choice,
+extraction, title to text. No task shows a profile, a label rule, or a value of an attribute but trades.
+
+Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import json
@@ -9,6 +12,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import chain
 from itertools import count as count_from
 from pathlib import Path
@@ -21,16 +25,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from datamodules.demo import write_city
+from datamodules.demo.smalltalk import SLOTS
 from mmprofile.inputs.batch import IGNORE, mask_pixels, pad
 from mmprofile.model.vision import photo_transform
 
-SEEDS = (9001, 9002, 9003, 9004)  # the demo's is 0, tests use small numbers
-SENTINELS = 40
+SEEDS = (9001, 9002, 9003, 9004, 9005, 9006)  # the demo's is 0, tests use small numbers
+HELD_OUT = 9011  # the city of the held-out losses
+SENTINELS = 100
 INPUT = {"input_size": [3, 96, 96], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 CROP = {"crop_pct": 1.0, "crop_mode": "squash"}
-HELD_OUT = 0.03
-TASKS = ("spans", "trades", "other photo", "stars", "trades", "other photo")
 MAX_WORDS = 60  # a single review of 300 words would make its whole batch ten times as wide
+SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
+FACTS = {
+    "dish": "dish",
+    "companion": "friend",
+    "day": "day",
+    "minutes": "minutes",
+    "colour": "colour",
+    "music": "music",
+}
+"""Facts that reviews tell and no profile has -> the generator's words for them."""
+TASKS = {
+    "spans": 4, "topic": 3, "caption": 3, "sentiment": 2, "same place": 2, "entailment": 1, "choice": 1, "facts": 3,
+    "title": 1,
+}  # fmt: skip
+"""Task -> its share of the rows."""
+OF_ONE_PLACE = ("topic", "caption", "same place")
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -47,6 +67,11 @@ class Review(NamedTuple):
     trades: list[str]
     business: str
 
+    @property
+    def sentences(self) -> list[str]:
+        """Return its sentences."""
+        return re.split(r"(?<=[.!?])\s+", self.text.strip())
+
 
 class Photo(NamedTuple):
     """A photo, uint8 (3, height, width), and what is known of it."""
@@ -57,44 +82,49 @@ class Photo(NamedTuple):
     business: str
 
 
-def read_cities(
-    folder: Path, users: int, seeds: tuple[int, ...], trades: tuple[str, ...]
-) -> tuple[list[Review], list[Photo]]:
-    """Generate the cities, and read their reviews and photos."""
+class City(NamedTuple):
+    """What pretraining reads of one or more cities."""
+
+    reviews: list[Review]
+    photos: list[Photo]
+
+
+def read_city(folder: Path, users: int, seed: int, trades: tuple[str, ...], pixels: bool = True) -> City:
+    """Generate a city unless it is there, and read its reviews and photos; without ``pixels`` the photos are black."""
     transform = photo_transform({**INPUT, **CROP, "input_size": tuple(INPUT["input_size"])})
-    reviews, photos = [], []
-    for seed in seeds:
-        city = folder / f"city-{seed}"
-        if not city.exists():
-            write_city(city, users=users, seed=seed)
-        known = {
-            row["business_id"]: [t for t in trades if t in (row["categories"] or "").split(", ")]
-            for row in rows(city / "yelp_academic_dataset_business.json")
-        }
-        for row in rows(city / "yelp_academic_dataset_review.json"):
-            if 10 <= len(row["text"].split()) <= MAX_WORDS:
-                business = row["business_id"]
-                reviews.append(
-                    Review(text=row["text"], stars=int(row["stars"]), trades=known[business], business=business)
-                )
-        captions = {row["photo_id"]: row["caption"] for row in rows(city / "captions.jsonl") if "photo_id" in row}
-        of = {row["photo_id"]: row["business_id"] for row in rows(city / "photos.json")}
-        for photo, caption in captions.items():
-            pixels = transform(Image.open(city / "photos" / f"{photo}.jpg").convert("RGB"))
-            photos.append(
-                Photo(pixels=np.asarray(pixels), caption=caption, trades=known[of[photo]], business=of[photo])
-            )
-    return reviews, photos
+    black = np.zeros((3, 1, 1), np.uint8)
+    city = folder / f"city-{seed}"
+    if not city.exists():
+        write_city(city, users=users, seed=seed)
+    known = {
+        row["business_id"]: [t for t in trades if t in (row["categories"] or "").split(", ")]
+        for row in rows(city / "yelp_academic_dataset_business.json")
+    }
+    reviews = [
+        Review(text=row["text"], stars=int(row["stars"]), trades=known[row["business_id"]], business=row["business_id"])
+        for row in rows(city / "yelp_academic_dataset_review.json")
+        if 10 <= len(row["text"].split()) <= MAX_WORDS
+    ]
+    of = {row["photo_id"]: row["business_id"] for row in rows(city / "photos.json")}
+    photos = [
+        Photo(
+            pixels=np.asarray(transform(Image.open(city / "photos" / f"{row['photo_id']}.jpg").convert("RGB")))
+            if pixels
+            else black,
+            caption=row["caption"],
+            trades=known[of[row["photo_id"]]],
+            business=of[row["photo_id"]],
+        )
+        for row in rows(city / "captions.jsonl")
+        if "photo_id" in row
+    ]
+    return City(reviews=reviews, photos=photos)
 
 
-def split_held_out(
-    reviews: list[Review], photos: list[Photo]
-) -> tuple[tuple[list[Review], list[Photo]], tuple[list[Review], list[Photo]]]:
-    """Return what is learned from, and what the last losses are measured on; shuffle both lists."""
-    for rows in (reviews, photos):
-        random.Random(0).shuffle(rows)  # type: ignore[arg-type]
-    r, p = int(len(reviews) * HELD_OUT), int(len(photos) * HELD_OUT)
-    return (reviews[r:], photos[p:]), (reviews[:r], photos[:p])
+def read_cities(folder: Path, users: int, seeds: Sequence[int], trades: tuple[str, ...], pixels: bool = True) -> City:
+    """Return the reviews and photos of several cities, see :func:`read_city`."""
+    cities = [read_city(folder, users, seed, trades, pixels) for seed in seeds]
+    return City(*(list(chain(*(city[i] for city in cities))) for i in range(2)))
 
 
 def corrupt_spans(
@@ -121,7 +151,7 @@ class TextBatch(NamedTuple):
         texts: (T, S) long.
         row_tokens: (R, N) indices of the tokens that a row reads, as in :class:`mmprofile.inputs.batch.Batch`.
         target: (R, L) ids.
-        stars: (R, 5) the share of each number of stars in the reviews of a row.
+        sentiments: (R, 5) the share of each sentiment in the reviews of a row.
         trades: (R, trades) the share of each trade in them.
         words: (R, words) how many photos of the reviewed businesses have each word in their caption, as a share; NaN
             where there are no photos.
@@ -130,7 +160,7 @@ class TextBatch(NamedTuple):
     texts: Tensor
     row_tokens: Tensor
     target: Tensor
-    stars: Tensor
+    sentiments: Tensor
     trades: Tensor
     words: Tensor
 
@@ -140,13 +170,13 @@ class PhotoBatch(NamedTuple):
 
     Attributes:
         pixels: uint8 (P, 3, height, width).
-        target: (P, L) ids of their captions or trades.
         words: (P, words) 1 where a caption has the word, else 0.
+        trades: (P, trades) 1 where the business has the trade, else 0.
     """
 
     pixels: Tensor
-    target: Tensor
     words: Tensor
+    trades: Tensor
 
 
 def words_of(caption: str) -> set[str]:
@@ -160,51 +190,131 @@ def frequent_words(photos: list[Photo]) -> list[str]:
     return sorted(word for word, count in counts.items() if count >= 20)
 
 
+_FACT = {
+    name: re.compile(rf"\b({'|'.join(sorted(SLOTS[slot], key=len, reverse=True))})\b") for name, slot in FACTS.items()
+}
+
+
+def fact(name: str, reviews: Sequence[Review]) -> str:
+    """Return the answer to a question about a fact: what the reviews say, each thing once; or that it is not said."""
+    told = chain(*(_FACT[name].findall(review.text) for review in reviews))
+    return ", ".join(dict.fromkeys(told)) or "not said"
+
+
 class Mixture:
     """Draws batches of the pretraining tasks.
 
     Args:
-        reviews, photos: of the cities.
+        city: reviews and photos.
         trades, words: the classes of the linear heads.
-        tokenizer: of the model.
+        tokenizer: of the model; None draws photos only.
         seed: of the draws.
     """
 
-    def __init__(
-        self,
-        reviews: list[Review],
-        photos: list[Photo],
-        trades: Sequence[str],
-        words: Sequence[str],
-        tokenizer: Any,
-        seed: int,
-    ) -> None:
-        self.reviews, self.photos, self.trades, self.words = reviews, photos, trades, words
-        self.tokenizer = tokenizer
+    def __init__(self, city: City, trades: Sequence[str], words: Sequence[str], tokenizer: Any, seed: int) -> None:
+        self.reviews, self.photos = city
+        self.trades, self.words, self.tokenizer = trades, words, tokenizer
         self.rng, self.pixel_rng = random.Random(seed), np.random.default_rng(seed)
-        self.sentinels = tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)])
-        self.eos = tokenizer.eos_token_id
         self.captions: dict[str, list[str]] = {}
-        for photo in photos:
+        for photo in self.photos:
             self.captions.setdefault(photo.business, []).append(photo.caption)
-        self.shown = {
-            business: np.mean([self.has(caption) for caption in captions], 0)
-            for business, captions in self.captions.items()
-        }
         self.visits: dict[str, list[Review]] = {}
-        for review in reviews:
+        self.towns: dict[str, list[str]] = {}  # first trade -> businesses
+        for review in self.reviews:
             if len(self.captions.get(review.business, ())) > 1:
                 self.visits.setdefault(review.business, []).append(review)
+        self.visits = {business: visits for business, visits in self.visits.items() if len(visits) > 3}
+        for business, visits in self.visits.items():
+            self.towns.setdefault("".join(visits[0].trades[:1]), []).append(business)
         self.visited = sorted(self.visits)
+        self.tasks = [*chain(*([name] * share for name, share in TASKS.items()))]
 
-    def ids(self, text: str) -> list[int]:
-        """Return token ids without end-of-sequence."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    @cached_property
+    def shown(self) -> dict[str, np.ndarray]:
+        """Return business -> the share of its photos that have each word in their caption."""
+        return {business: np.mean([self.has(c) for c in captions], 0) for business, captions in self.captions.items()}
+
+    @cached_property
+    def sentinels(self) -> list[int]:
+        """Return the ids of the sentinels."""
+        ids: list[int] = self.tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)])
+        return ids
 
     def has(self, caption: str) -> list[float]:
         """Return 1 for each of the words that a caption has, else 0."""
         present = words_of(caption)
         return [float(word in present) for word in self.words]
+
+    def of_place(self, business: str, count: int) -> list[Review]:
+        """Draw reviews of a business."""
+        return self.rng.sample(self.visits[business], count)
+
+    def photo_text(self, captions: Sequence[str]) -> str:
+        """Write captions as views have them."""
+        return " ".join(f"photo: {caption}" for caption in captions)
+
+    def example(self, task: str, drawn: list[Review]) -> tuple[list[str], str]:
+        """Return the texts that a row reads, the question first, and what it writes (of all tasks but ``spans``)."""
+        rng, told = self.rng, [f"review: {review.text}" for review in drawn]
+        here = drawn[0].business
+        match task:
+            case "topic" | "caption":
+                other, *shown = rng.sample(captions := self.captions[here], min(3, len(captions)))
+                photos = [self.photo_text(shown)] if shown else []
+                read = rng.choice([told, photos or told, told + photos, told + photos])
+                if task == "topic":
+                    return ["which trades does this place have?", *read], ", ".join(drawn[0].trades) or "none"
+                return ["what does another photo of this place show?", *read], other
+            case "sentiment":
+                stars = sorted((review.stars for review in drawn), reverse=True)
+                answer = ", ".join(SENTIMENTS[n - 1] for n in stars)
+                return [rng.choice(("what is the sentiment?", "is it positive or negative?")), *told], answer
+            case "same place":
+                rivals = self.towns["".join(drawn[0].trades[:1])] if rng.random() < 0.7 else self.visited
+                there = here if rng.random() < 0.5 else rng.choice(rivals)
+                other = rng.choice([review for review in self.visits[there] if review not in drawn])
+                question = f"is this about the same place? {other.text}"
+                return [question, *told], "yes" if there == here else "no"
+            case "entailment":
+                said = rng.random() < 0.5
+                review = rng.choice(drawn)
+                statement = rng.choice(review.sentences)
+                if not said:
+                    statement = self.altered(statement) or rng.choice(rng.choice(self.reviews).sentences)
+                return [f"is it true that it says: {statement}", *told], "yes" if said else "no"
+            case "choice":
+                pair = [rng.choice(rng.choice(group).sentences) for group in (drawn, self.rng.sample(self.reviews, 1))]
+                answer, order = pair[0], rng.sample(pair, 2)
+                return [f"which of these does it say? (a) {order[0]} (b) {order[1]}", *told], "ab"[order.index(answer)]
+            case "facts":
+                known = [name for name in FACTS if fact(name, drawn) != "not said"]
+                names = rng.sample(known, min(len(known), 2))
+                names += rng.sample([name for name in FACTS if name not in names], 1)
+                rng.shuffle(names)
+                answers = {name: fact(name, drawn) for name in names}
+                given = rng.random() < 0.3
+                hidden = [given and rng.random() < 0.5 for _ in names]
+                asked = "; ".join(
+                    f"{name}: {answers[name]}" if shown else f"{name}: <extra_id_{i}>" if given else name
+                    for i, (name, shown) in enumerate(zip(names, hidden, strict=True))
+                )
+                return [f"facts: {asked}", *told], "; ".join(f"{name}: {value}" for name, value in answers.items())
+            case _:
+                review = drawn[0]
+                sentence = rng.choice(review.sentences)
+                keys = [review.trades[0] if review.trades else "none", SENTIMENTS[review.stars - 1]]
+                keys += [
+                    value for name in FACTS if (value := fact(name, [review._replace(text=sentence)])) != "not said"
+                ]
+                return [f"write a sentence of a review: {', '.join(keys)}"], sentence
+
+    def altered(self, sentence: str) -> str | None:
+        """Return a sentence with one of its facts replaced by another; None if it has none."""
+        for name in self.rng.sample([*FACTS], len(FACTS)):
+            if match := _FACT[name].search(sentence):
+                others = [word for word in SLOTS[FACTS[name]] if word != match[0]]
+                return sentence[: match.start()] + self.rng.choice(others) + sentence[match.end() :]
+        return None
 
     def corrupt(self, pieces: list[list[int]]) -> tuple[list[list[int]], list[int]]:
         """:func:`corrupt_spans` of all pieces of a text, with one target."""
@@ -223,36 +333,38 @@ class Mixture:
 
         In half of the batches the pieces of a source, its reviews and its captions, are encoded apart and read together.
         """
-        sources, targets, groups = [], [], []
         count = self.rng.choice((1, 1, 1, 2, 3))  # the same throughout a batch: little padding
         apart = self.rng.random() < 0.5
-        for i in range(size // count):
-            task = TASKS[i % len(TASKS)]
-            drawn = self.rng.sample(self.reviews, count)
-            if task in ("trades", "other photo"):
-                visits = self.visits[self.rng.choice(self.visited)]
-                drawn = self.rng.sample(visits, min(count, len(visits)))
-            pieces = [f"review: {review.text}" for review in drawn]
-            if task in ("spans", "stars") and self.rng.random() < 0.5:
-                of = [captions for review in drawn if (captions := self.captions.get(review.business))]
-                pieces += [" ".join(f"photo: {self.rng.choice(captions)}" for captions in of)] if of else []
-            if task == "stars":
-                stars = sorted((review.stars for review in drawn), reverse=True)
-                target = self.ids(", ".join(map(str, stars)))
-            elif task != "spans":
-                other, *shown = self.rng.sample(captions := self.captions[drawn[0].business], min(3, len(captions)))
-                photos = [" ".join(f"photo: {caption}" for caption in shown)]
-                pieces = self.rng.choice((pieces, photos, pieces + photos, pieces + photos))
-                target = self.ids(other if task == "other photo" else ", ".join(drawn[0].trades) or "none")
-            source = [self.ids(piece) for piece in pieces]
-            if task == "spans":
-                source, target = self.corrupt(source)
-            head = self.ids(f"{task}:") if task != "spans" else []
-            whole = source if apart else [[*chain(*source)]]
-            sources.append([[*head, *ids, self.eos] for ids in whole])
-            targets.append([*target, self.eos])
+        groups, pieces, targets = [], [], []
+        for _ in range(size // count):
+            task = self.rng.choice(self.tasks)
+            if task in OF_ONE_PLACE:
+                drawn = self.of_place(self.rng.choice(self.visited), count)
+            else:
+                drawn = self.rng.sample(self.reviews, count)
             groups.append(drawn)
-        stars = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
+            if task == "spans":
+                read, answer = [f"review: {review.text}" for review in drawn], None
+                if self.rng.random() < 0.5:
+                    of = [captions for review in drawn if (captions := self.captions.get(review.business))]
+                    read += [self.photo_text([self.rng.choice(captions) for captions in of])] if of else []
+            else:
+                read, answer = self.example(task, drawn)
+            pieces.append(read)
+            targets.append(answer)
+        flat = [*chain(*pieces), *(answer for answer in targets if answer is not None)]
+        tokens = iter(self.tokenizer(flat, add_special_tokens=False)["input_ids"])
+        eos = self.tokenizer.eos_token_id
+        sources = [[next(tokens) for _ in read] for read in pieces]
+        for i, (source, answer) in enumerate(zip(sources, targets, strict=True)):
+            if answer is None:
+                sources[i], targets[i] = self.corrupt(source)
+            else:
+                targets[i] = next(tokens)
+        if not apart:
+            sources = [[[*chain(*source)]] for source in sources]
+        sources = [[[*ids, eos] for ids in source] for source in sources]
+        sentiments = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
         trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
         unknown = np.full(len(self.words), np.nan)
         shares = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
@@ -266,8 +378,8 @@ class Mixture:
         return TextBatch(
             texts=texts,
             row_tokens=pad(rows, -1),
-            target=pad(targets, IGNORE),
-            stars=torch.from_numpy(np.stack(stars)).float(),
+            target=pad([[*ids, eos] for ids in targets], IGNORE),
+            sentiments=torch.from_numpy(np.stack(sentiments)).float(),
             trades=torch.from_numpy(np.stack(trades)).float(),
             words=torch.from_numpy(np.stack(words)).float(),
         )
@@ -279,25 +391,11 @@ class Mixture:
         if augment:
             pixels = [p[:, :, ::-1].copy() if self.rng.random() < 0.5 else p for p in pixels]
             pixels = [mask_pixels(p, 0.3, self.pixel_rng) if self.rng.random() < 0.25 else p for p in pixels]
-        trade_texts = [f"trade: {', '.join(photo.trades) or 'none'}" for photo in drawn]
-        texts = [p.caption if self.rng.random() < 0.75 else name for p, name in zip(drawn, trade_texts, strict=True)]
-        target = pad([[*self.ids(text), self.eos] for text in texts], IGNORE)
         return PhotoBatch(
             pixels=torch.from_numpy(np.stack(pixels)),
-            target=target,
             words=torch.tensor([self.has(p.caption) for p in drawn]),
+            trades=torch.tensor([[float(name in p.trades) for name in self.trades] for p in drawn]),
         )
-
-
-def mixtures(
-    reviews: list[Review], photos: list[Photo], *, trades: Sequence[str], words: Sequence[str], tokenizer: Any
-) -> tuple[Mixture, Mixture]:
-    """Return the tasks that are learned from, and those that are held out; shuffle both lists."""
-    learned, held_out = split_held_out(reviews, photos)
-    return (
-        Mixture(*learned, trades=trades, words=words, tokenizer=tokenizer, seed=1),
-        Mixture(*held_out, trades=trades, words=words, tokenizer=tokenizer, seed=2),
-    )
 
 
 def name_loss(logits: Tensor, share: Tensor) -> Tensor:

@@ -107,6 +107,7 @@ def check_settings(cfg: ApplyConfig) -> None:
     sizes = {
         "inputs.train_reviews": cfg.inputs.train_reviews,
         "inputs.max_tokens": cfg.inputs.max_tokens,
+        "inputs.sentences": 1 if cfg.inputs.sentences is None else cfg.inputs.sentences,
         "batch_size": cfg.batch_size,
         "trainer.max_epochs": cfg.trainer.max_epochs,
     }
@@ -124,7 +125,9 @@ def collect(cfg: ApplyConfig, schema: Schema, run: Run, device: torch.device) ->
     model = run.model.to(device)
     data = run_data(run)
     reviews = {
-        split: held_out(data.draws, split, schema, cfg.inputs.train_reviews if split == "train" else 1)
+        split: held_out(
+            data.draws, split, schema, cfg.inputs.train_reviews if split == "train" else 1, cfg.inputs.sentences
+        )
         for split in SPLITS
     }
     for split, part in reviews.items():

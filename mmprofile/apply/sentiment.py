@@ -19,7 +19,7 @@ from mmprofile.config.settings import ClassifierConfig, OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import pad
 from mmprofile.inputs.views import Example, User
-from mmprofile.model.backbones import TRAINED_DTYPES, add_adapter
+from mmprofile.model.backbones import TRAINED_DTYPES, add_adapter, attention_queries
 from mmprofile.model.checkpoints import DTYPES, load_config, load_model, load_tokenizer
 from mmprofile.model.hub import fetch
 from mmprofile.profile.schema import Profile, Schema
@@ -237,7 +237,7 @@ class SentimentModule(Learner):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return Adam and its schedule, see :meth:`Learner.adam`."""
-        return self.adam(*self._groups)
+        return self.adam(*self._groups, attention_queries(self.model))
 
     def profile(self, index: int) -> Profile:
         """Return a class as a profile of one attribute."""

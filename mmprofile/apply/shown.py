@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Profile, Schema
 
 PROFILES = ("none", "generated", "gold", "shuffled")
+SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|[。！？]")
 _HELD_OUT = 1_000_033  # purpose of a draw; the purposes of training draws are the epochs' numbers
 
 
@@ -36,7 +38,7 @@ class HeldOut(NamedTuple):
         return {"no_other_review": self.alone, "no_stars": self.unrated}
 
 
-def held_out(draws: PhotoData, split: str, schema: Schema, count: int) -> HeldOut:
+def held_out(draws: PhotoData, split: str, schema: Schema, count: int, sentences: int | None = None) -> HeldOut:
     """Draw up to ``count`` reviews of each user, none of those that the profile is made of and none with their text.
 
     The draw depends only on the run's ``inputs.sample_seed`` and the user: it is the same for all classifiers and seeds.
@@ -46,6 +48,7 @@ def held_out(draws: PhotoData, split: str, schema: Schema, count: int) -> HeldOu
         split: whose users.
         schema: of one attribute, whose values are stars.
         count: reviews of a user at most.
+        sentences: see :func:`first_sentences`.
     """
     (attribute,) = schema.attributes
     reviews, alone, unrated = list[User](), 0, 0
@@ -57,8 +60,18 @@ def held_out(draws: PhotoData, split: str, schema: Schema, count: int) -> HeldOu
         rng = user_rng(draws.inputs["sample_seed"], user.user_id, _HELD_OUT)
         for i in sorted(rng.permutation(len(rated))[:count].tolist()):
             text, value = rated[i]
-            reviews.append(User(user.user_id, (text,), profile={attribute.name: (value,)}))
+            shown = first_sentences(text, sentences)
+            reviews.append(User(user.user_id, (shown,), profile={attribute.name: (value,)}))
     return HeldOut(reviews=reviews, alone=alone, unrated=unrated)
+
+
+def first_sentences(text: str, count: int | None) -> str:
+    """Return the first ``count`` sentences of a text, all of it where ``count`` is None.
+
+    A sentence ends behind ``.``, ``!`` or ``?`` before a blank, and behind their full-width forms.
+    """
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return text if count is None or count > len(ends) else text[: ends[count - 1]]
 
 
 def sentiment(stars: float | None) -> str | None:

@@ -88,10 +88,15 @@ class FusionConfig:
 
 @dataclass
 class RatesConfig:
-    """Learning rates that suit a model's pretrained parts and its new ones."""
+    """Learning rates that suit a model's pretrained parts and its new ones.
+
+    ``query_factor``: of the rate of the queries of a T5, whose attention scores are not divided by sqrt(d_kv). d_kv ** -0.5
+    makes Adam's steps those of a model that divides them.
+    """
 
     pretrained: float = MISSING
     new: float = MISSING
+    query_factor: float = MISSING
 
 
 @dataclass
@@ -154,10 +159,11 @@ class InputsConfig:
 
 @dataclass
 class OptimConfig:
-    """Adam: learning rates of pretrained and new parts (the model's by default), warm-up as a share of all steps."""
+    """Adam: the model's learning rates (see :class:`RatesConfig`) by default, and warm-up as a share of all steps."""
 
     lr_pretrained: float = MISSING
     lr_new: float = MISSING
+    query_factor: float = MISSING
     weight_decay: float = MISSING
     warmup: float = MISSING
     schedule: str = MISSING
@@ -313,11 +319,15 @@ class ClassifierConfig:
 
 @dataclass
 class ShownConfig:
-    """What a classifier is shown: ``profile`` beside the review, reviews of each training user, tokens of a review at most."""
+    """What a classifier is shown: ``profile`` beside the review, and how many reviews of each training user.
+
+    ``max_tokens``, ``sentences``: how much of a review at most (None: all sentences).
+    """
 
     profile: str = MISSING
     train_reviews: int = MISSING
     max_tokens: int = MISSING
+    sentences: int | None = MISSING
 
 
 @dataclass

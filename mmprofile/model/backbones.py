@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from torch import nn
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoModelForCausalLM,
@@ -32,6 +33,8 @@ from mmprofile.profile.grammar import continuation_ids
 
 TRAINED_DTYPES = ("float32", "bfloat16")
 """Precisions of weights that are trained: T5 fails in float16."""
+UNSCALED = ("t5", "mt5")
+"""Model types whose attention scores are not divided by sqrt(d_kv)."""
 IMAGE = "<image>"
 """Marks where photos stand in an instruction."""
 transformers_logging.disable_progress_bar()  # a bar for every file it opens
@@ -196,3 +199,10 @@ def build_prompt(tokenizer: Any, instruction: str, answer: str) -> Prompt:
     before = [*first, *ids(front)] if mark else first
     *after, start = continuation_ids(tokenizer, [answer])[0]
     return Prompt(before=(*before, *ids(back if mark else front)), after=tuple(after), at=len(before), start=start)
+
+
+def attention_queries(model: Any) -> list[nn.Parameter]:
+    """Return the trainable query weights of a T5, whose attention does not divide its scores; none of other models."""
+    if model.config.model_type not in UNSCALED:
+        return []
+    return [weight for name, weight in model.named_parameters() if weight.requires_grad and name.endswith(".q.weight")]

@@ -18,6 +18,7 @@ from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.views import View
+from mmprofile.model.backbones import attention_queries
 from mmprofile.model.fusion import Gates
 from mmprofile.model.model import Output, ProfileModel
 from mmprofile.train.probe import Probe
@@ -136,12 +137,22 @@ class Learner(pl.LightningModule):
         row = {"epoch": self.current_epoch + 1, "loss": loss, "validation_macro_f1": macro_f1, "seconds": seconds}
         self.history.append(row | dict(curves or {}))
 
-    def adam(self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> OptimizerLRSchedulerConfig:
-        """Return Adam, with a group for pretrained parameters and one for new ones, and its schedule."""
+    def adam(
+        self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter], queries: Sequence[nn.Parameter]
+    ) -> OptimizerLRSchedulerConfig:
+        """Return Adam and its schedule.
+
+        Args:
+            pretrained: parameters of the first group.
+            new: those of the second.
+            queries: those of the first that have a group of their own if ``optim.query_factor`` is not 1.
+        """
         optim = self.optim
-        groups = [
-            {"params": list(pretrained), "lr": optim.lr_pretrained},
+        apart = {id(p) for p in queries} if optim.query_factor != 1 else set()
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in pretrained if id(p) not in apart], "lr": optim.lr_pretrained},
             {"params": list(new), "lr": optim.lr_new},
+            {"params": [p for p in pretrained if id(p) in apart], "lr": optim.lr_pretrained * optim.query_factor},
         ]
         fused = self.device.type == "cpu" or None  # there it takes a sixth of the time
         adam = Adam([group for group in groups if group["params"]], weight_decay=optim.weight_decay, fused=fused)
@@ -260,4 +271,4 @@ class ProfileModule(Learner):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return Adam and its schedule, see :meth:`Learner.adam`."""
-        return self.adam(self.model.pretrained_parts(), self.model.new_parts())
+        return self.adam(self.model.pretrained_parts(), self.model.new_parts(), attention_queries(self.model.text))

@@ -138,6 +138,7 @@ def test_the_same_command_again_is_finished_and_another_is_refused(
         (["inputs.profile=true"], "inputs.profile='True' is not one of none, generated, gold, shuffled"),
         (["profile=true"], "must be a string or a list"),
         (["inputs.train_reviews=0"], "inputs.train_reviews=0: give 1 or more"),
+        (["inputs.sentences=0"], "inputs.sentences=0: give 1 or more"),
         (["classifier.dtype=float16"], "classifier.dtype='float16' is not one of float32, bfloat16"),
         (["classifier.text=no/such"], "classifier.text='no/such' cannot be loaded"),
         (["classifier.text=mmprofile:tiny/vision"], "cannot be loaded"),

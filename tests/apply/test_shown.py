@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from datamodules.draws import Draws
 from datamodules.prepare import prepare
-from mmprofile.apply.shown import PROFILES, Source, held_out, shown_profiles
+from mmprofile.apply.shown import PROFILES, Source, first_sentences, held_out, shown_profiles
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import prepare_data
@@ -47,6 +47,30 @@ def test_no_review_is_on_both_sides(trained: Path) -> None:
         assert {(u.user_id, u.reviews) for u in held_out(draws, split, SENTIMENT, 1).reviews} <= {
             (u.user_id, u.reviews) for u in found.reviews
         }
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [
+        (1, "We had pie!"),
+        (2, "We had pie! It cost $4.50, at 5 p.m.?!"),
+        (3, "We had pie! It cost $4.50, at 5 p.m.?! Good。"),
+        (4, "We had pie! It cost $4.50, at 5 p.m.?! Good。Very good"),
+        (None, "We had pie! It cost $4.50, at 5 p.m.?! Good。Very good"),
+    ],
+)
+def test_first_sentences(count: int | None, shown: str) -> None:
+    assert first_sentences("We had pie! It cost $4.50, at 5 p.m.?! Good。Very good", count) == shown
+    assert first_sentences("", count) == ""
+
+
+def test_a_classifier_may_be_shown_the_first_sentence_alone(trained: Path) -> None:
+    draws = draws_of(trained)
+    whole, short = (held_out(draws, "test", SENTIMENT, 1, sentences).reviews for sentences in (None, 1))
+    assert [(user.user_id, user.profile) for user in whole] == [(user.user_id, user.profile) for user in short]
+    for all_of_it, first in zip(whole, short, strict=True):
+        assert all_of_it.reviews[0].startswith(first.reviews[0])
+    assert any(len(all_of_it.reviews[0]) > len(first.reviews[0]) for all_of_it, first in zip(whole, short, strict=True))
 
 
 def test_users_without_another_review_are_left_out_and_counted(tmp_path: Path) -> None:

@@ -247,6 +247,21 @@ def test_no_steps_at_all() -> None:
     assert rate_factor(0, 0.1, "linear")(0) == 1.0
 
 
+def test_the_queries_of_a_t5_learn_at_their_own_rate(model: ProfileModel) -> None:
+    def groups(factor: float) -> list[tuple[float, set[int]]]:
+        optim = optim_config(lr_pretrained=0.01, lr_new=0.02, query_factor=factor, warmup=0.0, schedule="constant")
+        made = ProfileModule(model, paradigm_views("multi", VIEWS), None, optim, steps=4).configure_optimizers()
+        return [(group["lr"], {id(p) for p in group["params"]}) for group in made["optimizer"].param_groups]
+
+    queries = {id(p) for name, p in model.text.named_parameters() if name.endswith("Attention.q.weight")}
+    assert len(queries) == 6  # self-attention of two encoder and two decoder layers, attention to the encoder of two
+    (rate, pretrained), (_, new), (slow, apart) = groups(0.25)
+    assert (rate, slow) == (0.01, 0.0025)
+    assert apart == queries
+    assert pretrained == {id(p) for p in model.pretrained_parts()} - queries
+    assert groups(1.0) == [(0.01, pretrained | queries), (0.02, new)]  # one group fewer: as checkpoints had it before
+
+
 def test_two_groups_with_their_own_rates(tiny_model: Callable[..., ProfileModel], model: ProfileModel) -> None:
     optim = optim_config(lr_pretrained=0.001, lr_new=0.01, weight_decay=0.1, warmup=0.5, schedule="linear")
     made = ProfileModule(model, paradigm_views("multi", VIEWS), None, optim, steps=4).configure_optimizers()
