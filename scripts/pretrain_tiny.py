@@ -141,7 +141,8 @@ def build(family: str, tokenizer: Any) -> PreTrainedModel:
             pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
         )  # fmt: skip
         model = T5ForConditionalGeneration(config)
-        nn.init.normal_(model.lm_head.weight, std=WIDTH**-0.5)  # transformers' 1.0 begins with logits of size 11
+        # transformers ties a new T5's output weights to its embeddings, whatever its config says
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * WIDTH**-0.5)
         return model
     if family == "bart":
         parts = {
@@ -258,6 +259,9 @@ class TextLearner(nn.Module):
         """Write the model in the hub's layout, weights in float16."""
         self.model.half().save_pretrained(out)
         tokenizer.save_pretrained(out)
+        if self.family == "t5":  # transformers writes that the output weights are tied
+            config = json.loads((out / "config.json").read_text())
+            write_json(out / "config.json", config | {"tie_word_embeddings": False})
 
 
 def row_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -256,7 +256,7 @@ class Mixture:
     def example(self, task: str, drawn: list[Review]) -> tuple[list[str], str]:
         """Return the texts that a row reads, the question first, and what it writes (of all tasks but ``spans``)."""
         rng, told = self.rng, [f"review: {review.text}" for review in drawn]
-        here = drawn[0].business
+        here, sentences = drawn[0].business, [sentence for review in drawn for sentence in review.sentences]
         match task:
             case "topic" | "caption":
                 other, *shown = rng.sample(captions := self.captions[here], min(3, len(captions)))
@@ -276,16 +276,17 @@ class Mixture:
                 question = f"is this about the same place? {other.text}"
                 return [question, *told], "yes" if there == here else "no"
             case "entailment":
-                said = rng.random() < 0.5
-                review = rng.choice(drawn)
-                statement = rng.choice(review.sentences)
-                if not said:
+                statement = rng.choice(sentences)
+                if rng.random() < 0.5:
                     statement = self.altered(statement) or rng.choice(rng.choice(self.reviews).sentences)
-                return [f"is it true that it says: {statement}", *told], "yes" if said else "no"
+                return [f"is it true that it says: {statement}", *told], "yes" if statement in sentences else "no"
             case "choice":
-                pair = [rng.choice(rng.choice(group).sentences) for group in (drawn, self.rng.sample(self.reviews, 1))]
-                answer, order = pair[0], rng.sample(pair, 2)
-                return [f"which of these does it say? (a) {order[0]} (b) {order[1]}", *told], "ab"[order.index(answer)]
+                pair = [rng.choice(sentences), rng.choice(rng.choice(self.reviews).sentences)]
+                while pair[1] in sentences:
+                    pair[1] = rng.choice(rng.choice(self.reviews).sentences)
+                order = rng.sample(pair, 2)
+                question = f"which of these does it say? (a) {order[0]} (b) {order[1]}"
+                return [question, *told], "ab"[order.index(pair[0])]
             case "facts":
                 known = [name for name in FACTS if fact(name, drawn) != "not said"]
                 names = rng.sample(known, min(len(known), 2))

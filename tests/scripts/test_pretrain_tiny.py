@@ -1,73 +1,193 @@
-"""The script that makes the tiny backbone: its span corruption, and a run of a few steps as a user starts it."""
+"""The script that makes the tiny models: tokenizer, losses and attention spreads against oracles, and runs of a few steps."""
 
 import json
-import random
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+import timm
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
+from mmprofile.inputs.batch import IGNORE
 from mmprofile.model.build import build_model
-from mmprofile.paths import conf_dir
+from mmprofile.paths import ASSETS, conf_dir
 from mmprofile.profile.schema import Schema
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "pretrain_tiny.py"
-SENTINELS = list(range(1000, 1040))
+SCHEMA = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
+LOADED_BY = {
+    "t5": AutoModelForSeq2SeqLM,
+    "bart": AutoModelForSeq2SeqLM,
+    "llama": AutoModelForCausalLM,
+    "glm4": AutoModelForCausalLM,
+    "bert": AutoModelForMaskedLM,
+}
 
 
 @pytest.fixture(scope="module")
-def tasks(load: Callable[[str], ModuleType]) -> ModuleType:
-    return load("pretraining_tasks")
+def script(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("pretrain_tiny")
 
 
-@given(st.lists(st.integers(0, 99), max_size=60), st.integers(0, 2**32))
-def test_spans_put_back_give_the_text(tasks: ModuleType, ids: list[int], seed: int) -> None:
-    source, target = tasks.corrupt_spans(ids, SENTINELS, random.Random(seed))
-    hidden: dict[int, list[int]] = {}
-    for token in target:
-        if token >= 1000:
-            hidden[token] = span = []
-        else:
-            span.append(token)
-    restored = [t for token in source for t in (hidden[token] if token >= 1000 else [token])]
-    assert restored == ids
-    assert [token for token in target if token >= 1000] == SENTINELS[: len(hidden)]  # in order, one more at the end
-    assert target[-1] == SENTINELS[len(hidden) - 1]
+@pytest.fixture(scope="module")
+def tokenizer(script: ModuleType) -> PreTrainedTokenizerFast:
+    texts = ["The lasagne was good, and cheap.", "We had a lasagne; it was good!", "Good, cheap, close: we had it."]
+    return script.train_tokenizer(texts * 20, SCHEMA)
 
 
-def test_words_of_a_caption_and_its_business(tasks: ModuleType) -> None:
-    assert tasks.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
-        "a", "stack", "of", "take", "out", "boxes", "and", "2nd", "box's", "lid",
-    }  # fmt: skip
+@given(st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40))
+def test_no_script_is_unknown(tokenizer: PreTrainedTokenizerFast, text: str) -> None:
+    ids = tokenizer(f"x {text}", add_special_tokens=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    normal = tokenizer.backend_tokenizer.normalizer.normalize_str(f"x {text}")
+    assert tokenizer.decode(ids) == normal.replace("▁", " ")
 
 
-def test_a_short_run_writes_a_backbone_that_a_model_loads_and_goes_on_from(
-    cities: Sequence[str | Path], tmp_path: Path
-) -> None:
-    def run(*arguments: str | Path) -> dict:
-        command = [sys.executable, SCRIPT, *cities]
-        done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return json.loads((Path(arguments[1]) / "pretraining.json").read_text())
+def test_the_tokenizer_is_like_t5s(tokenizer: PreTrainedTokenizerFast, script: ModuleType) -> None:
+    assert tokenizer.convert_ids_to_tokens([0, 1, 2]) == ["<pad>", "</s>", "<unk>"]
+    assert tokenizer("good")["input_ids"][-1] == tokenizer.eos_token_id
+    assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == len(tokenizer) - 1
+    assert tokenizer.convert_tokens_to_ids("<extra_id_99>") == len(tokenizer) - script.SENTINELS
+    for word in ("lasagne", "cheap", "Favorite", "Category", "Breakfast", "Unknown"):
+        assert len(tokenizer(word, add_special_tokens=False)["input_ids"]) == 1
 
-    first = run("--out", tmp_path / "first", "--minutes", "0.1")
-    assert first["steps"] > 0
-    schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
-    vision = {"name": f"local-dir:{tmp_path / 'first' / 'vision'}", "tokens": "cls", "trainable": False}
+
+def text_batch(script: ModuleType) -> Any:
+    """Three texts of two rows: the first reads two texts, the second one."""
+    return script.TextBatch(
+        texts=torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0], [10, 1, 0, 0]]),
+        row_tokens=torch.tensor([[0, 1, 2, 3, 8, 9], [4, 5, 6, -1, -1, -1]]),
+        target=torch.tensor([[11, 12, 1], [13, 1, IGNORE]]),
+        sentiments=torch.full((2, 5), 0.2),
+        trades=torch.rand(2, 4),
+        words=torch.rand(2, 6),
+    )
+
+
+def learner(script: ModuleType, family: str) -> Any:
+    """A new model of a family with its heads."""
+    torch.manual_seed(0)
+    return script.TextLearner(family, AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text"), 4, 6, 0.25)
+
+
+@pytest.mark.parametrize("family", ["llama", "glm4"])
+def test_a_causal_model_learns_the_target_behind_its_source(family: str, script: ModuleType) -> None:
+    made = learner(script, family)
+    losses = made(text_batch(script))
+    assert losses["heads"].isfinite()
+    total = source = 0.0
+    for prompt, answer in (([5, 6, 7, 1, 10, 1], [11, 12, 1]), ([8, 9, 1], [13, 1])):
+        ids = torch.tensor([prompt + answer])
+        labels = ids.clone()
+        labels[:, : len(prompt)] = IGNORE
+        total += made.model(input_ids=ids, labels=labels).loss.item()
+        own = ids[:, : len(prompt)]
+        source += made.model(input_ids=own, labels=own).loss.item() * (len(prompt) - 1)
+    assert losses["text"].item() == pytest.approx(total / 2, rel=1e-5)
+    assert losses["source"].item() == pytest.approx(source / 7, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_an_encoder_decoder_learns_each_row_alike(family: str, script: ModuleType) -> None:
+    made = learner(script, family)
+    losses = made(text_batch(script))
+    model = made.model
+    read = [model.get_encoder()(torch.tensor([ids])).last_hidden_state for ids in ([5, 6, 7, 1], [10, 1], [8, 9, 1])]
+    expected = 0.0
+    for states, answer in ((torch.cat(read[:2], 1), [11, 12, 1]), (read[2], [13, 1])):
+        expected += model(encoder_outputs=(states,), labels=torch.tensor([answer])).loss.item() / 2
+    assert losses["text"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_queries_of_t5_alone_learn_slowly(script: ModuleType) -> None:
+    made = learner(script, "t5")
+    factors = {id(p): group["factor"] for group in made.groups() for p in group["params"]}
+    assert {name: factors[id(p)] for name, p in made.named_parameters()} == {
+        name: 0.25 if name.endswith(".q.weight") else 5.0 if name.endswith("shared.weight") else 1.0
+        for name, p in made.named_parameters()
+    }
+    assert {group["factor"] for group in learner(script, "bart").groups()} == {1.0}
+
+
+def test_spreads_are_those_of_the_scores(script: ModuleType) -> None:
+    """Against scores that are computed from queries and keys, of the first layer of the encoder."""
+    made, batch = learner(script, "t5"), text_batch(script)
+    attention = made.model.encoder.block[0].layer[0]
+    hidden = attention.layer_norm(made.model.get_input_embeddings()(batch.texts))
+    part = attention.SelfAttention
+    query, key = (table(hidden).unflatten(-1, (4, 32)).transpose(1, 2) for table in (part.q, part.k))
+    scores = query @ key.transpose(-1, -2) + part.compute_bias(4, 4)
+    spreads = [
+        scores[text, head, place, : int(length)].std(correction=0).item()
+        for text, length in enumerate((batch.texts != 0).sum(1))
+        for head in range(4)
+        for place in range(int(length))
+    ]
+    mixture = type("OneBatch", (), {"text": lambda self, size: batch})()
+    found = script.attention_spreads(made, mixture)
+    assert {kind: len(layers) for kind, layers in found.items()} == {"encoder": 2, "decoder": 2, "cross": 2}
+    assert found["encoder"][0] == pytest.approx(sum(spreads) / len(spreads), rel=1e-4)
+    for family, kinds in (("bart", {"encoder", "decoder", "cross"}), ("llama", {"self"}), ("bert", {"self"})):
+        found = script.attention_spreads(learner(script, family), mixture)
+        assert set(found) == kinds
+        assert all(math.isfinite(value) for layers in found.values() for value in layers)
+
+
+def run(family: str, cities: Sequence[str | Path], out: Path, *options: str) -> subprocess.CompletedProcess:
+    """A run of three steps, as a user starts it."""
+    command = [sys.executable, SCRIPT, family, *cities, "--out", out, "--steps", "3", "--batch", "12", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("family", sorted(LOADED_BY))
+def test_a_short_run_writes_a_model_that_loads(family: str, cities: Sequence[str | Path], tmp_path: Path) -> None:
+    done = run(family, cities, tmp_path)
+    assert done.returncode == 0, done.stderr
+    facts = json.loads((tmp_path / "pretraining.json").read_text())
+    assert facts["steps"] == 3
+    assert 0 < facts["text_loss"] < 20
+    assert 0 < max(max(layers) for layers in facts["attention_spread"].values()) < 10
+    model = LOADED_BY[family].from_pretrained(tmp_path, dtype=torch.float32)
+    assert sum(p.numel() for p in model.parameters()) == facts["parameters"] < 2_100_000
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert 0 <= model.config.vocab_size - len(tokenizer) < 128
+    if family == "bert":
+        assert tokenizer.mask_token == "<extra_id_0>"
+    if family == "t5":
+        assert model.config.is_gated_act
+        assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
+
+
+def test_a_short_run_writes_a_vision_model_that_loads(cities: Sequence[str | Path], tmp_path: Path) -> None:
+    done = run("vit", cities, tmp_path)
+    assert done.returncode == 0, done.stderr
     model = build_model(
-        text={"name": str(tmp_path / "first" / "text")},
-        vision=vision,
+        text={"name": "mmprofile:tiny/text"},
+        vision={"name": f"local-dir:{tmp_path}", "tokens": "cls", "trainable": False},
         fusion={"kind": "xattn"},
-        schema=schema,
+        schema=SCHEMA,
         inputs={},
     )
-    assert sum(p.numel() for p in model.text.parameters()) == first["parameters"]["text"]
-    # Nothing is learned at rate 0, so the same held-out batches give the same loss, but for weights kept in 16 bits.
-    again = run("--out", tmp_path / "second", "--start", tmp_path / "first", "--lr", "0", "--minutes", "0.01")
-    assert again["text_loss"] == pytest.approx(first["text_loss"], rel=5e-3)
-    assert again["photo_loss"] == pytest.approx(first["photo_loss"], rel=5e-3)
+    assert model.vision.width == 128
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_features == 128
+
+
+def test_a_saturated_model_is_not_saved(cities: Sequence[str | Path], tmp_path: Path) -> None:
+    done = run("t5", cities, tmp_path / "out", "--spread", "0.01")
+    assert done.returncode == 1
+    assert "attention scores spread by" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,123 @@
+"""The mixture of pretraining: span corruption, and what each task asks and answers."""
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from datamodules.demo.smalltalk import SLOTS
+from mmprofile.inputs.batch import IGNORE
+from mmprofile.paths import ASSETS, conf_dir
+from mmprofile.profile.schema import Schema
+
+SENTINELS = list(range(1000, 1040))
+TRADES = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")["Favorite Category"].values
+
+
+@pytest.fixture(scope="module")
+def tasks(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("pretraining_tasks")
+
+
+@pytest.fixture(scope="module")
+def mixture(tasks: ModuleType, cities: Sequence[str | Path]) -> Any:
+    city = tasks.read_city(Path(cities[1]), 60, tasks.HELD_OUT, TRADES, pixels=False)
+    return tasks.Mixture(city, TRADES, ["a", "sign"], AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text"), 0)
+
+
+@given(st.lists(st.integers(0, 99), max_size=60), st.integers(0, 2**32))
+def test_spans_put_back_give_the_text(tasks: ModuleType, ids: list[int], seed: int) -> None:
+    source, target = tasks.corrupt_spans(ids, SENTINELS, random.Random(seed))
+    hidden: dict[int, list[int]] = {}
+    for token in target:
+        if token >= 1000:
+            hidden[token] = span = []
+        else:
+            span.append(token)
+    restored = [t for token in source for t in (hidden[token] if token >= 1000 else [token])]
+    assert restored == ids
+    assert [token for token in target if token >= 1000] == SENTINELS[: len(hidden)]  # in order, one more at the end
+    assert target[-1] == SENTINELS[len(hidden) - 1]
+
+
+def test_words_of_a_caption_and_its_business(tasks: ModuleType) -> None:
+    assert tasks.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
+        "a", "stack", "of", "take", "out", "boxes", "and", "2nd", "box's", "lid",
+    }  # fmt: skip
+
+
+def draw(mixture: Any, tasks: ModuleType, task: str, count: int) -> tuple[list[Any], list[str], str]:
+    """Some reviews, what a row reads of them, and what it writes."""
+    if task in tasks.OF_ONE_PLACE:
+        drawn = mixture.of_place(mixture.rng.choice(mixture.visited), count)
+    else:
+        drawn = mixture.rng.sample(mixture.reviews, count)
+    read, answer = mixture.example(task, drawn)
+    return drawn, read, answer
+
+
+def test_answers_are_true_and_tell_no_attribute_but_trades(mixture: Any, tasks: ModuleType) -> None:
+    answers: dict[str, list[str]] = {task: [] for task in tasks.TASKS if task != "spans"}
+    for task, given_answers in answers.items():
+        for i in range(150):
+            drawn, read, answer = draw(mixture, tasks, task, 1 + i % 3)
+            question, told = read[0], [f"review: {review.text}" for review in drawn]
+            sentences = [sentence for review in drawn for sentence in review.sentences]
+            given_answers.append(answer)
+            match task:
+                case "topic":
+                    assert answer == (", ".join(drawn[0].trades) or "none")
+                    assert set(answer.split(", ")) <= {*TRADES, "none"}
+                case "caption":
+                    assert answer in mixture.captions[drawn[0].business]
+                case "sentiment":
+                    stars = [tasks.SENTIMENTS.index(word) + 1 for word in answer.split(", ")]
+                    assert stars == sorted((review.stars for review in drawn), reverse=True)
+                case "same place":
+                    other = question.removeprefix("is this about the same place? ")
+                    of = {review.business for review in mixture.reviews if review.text == other}
+                    assert (drawn[0].business in of) == (answer == "yes")
+                    assert other not in [review.text for review in drawn]
+                case "entailment":
+                    statement = question.removeprefix("is it true that it says: ")
+                    assert answer == "yes" if statement in sentences else answer == "no"
+                case "choice":
+                    pair = dict(re.findall(r"\((a|b)\) (.*?)(?= \(b\) |$)", question, re.S))
+                    assert pair[answer] in sentences
+                case "facts":
+                    for name, value in (part.split(": ") for part in answer.split("; ")):
+                        assert name in question
+                        found = set(value.split(", ")) - {"not said"}
+                        assert found <= set(SLOTS[tasks.FACTS[name]])
+                        assert all(any(word in text for text in told) for word in found)
+                case "title":
+                    assert answer in drawn[0].sentences
+                    assert read == [question]
+            if task not in ("topic", "caption", "title"):
+                assert read[1:] == told
+    assert {*answers["same place"]} == {*answers["entailment"]} == {"yes", "no"}
+    assert {*answers["choice"]} == {"a", "b"}
+    assert any("not said" in answer for answer in answers["facts"])
+
+
+def test_a_batch_reads_whole_sources_and_ends_its_targets(mixture: Any) -> None:
+    for _ in range(20):
+        batch = mixture.text(12)
+        eos, texts = mixture.tokenizer.eos_token_id, batch.texts.flatten()
+        rows = [texts[row[row >= 0]] for row in batch.row_tokens]
+        assert sum(map(len, rows)) == (batch.texts != 0).sum()
+        assert torch.equal(torch.cat([row[row >= 0] for row in batch.row_tokens]), (texts != 0).nonzero().squeeze(1))
+        assert all(row[-1] == eos for row in rows)
+        for target in batch.target:
+            written = target[target != IGNORE]
+            assert written[-1] == eos
+            assert (written != eos).sum() == len(written) - 1
+        assert torch.allclose(batch.sentiments.sum(1), torch.ones(len(rows)))
