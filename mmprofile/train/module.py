@@ -138,7 +138,10 @@ class Learner(pl.LightningModule):
         self.history.append(row | dict(curves or {}))
 
     def adam(
-        self, pretrained: Sequence[nn.Parameter], new: Sequence[nn.Parameter], queries: Sequence[nn.Parameter]
+        self,
+        pretrained: Sequence[nn.Parameter],
+        new: Sequence[nn.Parameter],
+        queries: Sequence[nn.Parameter] = (),
     ) -> OptimizerLRSchedulerConfig:
         """Return Adam and its schedule.
 

@@ -27,7 +27,7 @@ def test_the_wheel_trains_from_another_folder(tmp_path: Path) -> None:
     assert {"mmprofile/conf/train.yaml", "mmprofile/conf/experiment/paper.yaml", "mmprofile/py.typed"} <= set(names)
     parts = ("text", "vision", "bart", "llama", "glm4", "bert")
     assert {f"mmprofile/assets/tiny/{part}/model.safetensors" for part in parts} <= set(names)
-    assert wheel.stat().st_size < 16e6
+    assert wheel.stat().st_size < 20e6
     assert not any(name.startswith(("tests/", "scripts/")) for name in names)
 
     # An environment of its own, which sees the installed libraries but not this checkout: a path in a .pth file is

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
+from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import VIEWS, paradigm_views
 from mmprofile.model.build import build_model
 from mmprofile.model.exports import load_pretrained
+from mmprofile.paths import ASSETS
 from mmprofile.profile.schema import Attribute, Schema
+from tests.support.published import save_miniature
 
 pytestmark = pytest.mark.fast
 
@@ -52,24 +54,34 @@ def test_text_models_that_cannot_be_had(tmp_path: Path, schema: Schema, t5_folde
 
 
 def test_characters_that_the_tokenizer_lacks_become_tokens(tmp_path: Path) -> None:
-    age = Attribute("Age", ("18-24", "65+", "K"))
-    parts: dict[str, Any] = {
-        "text": {"name": "mmprofile:tiny/text"},
-        "vision": None,
-        "fusion": {"kind": "none"},
-        "inputs": {},
-    }
+    stock = save_miniature("google/flan-t5-small", tmp_path / "t5")
+    age = Attribute("Age", ("18-24", "65{", "~"))
+    parts: dict[str, Any] = {"text": {"name": str(stock)}, "vision": None, "fusion": {"kind": "none"}, "inputs": {}}
     plain = build_model(**parts, schema=Schema("plain", [Attribute("Age", ("18-24", "25-34"))]))
     model = build_model(**parts, schema=Schema("own", [age]))
+    known, new = plain.tokenizer.get_vocab(), set(model.tokenizer.get_vocab()) - set(plain.tokenizer.get_vocab())
+    assert new >= {"{", "~"}
     table, before = (one.text.get_input_embeddings().weight for one in (model, plain))
-    assert len(model.tokenizer) == len(table) == len(before) + 2
-    assert torch.equal(table[: len(before)], before)
-    assert torch.equal(table[len(before) :], before[plain.tokenizer.unk_token_id].expand(2, -1))
-    model.save_pretrained(tmp_path)
-    again = load_pretrained(tmp_path)
-    assert again.tokenizer("65+ K")["input_ids"] == model.tokenizer("65+ K")["input_ids"]
+    assert torch.equal(table[: len(known)], before[: len(known)])
+    ids = model.tokenizer.convert_tokens_to_ids(sorted(new))
+    assert torch.equal(table[ids], before[plain.tokenizer.unk_token_id].expand(len(ids), -1))
+    model.save_pretrained(tmp_path / "own")
+    again = load_pretrained(tmp_path / "own")
+    assert again.tokenizer("65{ ~")["input_ids"] == model.tokenizer("65{ ~")["input_ids"]
     for value in age.values:
         assert again.schema.parse(again.grammar.decode(again.grammar.encode({"Age": (value,)}))) == (
             {"Age": (value,)},
             [],
         )
+
+
+def test_the_tiny_model_knows_the_bytes_of_any_character() -> None:
+    tower = Attribute("塔 {Turm}", ("über 65+", "東京タワー", "K"))
+    parts: dict[str, Any] = {"vision": None, "fusion": {"kind": "none"}, "inputs": {}}
+    model = build_model(**parts, text={"name": "mmprofile:tiny/text"}, schema=Schema("own", [tower]))
+    stock = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
+    assert model.tokenizer.get_vocab() == stock.get_vocab()
+    for value in tower.values:
+        ids = model.grammar.encode({tower.name: (value,)})
+        assert model.tokenizer.unk_token_id not in ids
+        assert model.schema.parse(model.grammar.decode(ids)) == ({tower.name: (value,)}, [])

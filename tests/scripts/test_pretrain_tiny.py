@@ -186,8 +186,9 @@ def test_a_short_run_writes_a_vision_model_that_loads(cities: Sequence[str | Pat
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True).num_features == 128
 
 
-def test_a_saturated_model_is_not_saved(cities: Sequence[str | Path], tmp_path: Path) -> None:
+def test_a_saturated_model_is_put_aside(cities: Sequence[str | Path], tmp_path: Path) -> None:
     done = run("t5", cities, tmp_path / "out", "--spread", "0.01")
     assert done.returncode == 1
     assert "attention scores spread by" in done.stderr
     assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out-refused" / "model.safetensors").is_file()
