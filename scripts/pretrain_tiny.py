@@ -397,7 +397,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="default: mmprofile/assets/tiny/FAMILY (text, vision)")
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
-    parser.add_argument("--tokenizer", type=Path, default=ASSETS / "tiny" / "text", help="of all text models but the T5")
+    parser.add_argument(
+        "--tokenizer", type=Path, default=ASSETS / "tiny" / "text", help="of all text models but the T5"
+    )
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=48, help="reviews, or photos, of a step")
     parser.add_argument("--lr", type=float, default=None, help="the peak; default: that of the family")
