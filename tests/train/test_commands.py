@@ -322,7 +322,7 @@ def test_mistakes_are_one_line_and_status_2(command: str, arguments: list[str], 
     assert "Traceback" not in done.stderr
 
 
-GOLDEN = [0.4087, 0.2406]
+GOLDEN = [0.3639, 0.2393]
 
 
 def test_what_lightning_says_of_itself_is_not_printed(tmp_path: Path) -> None:
