@@ -61,11 +61,14 @@ def rate_schedule(optimizer: Optimizer, optim: OptimConfig, steps: int) -> Lambd
 
 
 def check_optim(optim: OptimConfig) -> None:
-    """Check that the schedule exists.
+    """Check that the schedule exists and that no rate is below zero.
 
     Raises:
-        UserError: it does not.
+        UserError: it does not, or one is.
     """
+    for name in ("lr_pretrained", "lr_new", "query_factor"):
+        if (value := getattr(optim, name)) < 0:
+            raise UserError(f"optim.{name}={value:g}: give 0 or more")
     if optim.schedule not in RATE_SCHEDULES:
         raise UserError(f"optim.schedule={optim.schedule!r} is not one of {', '.join(RATE_SCHEDULES)}")
 

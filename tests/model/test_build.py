@@ -1,5 +1,6 @@
 """Models that are built, exported and loaded again, and those that cannot be."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerFast, T5F
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import VIEWS, paradigm_views
+from mmprofile.model.backbones import load_text
 from mmprofile.model.build import build_model
 from mmprofile.model.exports import load_pretrained
 from mmprofile.paths import ASSETS
@@ -73,6 +75,18 @@ def test_characters_that_the_tokenizer_lacks_become_tokens(tmp_path: Path) -> No
             {"Age": (value,)},
             [],
         )
+
+
+def test_the_tiny_t5_has_the_traits_of_a_flan_t5() -> None:
+    folder = ASSETS / "tiny" / "text"
+    text = load_text({"name": "mmprofile:tiny/text"}, pretrained=True).model
+    assert (text.config.is_gated_act, text.config.dense_act_fn, text.config.dropout_rate) == (True, "gelu_new", 0.1)
+    assert not text.config.scale_decoder_outputs
+    head, table = text.get_output_embeddings().weight, text.get_input_embeddings().weight
+    assert not torch.equal(head, table)
+    spreads = json.loads((folder / "pretraining.json").read_text())["attention_spread"]
+    assert 1 < max(max(layers) for layers in spreads.values()) < 10
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
 
 
 def test_the_tiny_model_knows_the_bytes_of_any_character() -> None:

@@ -19,7 +19,7 @@ from mmprofile.model.build import build_model
 from mmprofile.model.losses import sums_by_view
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
-from mmprofile.train.module import RATE_SCHEDULES, ProfileModule, joint_loss, rate_schedule
+from mmprofile.train.module import RATE_SCHEDULES, ProfileModule, check_optim, joint_loss, rate_schedule
 from tests.support.optimizers import optim_config
 
 pytestmark = pytest.mark.fast
@@ -260,6 +260,12 @@ def test_the_queries_of_a_t5_learn_at_their_own_rate(model: ProfileModel) -> Non
     assert apart == queries
     assert pretrained == {id(p) for p in model.pretrained_parts()} - queries
     assert groups(1.0) == [(0.01, pretrained | queries), (0.02, new)]  # one group fewer: as checkpoints had it before
+
+
+@pytest.mark.parametrize("name", ["lr_pretrained", "lr_new", "query_factor"])
+def test_a_rate_below_zero_is_one_line(name: str) -> None:
+    with pytest.raises(UserError, match=f"^optim.{name}=-1: give 0 or more$"):
+        check_optim(optim_config(**{name: -1.0}))
 
 
 def test_two_groups_with_their_own_rates(tiny_model: Callable[..., ProfileModel], model: ProfileModel) -> None:
