@@ -49,7 +49,7 @@ from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checks import check_settings
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.loop import fit, load_weights, make_trainer
-from mmprofile.train.module import ProfileModule
+from mmprofile.train.module import ProfileModule, check_optim
 from mmprofile.train.probe import Probe
 
 
@@ -80,6 +80,7 @@ def main(cfg: TrainConfig) -> None:
     check_bfloat16("model.text.dtype", cfg.model.text.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)
     if cfg.model.system == "neural":
+        check_optim(cfg.optim)
         choose_device(cfg.trainer)
     folder = open_run(cfg)
     if finished(folder):
