@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +69,7 @@ def test_the_tokenizer_is_like_t5s(tokenizer: PreTrainedTokenizerFast, script: M
 
 def text_batch(script: ModuleType) -> Any:
     """Three texts of two rows: the first reads two texts, the second one."""
-    return script.TextBatch(
+    return import_module("pretraining_tasks").TextBatch(
         texts=torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0], [10, 1, 0, 0]]),
         row_tokens=torch.tensor([[0, 1, 2, 3, 8, 9], [4, 5, 6, -1, -1, -1]]),
         target=torch.tensor([[11, 12, 1], [13, 1, IGNORE]]),
