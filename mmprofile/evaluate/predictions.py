@@ -64,10 +64,7 @@ def predict_users(
     if beams is not None:
         texts = [text for batch in _batches(model, data, users, label) for text in model.generate(batch, beams)]
         return parse_predictions(model.schema, users, texts)
-    return [  # what our search writes is legal, so its text need not be parsed
-        Prediction(user=user, text=decoded.text, profile=decoded.profile, faults=[], confidence=decoded.confidence)
-        for user, decoded in zip(users, decode_users(model, data, users, label), strict=True)
-    ]
+    return _predictions(users, decode_users(model, data, users, label))
 
 
 def decode_users(
@@ -75,6 +72,14 @@ def decode_users(
 ) -> list[Decoded]:
     """Return each user's likeliest profile with the posteriors of its attributes; arguments as :func:`predict_users`."""
     return [decoded for batch in _batches(model, data, users, label) for decoded in model.decode(batch)]
+
+
+def _predictions(users: Sequence[User], profiles: Sequence[Decoded]) -> list[Prediction]:
+    """Return what our search wrote; it is legal, so its text need not be parsed."""
+    return [
+        Prediction(user=user, text=decoded.text, profile=decoded.profile, faults=[], confidence=decoded.confidence)
+        for user, decoded in zip(users, profiles, strict=True)
+    ]
 
 
 def _batches(model: ProfileModel, data: BatchData, users: Sequence[User], label: str | None) -> Iterator[Batch]:
@@ -109,6 +114,9 @@ def evaluate_model(
 ) -> tuple[dict[str, Any], list[Prediction]]:  # fmt: skip
     """Score a model on a split; the results are those of :func:`evaluate_users`.
 
+    Of a model with auxiliary classifiers they also have the decoder's and the classifiers' own scores, under ``decoder``
+    and ``classifiers``.
+
     Args:
         model: put into evaluation mode.
         data: makes the batches.
@@ -123,7 +131,7 @@ def evaluate_model(
         return predict_users(model, data, users, beams, label if progress else None)
 
     users = data.judged(split)
-    return evaluate_users(
+    metrics, predictions = evaluate_users(
         schema=model.schema,
         users=users,
         predict=predict,
@@ -131,6 +139,13 @@ def evaluate_model(
         view=data.views[0],
         changed=changed_photos(users, data.inputs["pairing"], settings.missing),
     )
+    if model.auxiliary is not None:
+        label = "decoder and classifiers" if progress else None
+        opinions = [model.opinions(batch) for batch in _batches(model, data, users, label)]
+        for name, parts in zip(("decoder", "classifiers"), zip(*opinions, strict=True), strict=True):
+            alone = _predictions(users, [decoded for part in parts for decoded in part])
+            metrics[name] = score_predictions(model.schema.observed, alone, settings.resamples).to_dict()
+    return metrics, predictions
 
 
 def changed_photos(users: Sequence[User], pairing: str, missing: float | None) -> dict[str, list[User]]:

@@ -10,6 +10,10 @@ from rich.table import Table
 THIS_RUN = "this run"
 UNPAIRED = "this run, unpaired"
 PHOTOS_MISSING = "this run, photos missing"
+DECODER = "this run, decoder alone"
+CLASSIFIERS = "this run, classifiers alone"
+PARTS = {"unpaired": UNPAIRED, "missing": PHOTOS_MISSING, "decoder": DECODER, "classifiers": CLASSIFIERS}
+"""What else a run may be scored on or by, in ``metrics.json`` -> the label of its row."""
 TABLE_WIDTH = 100  # columns of the terminal table at most
 NOT_MEASURED = "-"
 LEGEND = (
@@ -24,6 +28,8 @@ _SHORT = {
     "tfidf_lr": "TF-IDF+LR",
     UNPAIRED: "unpaired",
     PHOTOS_MISSING: "missing",
+    DECODER: "decoder",
+    CLASSIFIERS: "classifiers",
     "ceiling": "ceiling",
 }
 
@@ -32,7 +38,7 @@ class SystemRow(NamedTuple):
     """One system.
 
     Attributes:
-        key: in ``metrics.json``, or ``THIS_RUN``, ``UNPAIRED``, ``PHOTOS_MISSING``.
+        key: in ``metrics.json``, or ``THIS_RUN``, or a label of ``PARTS``.
         label: its name in tables.
         scores: as ``metrics.json`` has them.
     """
@@ -60,7 +66,7 @@ def system_rows(metrics: Mapping[str, Any]) -> list[SystemRow]:
     baselines, test = metrics.get("baselines", {}), metrics["test"]
     weak = [SystemRow(key, _LABELS[key], baselines[key]) for key in ("majority", "tfidf_lr") if baselines.get(key)]
     run = [SystemRow(THIS_RUN, THIS_RUN, test)]
-    for part, label in (("unpaired", UNPAIRED), ("missing", PHOTOS_MISSING)):
+    for part, label in PARTS.items():
         if test.get(part):
             run.append(SystemRow(label, label, test[part]))
     last = [

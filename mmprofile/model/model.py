@@ -252,7 +252,7 @@ class ProfileModel(ProfileDecoder):
             classified: list[Decoded] = []
             profiles: list[Profile] = []
             for batch in batches:
-                opinions = self._opinions(batch, known=None, width=SEARCH_WIDTH, exact=False)
+                opinions = self.opinions(batch)
                 written += opinions[0]
                 classified += opinions[1]
                 profiles += batch.profiles or []
@@ -287,14 +287,19 @@ class ProfileModel(ProfileDecoder):
         if self.head is not None:
             return self._classify(self.head, self._head_votes(batch), known)
         if self.auxiliary is not None:
-            written, classified = self._opinions(batch, known, width, exact)
+            written, classified = self.opinions(batch, known, width, exact)
             return self.auxiliary.join(written, classified)
         return self._search(batch, self.encode(batch), known, width, exact)
 
-    def _opinions(
-        self, batch: Batch, known: Sequence[Profile] | None, width: int, exact: bool
+    @torch.no_grad()
+    def opinions(
+        self,
+        batch: Batch,
+        known: Sequence[Profile] | None = None,
+        width: int = SEARCH_WIDTH,
+        exact: bool = False,
     ) -> tuple[list[Decoded], list[Decoded]]:
-        """Return the profiles by the decoder and those by the auxiliary classifiers."""
+        """Return the profiles by the decoder alone and those by the auxiliary classifiers alone, as :meth:`decode`."""
         assert self.auxiliary is not None
         fused = self.encode(batch)
         votes = self.auxiliary.votes(fused.hidden, fused.mask)

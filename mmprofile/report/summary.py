@@ -36,7 +36,7 @@ AXES = {
 """A key of a history, or the beginning of several where it ends in ``_`` or ``/`` -> the axis that it is drawn on."""
 # Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
 _COLOURS = {"majority": "#bbbbbb", "tfidf_lr": "#e69f00", THIS_RUN: "#0072b2", UNPAIRED: "#56b4e9"}
-_OTHERS = ("#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#0072b2", "#f0e442", "#000000")
+_OTHERS = ("#009e73", "#cc79a7", "#d55e00", "#f0e442", "#000000", "#0072b2", "#56b4e9")
 
 
 def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mapping[str, Any]] | None) -> None:

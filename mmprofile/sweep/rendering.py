@@ -115,6 +115,7 @@ def list_cells(results: Sequence[Result], attributes: bool = True) -> Cells:
         *[(name, lambda r, name=name: _number(r.per_attribute.get(name, {}).get("macro_f1"))) for name in names],
         (against, _against),
         ("unpaired", lambda r: _number(r.unpaired if attributes else None)),
+        ("decoder alone", lambda r: _number(r.decoder if attributes else None)),
         ("faults", lambda r: NOT_MEASURED if r.parse_fault_rate is None else f"{100 * r.parse_fault_rate:.1f} %"),
         ("M parameters", lambda r: NOT_MEASURED if r.n_parameters is None else f"{r.n_parameters / 1e6:.2f}"),
         ("minutes", lambda r: _number(r.minutes, 1)),
@@ -342,9 +343,9 @@ def _flat(result: Result) -> Iterator[tuple[str, Any]]:
     """Yield the columns of a result's line in ``table.csv``."""
     yield from {"system": result.row.system, "label": result.row.name, "macro_f1": result.macro_f1}.items()
     yield from zip(("low", "high"), result.interval or ("", ""), strict=True)
-    for name in ("reference", "delta", "p_vs_reference", "unpaired", "parse_fault_rate", "n_parameters", "minutes"):
+    for name in ("reference", "delta", "p_vs_reference", "unpaired", "decoder", "parse_fault_rate", "n_parameters"):
         yield name, getattr(result, name)
-    yield "peak_memory_gb", result.peak_memory_gb
+    yield from {"minutes": result.minutes, "peak_memory_gb": result.peak_memory_gb}.items()
     for name, scores in result.per_attribute.items():
         yield name, scores["macro_f1"]
     for seed, value in enumerate(result.seeds):

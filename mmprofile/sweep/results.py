@@ -52,6 +52,7 @@ class Result:
         per_attribute: attribute -> its ``macro_f1`` and ``interval``.
         seeds: macro-F1 of each seed.
         unpaired: macro-F1 with other users' photos.
+        decoder: macro-F1 of the decoder alone, of a model with auxiliary classifiers.
         reference: the system that the row is tested against.
         delta: difference from it.
         p_vs_reference: p value of that difference.
@@ -70,6 +71,7 @@ class Result:
     per_attribute: dict[str, dict[str, Any]] = field(default_factory=dict)
     seeds: list[float] = field(default_factory=list)
     unpaired: float | None = None
+    decoder: float | None = None
     reference: str | None = None
     delta: float | None = None
     p_vs_reference: float | None = None
@@ -184,6 +186,7 @@ def _measure(result: Result, runs: Mapping[str, list[ScoredRun]], reference: str
     result.seeds = [test["macro_f1"] for test in tests]
     result.parse_fault_rate = float(np.mean([test["parse_fault_rate"] for test in tests]))
     result.unpaired = _mean([test.get("unpaired", {}).get("macro_f1") for test in tests])
+    result.decoder = _mean([test.get("decoder", {}).get("macro_f1") for test in tests])
     result.n_parameters = metrics[0].get("n_parameters")
     result.minutes = _mean([_minutes(run_metrics["seconds"]) for run_metrics in metrics])
     memory = [run_metrics["peak_rss_mb"] for run_metrics in metrics if run_metrics.get("peak_rss_mb")]

@@ -42,6 +42,7 @@ def make_run(tmp_path: Path, schema: Schema, gold: list[Profile]) -> MakeRun:
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
         test = score(schema, gold, parsed, resamples=0).to_dict()
         test["unpaired"] = {"macro_f1": 10.0 + seed}
+        test["decoder"] = {"macro_f1": 20.0 + seed}
         metrics = {
             "test": test,
             "baselines": {"ceiling": {"macro_f1": 90.0, "interval": [88.0, 92.0], "per_attribute": {}}},

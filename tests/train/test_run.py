@@ -10,7 +10,8 @@ import pytest
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate.runs import load_run
+from mmprofile.evaluate.predictions import evaluate_model
+from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.model.exports import load_pretrained
 from mmprofile.predict.run import prediction_view
 from mmprofile.predict.users import InputUser, UserPhotos, select
@@ -166,3 +167,22 @@ def test_an_exported_model_knows_how_many_photos_it_is_shown(tmp_path: Path, sch
     assert select(row, inputs, view, photos).used["photos"] == 1
     before = {key: value for key, value in inputs.items() if key not in ("photos", "missing", "pairing")}
     assert select(row, before, view, photos).used["photos"] == 3  # a model exported before there was a limit
+
+
+def test_a_run_with_auxiliary_classifiers_tells_what_the_decoder_has_alone(out: Path) -> None:
+    metrics = run(out, "auxiliary", "paradigm=text", "model.auxiliary=0.5", "trainer.max_epochs=1")
+    test, loaded = metrics["test"], load_run(str(out / "auxiliary"))
+    settings, data = loaded.cfg.evaluation, run_data(loaded)
+    assert loaded.model.auxiliary is not None
+    loaded.model.auxiliary.share[:] = 1.0
+    classifiers, _ = evaluate_model(loaded.model, data, "test", None, settings)
+    loaded.model.auxiliary = None
+    decoder, _ = evaluate_model(loaded.model, data, "test", None, settings)
+    for again, name in ((classifiers, "classifiers"), (decoder, "decoder")):
+        assert again["macro_f1"] == pytest.approx(test[name]["macro_f1"])
+        assert again["interval"] == pytest.approx(test[name]["interval"])
+    assert {"decoder", "classifiers"}.isdisjoint(decoder)
+    assert len({test["macro_f1"], test["decoder"]["macro_f1"], test["classifiers"]["macro_f1"]}) > 1
+    report = (out / "auxiliary" / "report.md").read_text()
+    assert "this run, decoder alone" in report
+    assert "this run, classifiers alone" in report
