@@ -21,7 +21,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         folder = tmp_path_factory.mktemp(name)
         tokenizer = AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text")
         if name == "bert":
-            tokenizer.add_special_tokens({"cls_token": "<extra_id_38>", "sep_token": "</s>"})
+            tokenizer.add_special_tokens({"cls_token": "<extra_id_98>", "sep_token": "</s>"})
         if name == "causal":
             tokenizer.pad_token = None  # as Llama's
         make(len(tokenizer)).save_pretrained(folder)
