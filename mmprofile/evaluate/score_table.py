@@ -28,8 +28,6 @@ _SHORT = {
     "tfidf_lr": "TF-IDF+LR",
     UNPAIRED: "unpaired",
     PHOTOS_MISSING: "missing",
-    DECODER: "decoder",
-    CLASSIFIERS: "classifiers",
     "ceiling": "ceiling",
 }
 
@@ -86,7 +84,8 @@ def print_scores(metrics: Mapping[str, Any], file: IO[str] | None = None) -> Non
     """
     console = Console(file=file, highlight=False)
     console.width = min(TABLE_WIDTH, console.width) if console.is_terminal else TABLE_WIDTH
-    print_table(system_rows(metrics), list(metrics["test"]["per_attribute"]), console)
+    systems = [row for row in system_rows(metrics) if row.key not in (DECODER, CLASSIFIERS)]  # a line tells them
+    print_table(systems, list(metrics["test"]["per_attribute"]), console)
     for line in run_notes(metrics):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -143,12 +142,17 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
         compared.append(f"{100 * run / ceiling:.1f} % of the ceiling")
     if run is not None and unpaired is not None:
         compared.append(f"{run - unpaired:+.2f} points with a user's own photos over other users'")
+    alone = [
+        f"{name} alone {format_score(means[key])}"
+        for name, key in (("decoder", DECODER), ("classifiers", CLASSIFIERS))
+        if key in means
+    ]
     text_only = []
     if test.get("text_only"):
         row = SystemRow("text_only", "", test["text_only"])
         scores = ", ".join(f"{name} {format_score(row.f1(name))}" for name in row.scores["per_attribute"])
         text_only = [f"text-only attributes, in no mean above: {scores}; their own mean {format_score(row.f1())}"]
-    return [f"- {', '.join(parts)}" for parts in (facts, *settings, cost, compared, text_only) if parts]
+    return [f"- {', '.join(parts)}" for parts in (facts, *settings, cost, compared, alone, text_only) if parts]
 
 
 def _with_interval(systems: Sequence[SystemRow], cells: Sequence[str], attribute: str | None) -> list[str]:

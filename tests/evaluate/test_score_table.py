@@ -51,3 +51,13 @@ def test_terminal_table_is_narrow_aligned_and_complete(
     faults = next(line for line in lines if "parse faults" in line)
     assert "5.0 %" in faults
     assert "20 test users" in text
+
+
+def test_what_decoder_and_classifiers_have_alone_is_a_line(metrics: dict[str, Any]) -> None:
+    """With columns for them the table would be too wide, and its figures cut off."""
+    for name, score in (("decoder", 61.5), ("classifiers", 62.25)):
+        metrics["test"][name] = metrics["test"]["unpaired"] | {"macro_f1": score}
+    out = io.StringIO()
+    print_scores(metrics, file=out)
+    assert "- decoder alone 61.50, classifiers alone 62.25" in out.getvalue()
+    assert "…" not in out.getvalue()
