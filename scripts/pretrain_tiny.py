@@ -7,9 +7,9 @@ parameters. They read the same batches of the same tasks in the same number of s
 ``vit`` is the vision model. It learns the words of captions and the trades of photos, as published ones learn classes.
 
 T5 and BART learn targets from sources. Causal models read source and target in one piece and learn the target and, at half
-the weight, the source. BERT learns 15 % of the source's tokens, which are hidden. Linear heads, which are not saved, learn
-sentiments, trades and the words of captions from the mean state of what is read: they learn sooner than a decoder learns
-where to look.
+the weight, the source; in half of the rows what is asked stands behind the texts, since they cannot look back. BERT learns
+15 % of the source's tokens, which are hidden. Linear heads, which are not saved, learn sentiments, trades and the words of
+captions from the mean state of what is read: they learn sooner than a decoder learns where to look.
 
 T5 does not divide its attention scores by sqrt(d_kv). Its authors kept queries small by Adafactor's relative steps. Under Adam
 their rate is multiplied by d_kv^-0.5, which is the same as scaled scores. With one rate for all the scores grow until each
@@ -47,6 +47,7 @@ PIECES = 3072  # of the tokenizer, beside bytes, sentinels and special tokens
 WEIGHTS = {"text": 1.0, "source": 0.5, "heads": 1.0, "photo": 1.0}  # of the losses
 RATES = {"t5": 1e-3, "bart": 6e-4, "bert": 6e-4, "llama": 1.5e-3, "glm4": 1.5e-3, "vit": 1.5e-3}
 """Peak learning rates. At 1.5e-3 the loss of BART's heads stays high: its norms stand behind its layers, as in BERT."""
+CAUSAL = ("llama", "glm4")
 
 
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
@@ -202,7 +203,10 @@ def main() -> None:
         if args.family == "bert":
             tokenizer.add_special_tokens({"mask_token": MASK, "cls_token": FIRST, "sep_token": "</s>"})
     words = frequent_words(learned.photos)
-    mixtures = [Mixture(city, trades, words, tokenizer, seed) for seed, city in enumerate((learned, held_out), 1)]
+    behind = args.family in CAUSAL
+    mixtures = [
+        Mixture(city, trades, words, tokenizer, seed, behind) for seed, city in enumerate((learned, held_out), 1)
+    ]
     learner = (
         PhotoLearner(len(trades), len(words))
         if args.family == "vit"

@@ -209,10 +209,15 @@ class Mixture:
         trades, words: the classes of the linear heads.
         tokenizer: of the model; None draws photos only.
         seed: of the draws.
+        behind: whether the question stands behind the texts in half of the rows, for a causal model: otherwise it would
+            always know what is asked when it reads.
     """
 
-    def __init__(self, city: City, trades: Sequence[str], words: Sequence[str], tokenizer: Any, seed: int) -> None:
+    def __init__(
+        self, city: City, trades: Sequence[str], words: Sequence[str], tokenizer: Any, seed: int, behind: bool = False
+    ) -> None:
         self.reviews, self.photos = city
+        self.behind, self.order_rng = behind, random.Random(seed)
         self.trades, self.words, self.tokenizer = trades, words, tokenizer
         self.rng, self.pixel_rng = random.Random(seed), np.random.default_rng(seed)
         self.captions: dict[str, list[str]] = {}
@@ -350,7 +355,9 @@ class Mixture:
                     of = [captions for review in drawn if (captions := self.captions.get(review.business))]
                     read += [self.photo_text([self.rng.choice(captions) for captions in of])] if of else []
             else:
-                read, answer = self.example(task, drawn)
+                (question, *told), answer = self.example(task, drawn)
+                last = self.behind and self.order_rng.random() < 0.5
+                read = [*told, question] if last else [question, *told]
             pieces.append(read)
             targets.append(answer)
         flat = [*chain(*pieces), *(answer for answer in targets if answer is not None)]

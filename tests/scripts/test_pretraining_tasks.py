@@ -121,3 +121,27 @@ def test_a_batch_reads_whole_sources_and_ends_its_targets(mixture: Any) -> None:
             assert written[-1] == eos
             assert (written != eos).sum() == len(written) - 1
         assert torch.allclose(batch.sentiments.sum(1), torch.ones(len(rows)))
+
+
+def test_for_a_causal_model_half_of_the_questions_stand_behind_the_texts(mixture: Any, tasks: ModuleType) -> None:
+    city = tasks.City(mixture.reviews, mixture.photos)
+    ahead, behind = (
+        tasks.Mixture(city, TRADES, ["a", "sign"], mixture.tokenizer, 3, behind=behind) for behind in (False, True)
+    )
+    moved = asked = 0
+    for _ in range(20):
+        first, second = ahead.text(24), behind.text(24)
+        assert torch.equal(first.target, second.target)
+        for row, other in zip(row_texts(first), row_texts(second), strict=True):
+            assert sorted(row) == sorted(other)  # the same pieces
+            read = mixture.tokenizer.decode(row, skip_special_tokens=True)
+            if not read.startswith(("review:", "write")) and len(row) > 1:
+                asked += 1
+                moved += row != other
+    assert 0.35 < moved / asked < 0.65
+
+
+def row_texts(batch: Any) -> list[list[int]]:
+    """The tokens that each row reads, without those that end a piece."""
+    flat = batch.texts.flatten().tolist()
+    return [[flat[i] for i in row if i >= 0 and flat[i] != 1] for row in batch.row_tokens.tolist()]
