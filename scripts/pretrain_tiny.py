@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pretraining_cities import HELD_OUT, SEEDS, frequent_words, read_cities
 from pretraining_models import FIRST, KEY, MASK, PhotoLearner, TextLearner
-from pretraining_tasks import HELD_OUT, SEEDS, SENTINELS, Mixture, frequent_words, read_cities
+from pretraining_tasks import SENTINELS, Mixture
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerFast

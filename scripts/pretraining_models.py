@@ -10,7 +10,8 @@ from typing import Any
 
 import timm
 import torch
-from pretraining_tasks import CROP, INPUT, Mixture, PhotoBatch, TextBatch, name_loss
+from pretraining_cities import CROP, INPUT
+from pretraining_tasks import Mixture, PhotoBatch, TextBatch, name_loss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F

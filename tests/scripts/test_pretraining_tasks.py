@@ -28,8 +28,13 @@ def tasks(load: Callable[[str], ModuleType]) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def mixture(tasks: ModuleType, cities: Sequence[str | Path]) -> Any:
-    city = tasks.read_city(Path(cities[1]), 60, tasks.HELD_OUT, TRADES, pixels=False)
+def city_data(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("pretraining_cities")
+
+
+@pytest.fixture(scope="module")
+def mixture(tasks: ModuleType, city_data: ModuleType, cities: Sequence[str | Path]) -> Any:
+    city = city_data.read_city(Path(cities[1]), 60, city_data.HELD_OUT, TRADES, pixels=False)
     return tasks.Mixture(city, TRADES, ["a", "sign"], AutoTokenizer.from_pretrained(ASSETS / "tiny" / "text"), 0)
 
 
@@ -48,8 +53,8 @@ def test_spans_put_back_give_the_text(tasks: ModuleType, ids: list[int], seed: i
     assert target[-1] == SENTINELS[len(hidden) - 1]
 
 
-def test_words_of_a_caption_and_its_business(tasks: ModuleType) -> None:
-    assert tasks.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
+def test_words_of_a_caption_and_its_business(city_data: ModuleType) -> None:
+    assert city_data.words_of("A stack of take-out boxes, and a 2nd box's lid") == {
         "a", "stack", "of", "take", "out", "boxes", "and", "2nd", "box's", "lid",
     }  # fmt: skip
 
