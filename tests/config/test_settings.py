@@ -56,6 +56,16 @@ def test_every_field_is_set_by_a_file(name: str) -> None:
             load_config(name, [other for other in words if other != word])
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("train", []), ("train", ["experiment=paper", "data=demo"]), ("apply", ASKED["apply"])],
+    ids=["train", "paper", "apply"],
+)
+def test_early_stopping_leaves_the_schedule_whole_unless_asked(name: str, words: list[str]) -> None:
+    trainer = load_config(name, words).trainer
+    assert trainer.patience >= trainer.max_epochs, "rates fall until the last epoch; scores may rise only then"
+
+
 @pytest.mark.parametrize("path", sorted(conf_dir().glob("model/*.yaml")), ids=lambda path: path.stem)
 def test_every_system_has_all_of_a_models_keys(path: Path) -> None:
     model = load_config("train", [f"model={path.stem}"]).model
