@@ -1,9 +1,10 @@
 """Pretrain the tiny models that the package carries (``mmprofile/assets/tiny``), from nothing, one family at a time.
 
-    python scripts/pretrain_tiny.py t5 --cities cities
+    python scripts/pretrain_tiny.py tokenizer --cities cities
+    OMP_NUM_THREADS=1 python scripts/pretrain_tiny.py t5 --cities cities --compile
 
-``t5`` (first: it makes the tokenizer of all), ``bart``, ``llama``, ``glm4`` and ``bert`` are text models of about two million
-parameters. They read the same batches of the same tasks in the same number of steps; only the architectures differ.
+``tokenizer`` makes the tokenizer of all text models. ``t5``, ``bart``, ``llama``, ``glm4`` and ``bert`` are text models of 1.3 to
+1.7 million parameters. They read the same batches of the same tasks in the same number of steps.
 ``vit`` is the vision model. It learns the words of captions and the trades of photos, as published ones learn classes.
 
 T5 and BART learn targets from sources. Causal models read source and target in one piece and learn the target and, at half
@@ -12,8 +13,8 @@ the weight, the source; in half of the rows what is asked stands behind the text
 captions from the mean state of what is read: they learn sooner than a decoder learns where to look.
 
 T5 does not divide its attention scores by sqrt(d_kv). Its authors kept queries small by Adafactor's relative steps. Under Adam
-their rate is multiplied by d_kv^-0.5, which is the same as scaled scores. With one rate for all the scores grow until each
-query reads a single token. A model whose scores spread by more than ``--spread`` (standard deviation
+their rate is multiplied by d_kv^-0.5, which is the same as scaled scores. With one rate for all weights, the scores grow
+until each query reads a single token. A model whose scores spread by more than ``--spread`` (standard deviation
 over what a query can read) is not saved.
 
 Dimension letters as in :mod:`mmprofile.model`.
@@ -54,8 +55,9 @@ CAUSAL = ("llama", "glm4")
 def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast:
     """Return a Unigram tokenizer with bytes for unknown characters, T5's special tokens, and its sentinels at the end.
 
-    The schema's words are frequent, so they stay whole. The trainer takes pieces from what two different words share, so that
-    in a small language most words would have no piece of their own: each has relatives in -ing and -ly here.
+    The schema's words are frequent, so they stay whole. The trainer makes pieces only of what different words share. In so
+    small a language most words would be cut up. So each frequent word gets invented relatives in -ing and -ly, and stays
+    whole. The trainer's order of pieces and the last digits of their scores differ from run to run: they are sorted and rounded.
     """
     words = [f"{a.name}: {v}; {v}, {v}" for a in schema.attributes for v in a.values]
     words += ["Unknown review: photo: profile: attributes:", " ".join(str(number) for number in range(10))]
@@ -71,9 +73,8 @@ def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast
         vocab_size=PIECES + len(special), special_tokens=special, unk_token="<unk>", show_progress=False
     )
     tokenizer.train_from_iterator(texts + relatives, trainer)
-    pieces = [
-        (piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"] if piece not in special
-    ]
+    trained = json.loads(tokenizer.to_str())["model"]["vocab"]
+    pieces = sorted((piece, round(score, 2)) for piece, score in trained if piece not in special)
     lowest = min(score for _, score in pieces)
     known = {piece for piece, _ in pieces}
     signs = [chr(i) for i in range(33, 127) if chr(i) not in known]  # ASCII that these texts lack
@@ -133,50 +134,65 @@ def held_out_losses(learner: TextLearner | PhotoLearner, mixture: Mixture) -> di
 def attention_spreads(learner: TextLearner, mixture: Mixture) -> dict[str, list[float]]:
     """Return the standard deviation of attention scores over what a query can read, its mean over queries, by layer.
 
-    A score is the logarithm of a weight, but for a constant of the query.
+    A score is the logarithm of a weight, but for a constant of the query. Weights below 1e-45 count as 1e-45.
     """
-    batch = mixture.text(48)
-    model, options = learner.model, {"output_attentions": True, "use_cache": False}
-    mask = batch.texts != 0
+    batch, model = mixture.text(48), learner.model
     if learner.family in ("t5", "bart"):
-        decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=batch.target)
-        states = model.get_encoder()(input_ids=batch.texts, attention_mask=mask).last_hidden_state
-        rows = batch.row_tokens
-        states = states.flatten(0, 1)[rows.clamp_min(0)]
-        output = model(
-            encoder_outputs=BaseModelOutput(states), attention_mask=rows >= 0, decoder_input_ids=decoder_ids, **options
-        )
+        mask, read, written = batch.texts != 0, batch.row_tokens >= 0, batch.target != IGNORE
         encoder = model.get_encoder()(input_ids=batch.texts, attention_mask=mask, output_attentions=True)
-        kinds = {"encoder": encoder.attentions, "decoder": output.decoder_attentions, "cross": output.cross_attentions}
-        seen = {"encoder": mask, "decoder": batch.target != IGNORE, "cross": batch.target != IGNORE}
+        states = encoder.last_hidden_state.flatten(0, 1)[batch.row_tokens.clamp_min(0)]
+        decoder = model(
+            encoder_outputs=BaseModelOutput(states),
+            attention_mask=read,
+            decoder_input_ids=model.prepare_decoder_input_ids_from_labels(labels=batch.target),
+            output_attentions=True,
+            use_cache=False,
+        )
+        kinds = {
+            "encoder": (encoder.attentions, mask, mask[:, None]),
+            "decoder": (decoder.decoder_attentions, written, _backwards(written)),
+            "cross": (decoder.cross_attentions, written, read[:, None]),
+        }
     else:
+        ids, mask = learner.read(batch)
+        places = (mask.cumsum(1) - 1).clamp_min(0)
         part = model.bert if learner.family == "bert" else model.get_decoder()
-        kinds = {"self": part(input_ids=batch.texts, attention_mask=mask.long(), output_attentions=True).attentions}
-        seen = {"self": mask}
-    return {kind: [_spread(weights, seen[kind]) for weights in layers] for kind, layers in kinds.items()}
+        attentions = part(ids, attention_mask=mask.long(), position_ids=places, output_attentions=True).attentions
+        kinds = {"self": (attentions, mask, mask[:, None] if learner.family == "bert" else _backwards(mask))}
+    return {
+        kind: [_spread(layer, queries, keys) for layer in layers] for kind, (layers, queries, keys) in kinds.items()
+    }
 
 
-def _spread(weights: Tensor, queries: Tensor) -> float:
-    """Return the mean over queries and heads of the standard deviation of the logarithms of weights (B, H, Q, K)."""
-    scores = weights.double().clamp_min(1e-300).log()
-    known = weights > 0
-    count = known.sum(-1).clamp_min(1)
-    mean = (scores * known).sum(-1) / count
-    std = (((scores - mean[..., None]) ** 2 * known).sum(-1) / count).sqrt()
-    counted = queries[:, None] & (known.sum(-1) > 1)
-    return std[counted.expand_as(std)].mean().item()
+def _backwards(mask: Tensor) -> Tensor:
+    """Return (B, Q, Q) which keys a query can read that reads no later ones, of the mask (B, Q)."""
+    return mask[:, None] & torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool).tril()
+
+
+def _spread(weights: Tensor, queries: Tensor, keys: Tensor) -> float:
+    """Return the mean standard deviation, over keys, of the logarithms of attention weights.
+
+    Args:
+        weights: (B, H, Q, K).
+        queries: bool (B, Q), those that count, if they can read more than one key.
+        keys: bool (B, 1 or Q, K), those that can be read.
+    """
+    readable = keys[:, None].expand_as(weights)
+    scores = weights.double().clamp_min(1e-45).log()
+    count = readable.sum(-1).clamp_min(1)
+    mean = (scores * readable).sum(-1) / count
+    std = (((scores - mean[..., None]) ** 2 * readable).sum(-1) / count).sqrt()
+    return std[queries[:, None] & (count > 1)].mean().item()
 
 
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("family", choices=sorted(RATES))
-    parser.add_argument("--out", type=Path, default=None, help="default: mmprofile/assets/tiny/FAMILY (text, vision)")
+    parser.add_argument("family", choices=["tokenizer", *RATES])
+    parser.add_argument("--out", type=Path, default=None, help="default: its folder in mmprofile/assets/tiny")
     parser.add_argument("--cities", type=Path, default=None, help="folder to keep the generated cities in")
     parser.add_argument("--users", type=int, default=1500, help="users of each city")
-    parser.add_argument(
-        "--tokenizer", type=Path, default=ASSETS / "tiny" / "text", help="of all text models but the T5"
-    )
+    parser.add_argument("--tokenizer", type=Path, default=ASSETS / "tiny" / "text", help="folder of the text models'")
     parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--batch", type=int, default=48, help="reviews, or photos, of a step")
     parser.add_argument("--lr", type=float, default=None, help="the peak; default: that of the family")
@@ -184,54 +200,60 @@ def main() -> None:
     parser.add_argument("--query-factor", type=float, default=KEY**-0.5, help="of the rate of T5's queries")
     parser.add_argument("--spread", type=float, default=10.0, help="the largest spread of attention scores to save")
     args = parser.parse_args()
-    out = args.out or Path("mmprofile/assets/tiny") / {"t5": "text", "vit": "vision"}.get(args.family, args.family)
+    folder = {"tokenizer": "text", "t5": "text", "vit": "vision"}.get(args.family, args.family)
+    out = args.out or Path("mmprofile/assets/tiny") / folder
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # gradients below 1e-38 make a step on a CPU almost twice as long
     schema = Schema.from_yaml(conf_dir() / "profile" / "yelp.yaml")
     trades = schema["Favorite Category"].values
     pixels = args.family == "vit"
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.cities or Path(temporary)
-        learned = read_cities(folder, args.users, SEEDS, trades, pixels)
-        held_out = read_cities(folder, min(args.users, 300), (HELD_OUT,), trades, pixels)
+        cities = args.cities or Path(temporary)
+        learned = read_cities(cities, args.users, SEEDS, trades, pixels)
+        held_out = read_cities(cities, min(args.users, 300), (HELD_OUT,), trades, pixels)
     print(f"{len(learned.reviews)} reviews, {len(learned.photos)} photos of cities {SEEDS}", flush=True)
-    tokenizer = None
-    if args.family == "t5":
+    if args.family == "tokenizer":
         texts = [review.text for review in learned.reviews[::30]] + [photo.caption for photo in learned.photos[::2]]
-        tokenizer = train_tokenizer(texts, schema)
-    elif args.family != "vit":
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-        if args.family == "bert":
-            tokenizer.add_special_tokens({"mask_token": MASK, "cls_token": FIRST, "sep_token": "</s>"})
+        train_tokenizer(texts, schema).save_pretrained(out)
+        return
     words = frequent_words(learned.photos)
+    learner, tokenizer = new_learner(args, len(trades), len(words))
     behind = args.family in CAUSAL
     mixtures = [
         Mixture(city, trades, words, tokenizer, seed, behind) for seed, city in enumerate((learned, held_out), 1)
     ]
-    learner = (
-        PhotoLearner(len(trades), len(words))
-        if args.family == "vit"
-        else TextLearner(args.family, tokenizer, len(trades), len(words), args.query_factor)
-    )
-    count = sum(p.numel() for p in learner.model.parameters())
-    lr = RATES[args.family] if args.lr is None else args.lr
-    print(f"{args.family}: {count} parameters", flush=True)
-    train(learner, mixtures[0], args.steps, lr, args.batch, args.compile)
-    figures: dict[str, Any] = held_out_losses(learner, mixtures[1])
+    facts: dict[str, Any] = {
+        "parameters": sum(p.numel() for p in learner.model.parameters()),
+        "steps": args.steps,
+        "batch": args.batch,
+        "lr": RATES[args.family] if args.lr is None else args.lr,
+        "seeds": SEEDS,
+        "reviews": len(learned.reviews),
+        "photos": len(learned.photos),
+    }
+    print(f"{args.family}: {facts['parameters']} parameters", flush=True)
+    train(learner, mixtures[0], args.steps, facts["lr"], args.batch, args.compile)
+    facts |= held_out_losses(learner, mixtures[1])
     if isinstance(learner, TextLearner):
-        figures["attention_spread"] = spreads = attention_spreads(learner, mixtures[1])
-        if (worst := max(max(layers) for layers in spreads.values())) > args.spread:
+        facts["attention_spread"] = spreads = attention_spreads(learner, mixtures[1])
+        if not (worst := max(chain(*spreads.values()))) <= args.spread:
             learner.save(refused := out.with_name(f"{out.name}-refused"), tokenizer)
             raise SystemExit(
                 f"attention scores spread by {worst:.1f}, more than {args.spread}: kept in {refused} ({spreads})"
             )
     learner.save(out, tokenizer)
-    facts = {
-        "parameters": count, "steps": args.steps, "batch": args.batch, "lr": lr, "seeds": SEEDS,
-        "reviews": len(learned.reviews), "photos": len(learned.photos),
-    }  # fmt: skip
-    write_json(out / "pretraining.json", {**facts, **figures})
-    print(figures)
+    write_json(out / "pretraining.json", facts)
+    print(facts)
+
+
+def new_learner(args: argparse.Namespace, trades: int, words: int) -> tuple[TextLearner | PhotoLearner, Any]:
+    """Return a new model with its heads, and the tokenizer of a text model."""
+    if args.family == "vit":
+        return PhotoLearner(trades, words), None
+    tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    if args.family == "bert":
+        tokenizer.add_special_tokens({"mask_token": MASK, "cls_token": FIRST, "sep_token": "</s>"})
+    return TextLearner(args.family, tokenizer, trades, words, args.query_factor), tokenizer
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ So no user, business, review or photo of the demo is seen.
 
 import json
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
@@ -39,6 +40,16 @@ class Review(NamedTuple):
     business: str
 
     @property
+    def sentiment(self) -> int:
+        """Return 0, 1 or 2: negative, neutral or positive. Coarser than stars, whose mean is an attribute of users."""
+        return (self.stars >= 3) + (self.stars >= 4)
+
+    @property
+    def trade(self) -> str:
+        """Return the first trade of its business, or nothing."""
+        return "".join(self.trades[:1])
+
+    @property
     def sentences(self) -> list[str]:
         """Return its sentences."""
         return re.split(r"(?<=[.!?])\s+", self.text.strip())
@@ -64,9 +75,12 @@ def read_city(folder: Path, users: int, seed: int, trades: tuple[str, ...], pixe
     """Generate a city unless it is there, and read its reviews and photos; without ``pixels`` the photos are black."""
     transform = photo_transform({**INPUT, **CROP, "input_size": tuple(INPUT["input_size"])})
     black = np.zeros((3, 1, 1), np.uint8)
-    city = folder / f"city-{seed}"
+    city = folder / f"city-{seed}-{users}"
     if not city.exists():
-        write_city(city, users=users, seed=seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:  # so that a city is whole, or is not there
+            write_city(Path(temporary) / city.name, users=users, seed=seed)
+            (Path(temporary) / city.name).rename(city)
     known = {
         row["business_id"]: [t for t in trades if t in (row["categories"] or "").split(", ")]
         for row in rows(city / "yelp_academic_dataset_business.json")

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from pretraining_cities import CROP, INPUT
-from pretraining_tasks import Mixture, PhotoBatch, TextBatch, name_loss
+from pretraining_tasks import SENTIMENTS, SENTINELS, Mixture, PhotoBatch, TextBatch, name_loss
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -86,9 +86,10 @@ class TextLearner(nn.Module):
         super().__init__()
         self.family, self.mask, self.query_factor = family, tokenizer.convert_tokens_to_ids(MASK), query_factor
         self.first = tokenizer.convert_tokens_to_ids(FIRST)
+        self.words_end = tokenizer.convert_tokens_to_ids(f"<extra_id_{SENTINELS - 1}>")  # words are ids from 3 to here
         self.model = build(family, tokenizer)
         self.model.set_attn_implementation("eager")  # the fastest on a CPU
-        self.heads = nn.ModuleList([nn.Linear(WIDTH, size) for size in (5, trades, words)])
+        self.heads = nn.ModuleList([nn.Linear(WIDTH, size) for size in (len(SENTIMENTS), trades, words)])
         self.eval()  # no dropout
 
     def groups(self) -> list[dict[str, Any]]:
@@ -110,8 +111,7 @@ class TextLearner(nn.Module):
         They are those of the target, ``text``, each row counting the same; of a causal model's ``source``; and of the
         ``heads`` on the mean state of what is read.
         """
-        mask = batch.row_tokens >= 0
-        ids = batch.texts.flatten()[batch.row_tokens.clamp_min(0)].masked_fill(~mask, 0)
+        ids, mask = source_of(batch)
         losses, states = self._reader(batch, ids, mask)
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         sentiments, trades, words = (head(mean) for head in self.heads)
@@ -137,8 +137,7 @@ class TextLearner(nn.Module):
 
     def _causal(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See :attr:`_reader`."""
-        seen = torch.cat([mask, batch.target != IGNORE], 1)
-        read = torch.cat([ids, batch.target.clamp_min(0)], 1)
+        read, seen = self.read(batch)
         position = (seen.cumsum(1) - 1).clamp_min(0)
         states = self.model.get_decoder()(
             input_ids=read, attention_mask=seen.long(), position_ids=position
@@ -159,13 +158,21 @@ class TextLearner(nn.Module):
 
     def _bert(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See :attr:`_reader`."""
-        hide = (torch.rand(ids.shape) < HIDDEN) & mask
+        hide = (torch.rand(ids.shape) < HIDDEN) & (ids > 2) & (ids < self.words_end)
+        hide[:, 0] = False
         kind = torch.rand(ids.shape)
         read = ids.masked_fill(hide & (kind < 0.8), self.mask)
-        read = torch.where(hide & (kind > 0.9), torch.randint_like(ids, 3, self.model.config.vocab_size), read)
+        read = torch.where(hide & (kind > 0.9), torch.randint_like(ids, 3, self.words_end), read)
         read[:, 0] = self.first
         states = self.model.bert(input_ids=read, attention_mask=mask.long()).last_hidden_state
         return {"text": F.cross_entropy(self.model.cls(states[hide]).float(), ids[hide])}, states
+
+    def read(self, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """Return the ids (R, M) that a model without decoder reads in one piece, and their mask: a causal model's target, too."""
+        ids, mask = source_of(batch)
+        if self.family == "bert":
+            return ids, mask
+        return torch.cat([ids, batch.target.clamp_min(0)], 1), torch.cat([mask, batch.target != IGNORE], 1)
 
     def save(self, out: Path, tokenizer: Any) -> None:
         """Write the model in the hub's layout, weights in float16."""
@@ -174,6 +181,12 @@ class TextLearner(nn.Module):
         if self.family == "t5":  # transformers writes that the output weights are tied
             config = json.loads((out / "config.json").read_text())
             write_json(out / "config.json", config | {"tie_word_embeddings": False})
+
+
+def source_of(batch: TextBatch) -> tuple[Tensor, Tensor]:
+    """Return the ids (R, N) of what each row reads, and their mask."""
+    mask = batch.row_tokens >= 0
+    return batch.texts.flatten()[batch.row_tokens.clamp_min(0)].masked_fill(~mask, 0), mask
 
 
 def row_loss(logits: Tensor, target: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What the tiny models are asked in pretraining: the mixture of tasks that is drawn from generated cities.
 
 Beside span corruption (T5) the tasks are of the kinds that Flan's mixture has: topic, sentiment, entailment, multiple choice,
-extraction, title to text. No task shows a profile, a label rule, or a value of an attribute but trades.
+extraction, title to text. No task shows a profile or a rule of its labels, and no target is about a user. The trades of a
+business are values of an attribute, too. Sentences and captions are natural text: some tell a meal or a price.
 
 Dimension letters as in :mod:`mmprofile.model`.
 """
@@ -20,11 +21,12 @@ from pretraining_cities import City, Review, words_of
 from torch import Tensor
 from torch.nn import functional as F
 
+from datamodules.demo.cuewords import CUE_SLOTS
 from datamodules.demo.smalltalk import SLOTS
 from mmprofile.inputs.batch import IGNORE, mask_pixels, pad
 
 SENTINELS = 100
-SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
+SENTIMENTS = ("negative", "neutral", "positive")
 FACTS = {
     "dish": "dish",
     "companion": "friend",
@@ -66,7 +68,7 @@ class TextBatch(NamedTuple):
         texts: (T, S) long.
         row_tokens: (R, N) indices of the tokens that a row reads, as in :class:`mmprofile.inputs.batch.Batch`.
         target: (R, L) ids.
-        sentiments: (R, 5) the share of each sentiment in the reviews of a row.
+        sentiments: (R, 3) the share of each sentiment in the reviews of a row.
         trades: (R, trades) the share of each trade in them.
         words: (R, words) how many photos of the reviewed businesses have each word in their caption, as a share; NaN
             where there are no photos.
@@ -94,15 +96,21 @@ class PhotoBatch(NamedTuple):
     trades: Tensor
 
 
-_FACT = {
-    name: re.compile(rf"\b({'|'.join(sorted(SLOTS[slot], key=len, reverse=True))})\b") for name, slot in FACTS.items()
-}
+def _fact_pattern(slot: str) -> re.Pattern[str]:
+    """Return the pattern of a fact's words, group 1, but not within words that tell an attribute of the profile."""
+    words = "|".join(sorted(SLOTS[slot], key=len, reverse=True))
+    of_profile = [phrase for phrase in chain(*CUE_SLOTS.values()) if re.search(rf"\b({words})\b", phrase)]
+    unit = " minutes" if slot == "minutes" else ""  # prices and hours are numbers, too
+    return re.compile(rf"\b(?:{'|'.join([*(f'(?i:{phrase})' for phrase in of_profile), f'({words}){unit}'])})\b")
+
+
+_FACTS = {name: _fact_pattern(slot) for name, slot in FACTS.items()}
 
 
 def fact(name: str, reviews: Sequence[Review]) -> str:
     """Return the answer to a question about a fact: what the reviews say, each thing once; or that it is not said."""
-    told = chain(*(_FACT[name].findall(review.text) for review in reviews))
-    return ", ".join(dict.fromkeys(told)) or "not said"
+    told = chain(*(_FACTS[name].findall(review.text) for review in reviews))
+    return ", ".join(dict.fromkeys(filter(None, told))) or "not said"
 
 
 class Mixture:
@@ -128,13 +136,13 @@ class Mixture:
         for photo in self.photos:
             self.captions.setdefault(photo.business, []).append(photo.caption)
         self.visits: dict[str, list[Review]] = {}
-        self.towns: dict[str, list[str]] = {}  # first trade -> businesses
+        self.by_trade: dict[str, list[str]] = {}  # first trade -> businesses
         for review in self.reviews:
             if len(self.captions.get(review.business, ())) > 1:
                 self.visits.setdefault(review.business, []).append(review)
         self.visits = {business: visits for business, visits in self.visits.items() if len(visits) > 3}
         for business, visits in self.visits.items():
-            self.towns.setdefault("".join(visits[0].trades[:1]), []).append(business)
+            self.by_trade.setdefault(visits[0].trade, []).append(business)
         self.visited = sorted(self.visits)
         self.tasks = [*chain(*([name] * share for name, share in TASKS.items()))]
 
@@ -169,17 +177,16 @@ class Mixture:
         match task:
             case "topic" | "caption":
                 other, *shown = rng.sample(captions := self.captions[here], min(3, len(captions)))
-                photos = [self.photo_text(shown)] if shown else []
-                read = rng.choice([told, photos or told, told + photos, told + photos])
+                photos = [self.photo_text(shown)]
+                read = rng.choice([told, photos, told + photos, told + photos])
                 if task == "topic":
                     return ["which trades does this place have?", *read], ", ".join(drawn[0].trades) or "none"
                 return ["what does another photo of this place show?", *read], other
             case "sentiment":
-                stars = sorted((review.stars for review in drawn), reverse=True)
-                answer = ", ".join(SENTIMENTS[n - 1] for n in stars)
+                answer = ", ".join(SENTIMENTS[n] for n in sorted((review.sentiment for review in drawn), reverse=True))
                 return [rng.choice(("what is the sentiment?", "is it positive or negative?")), *told], answer
             case "same place":
-                rivals = self.towns["".join(drawn[0].trades[:1])] if rng.random() < 0.7 else self.visited
+                rivals = self.by_trade[drawn[0].trade] if rng.random() < 0.7 else self.visited
                 there = here if rng.random() < 0.5 else rng.choice(rivals)
                 other = rng.choice([review for review in self.visits[there] if review not in drawn])
                 question = f"is this about the same place? {other.text}"
@@ -203,27 +210,29 @@ class Mixture:
                 rng.shuffle(names)
                 answers = {name: fact(name, drawn) for name in names}
                 given = rng.random() < 0.3
-                hidden = [given and rng.random() < 0.5 for _ in names]
+                is_shown = [given and rng.random() < 0.5 for _ in names]
                 asked = "; ".join(
                     f"{name}: {answers[name]}" if shown else f"{name}: <extra_id_{i}>" if given else name
-                    for i, (name, shown) in enumerate(zip(names, hidden, strict=True))
+                    for i, (name, shown) in enumerate(zip(names, is_shown, strict=True))
                 )
                 return [f"facts: {asked}", *told], "; ".join(f"{name}: {value}" for name, value in answers.items())
-            case _:
+            case "title":
                 review = drawn[0]
                 sentence = rng.choice(review.sentences)
-                keys = [review.trades[0] if review.trades else "none", SENTIMENTS[review.stars - 1]]
+                keys = [review.trade or "none", SENTIMENTS[review.sentiment]]
                 keys += [
                     value for name in FACTS if (value := fact(name, [review._replace(text=sentence)])) != "not said"
                 ]
                 return [f"write a sentence of a review: {', '.join(keys)}"], sentence
+            case _:
+                raise ValueError(f"no such task: {task}")
 
     def altered(self, sentence: str) -> str | None:
         """Return a sentence with one of its facts replaced by another; None if it has none."""
         for name in self.rng.sample([*FACTS], len(FACTS)):
-            if match := _FACT[name].search(sentence):
-                others = [word for word in SLOTS[FACTS[name]] if word != match[0]]
-                return sentence[: match.start()] + self.rng.choice(others) + sentence[match.end() :]
+            if match := next((match for match in _FACTS[name].finditer(sentence) if match[1]), None):
+                others = [word for word in SLOTS[FACTS[name]] if word != match[1]]
+                return sentence[: match.start(1)] + self.rng.choice(others) + sentence[match.end(1) :]
         return None
 
     def corrupt(self, pieces: list[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -276,7 +285,8 @@ class Mixture:
         if not apart:
             sources = [[[*chain(*source)]] for source in sources]
         sources = [[[*ids, eos] for ids in source] for source in sources]
-        sentiments = [[np.mean([review.stars == n for review in group]) for n in range(1, 6)] for group in groups]
+        kinds = range(len(SENTIMENTS))
+        sentiments = [[np.mean([review.sentiment == kind for review in group]) for kind in kinds] for group in groups]
         trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
         unknown = np.full(len(self.words), np.nan)
         shares = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]

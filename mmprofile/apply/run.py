@@ -154,6 +154,7 @@ def facts(cfg: ApplyConfig, run: Run) -> dict[str, object]:
         "task": cfg.task,
         "classifier": cfg.classifier.name,
         "profile": cfg.inputs.profile,
+        "sentences": cfg.inputs.sentences,
         "data": run.cfg.data.name,
         "run": str(cfg.run),
         "seed": cfg.seed,
@@ -165,9 +166,10 @@ def describe(cfg: ApplyConfig, reviews: Mapping[str, HeldOut], n_parameters: int
     sizes = " / ".join(str(len(part.reviews)) for part in reviews.values())
     alone, unrated = (sum(getattr(part, name) for part in reviews.values()) for name in ("alone", "unrated"))
     left = f"; left out: {alone} users without another review, {unrated} without stars" if alone or unrated else ""
+    shown = "the review" if cfg.inputs.sentences is None else f"the review (first sentences: {cfg.inputs.sentences})"
     return (
         f"{cfg.task} in {folder}\n"
         f"  classifier {cfg.classifier.name} ({cfg.classifier.text}): {n_parameters / 1e6:.1f} M parameters, {precision}\n"
-        f"  shown: the review, profile {cfg.inputs.profile} (run {cfg.run})\n"
+        f"  shown: {shown}, profile {cfg.inputs.profile} (run {cfg.run})\n"
         f"  reviews {sizes} (train / validation / test){left}"
     )

@@ -21,7 +21,7 @@ LEGEND = (
     "Unpaired: the same users with other users' photos; photos missing: without some of theirs. Ceiling: a classifier",
     "on the true cues of the same reviews and photos. Missing and invalid answers count as wrong.",
 )
-CONFIG_KEYS = ("task", "classifier", "profile", "paradigm", "model", "data", "seed", "purpose")  # in order
+CONFIG_KEYS = ("task", "classifier", "profile", "sentences", "paradigm", "model", "data", "seed", "purpose")  # in order
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 _SHORT = {
     "majority": "majority",

@@ -69,7 +69,7 @@ def test_every_classifier_trains_and_is_scored(kind: str, out: Path, classify: C
     assert len(metrics["history"]) == 2
     assert metrics["left_out"] == {split: {"no_other_review": 0, "no_stars": 0} for split in SPLITS}
     assert metrics["config"] == {
-        "name": kind, "task": "sentiment", "classifier": kind, "profile": "generated", "data": "demo",
+        "name": kind, "task": "sentiment", "classifier": kind, "profile": "generated", "sentences": None, "data": "demo",
         "run": str(out / "run"), "seed": 0,
     }  # fmt: skip
 
@@ -89,6 +89,15 @@ def test_what_is_shown_is_what_the_classifier_learns_from(classify: Callable[...
         history = metrics_of(classify("causal", choice, f"inputs.profile={choice}"))["history"]
         losses[choice] = history[0]["loss"]
     assert len(set(losses.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("sentences", "shown"),
+    [("null", "the review"), ("2", "the review (first sentences: 2)")],
+)
+def test_what_is_shown_is_said(sentences: str, shown: str) -> None:
+    cfg = load_config("apply", ["run=outputs/both", f"inputs.sentences={sentences}"])
+    assert f"shown: {shown}, profile generated (run outputs/both)" in apply.describe(cfg, {}, 0, Path("x"), "32-true")
 
 
 def test_a_killed_training_goes_on_to_the_same_result(

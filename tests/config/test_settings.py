@@ -1,5 +1,6 @@
 """A default stands in one place: the classes have the types, the YAML files have the values."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.compose import CONFIGS, load_config, typed
 from mmprofile.errors import UserError
-from mmprofile.paths import conf_dir
+from mmprofile.paths import ASSETS, conf_dir
 
 # What only the user can say; each has "???" in its YAML, or is missing from the profile.
 ASKED = {
@@ -72,6 +73,24 @@ def test_every_system_has_all_of_a_models_keys(path: Path) -> None:
     shared = OmegaConf.load(conf_dir() / "model/shared/parts.yaml")
     assert set(shared) | {"name", "system"} == set(model)
     assert OmegaConf.missing_keys(model) == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "slow"),
+    [
+        ("train", [], True),
+        ("train", ["model=flan_t5"], True),
+        ("train", ["model=base"], False),
+        ("apply", ["classifier=t5"], True),
+        ("apply", ["classifier=t5", "classifier.size=base"], False),
+        ("apply", ["classifier=bert"], False),
+        ("apply", ["classifier=causal", "classifier.size=base"], False),
+    ],
+)
+def test_the_queries_of_the_tiny_t5_learn_as_in_its_pretraining(name: str, words: list[str], slow: bool) -> None:
+    tiny_t5 = json.loads((ASSETS / "tiny" / "text" / "config.json").read_text())
+    optim = load_config(name, [*ASKED.get(name, []), *words]).optim
+    assert optim.query_factor == (pytest.approx(tiny_t5["d_kv"] ** -0.5, rel=1e-3) if slow else 1)
 
 
 def test_a_system_that_is_not_trained_has_no_sizes_to_set() -> None:

@@ -73,7 +73,7 @@ def text_batch(script: ModuleType) -> Any:
         texts=torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0], [10, 1, 0, 0]]),
         row_tokens=torch.tensor([[0, 1, 2, 3, 8, 9], [4, 5, 6, -1, -1, -1]]),
         target=torch.tensor([[11, 12, 1], [13, 1, IGNORE]]),
-        sentiments=torch.full((2, 5), 0.2),
+        sentiments=torch.full((2, 3), 1 / 3),
         trades=torch.rand(2, 4),
         words=torch.rand(2, 6),
     )
@@ -146,6 +146,61 @@ def test_spreads_are_those_of_the_scores(script: ModuleType) -> None:
         found = script.attention_spreads(learner(script, family), mixture)
         assert set(found) == kinds
         assert all(math.isfinite(value) for layers in found.values() for value in layers)
+
+
+@pytest.mark.parametrize(
+    ("rows", "spread"),
+    [
+        ([[0.25, 0.25, 0.25, 0.25]], 0.0),
+        ([[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]], (math.log(0.5e45) / 2 + math.log(1e45) * math.sqrt(3) / 4) / 2),
+        ([[0.8, 0.2, 9.0, 9.0]], math.log(4) / 2),
+        ([[1.0, 9.0, 9.0, 9.0], [math.e**2, 1.0, 9.0, 9.0]], 1.0),
+    ],
+    ids=["even", "saturated", "keys that cannot be read", "a query with one key does not count"],
+)
+def test_spreads_by_hand(script: ModuleType, rows: list[list[float]], spread: float) -> None:
+    weights = torch.tensor([[rows]])
+    keys = weights[:, 0] <= 8.0  # 9: not to be read
+    queries = torch.ones(1, len(rows), dtype=torch.bool)
+    assert script._spread(weights, queries, keys) == pytest.approx(spread, rel=1e-6)
+    more = torch.cat([weights, weights.flip(-1)], 2)  # what does not count changes nothing
+    queries = torch.cat([queries, ~queries], 1)
+    assert script._spread(more, queries, torch.cat([keys, keys], 1)) == pytest.approx(spread, rel=1e-6)
+
+
+def test_masks_of_what_is_read(script: ModuleType) -> None:
+    mask = torch.tensor([[True, True, False, True]])
+    assert script._backwards(mask).int().tolist() == [[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 1]]]
+    batch = text_batch(script)
+    ids, seen = learner(script, "llama").read(batch)
+    assert [row[kept].tolist() for row, kept in zip(ids, seen, strict=True)] == [
+        [5, 6, 7, 1, 10, 1, 11, 12, 1],
+        [8, 9, 1, 13, 1],
+    ]
+    ids, seen = learner(script, "bert").read(batch)
+    assert [row[kept].tolist() for row, kept in zip(ids, seen, strict=True)] == [[5, 6, 7, 1, 10, 1], [8, 9, 1]]
+
+
+def test_bert_learns_words_alone(script: ModuleType) -> None:
+    made, hidden, shown = learner(script, "bert"), [], []
+    made.mask, lowest = 5, made.words_end  # a mask that no text has
+    ids = torch.tensor([[7, 8, lowest, lowest + 40, 9, 1] * 20])
+    made.model.cls.register_forward_hook(lambda _, given, __: hidden.append(len(given[0])))
+    made.model.bert.register_forward_pre_hook(lambda _, args, given: shown.append(given["input_ids"]), with_kwargs=True)
+    for _ in range(50):
+        made._bert(None, ids, torch.ones_like(ids, dtype=torch.bool))
+    read = torch.stack(shown)
+    words = ((ids > 2) & (ids < lowest)).expand_as(read).clone()
+    words[..., 0] = False
+    assert (read[..., 0] == made.first).all()
+    others = ~words
+    others[..., 0] = False
+    assert torch.equal(read[others], ids.expand_as(read)[others])
+    assert sum(hidden) / words.sum() == pytest.approx(0.15, abs=0.02)
+    assert (read[words] == 5).sum() / sum(hidden) == pytest.approx(0.8, abs=0.05)
+    drawn = read[words & (read != 5) & (read != ids)]
+    assert drawn.min() > 2
+    assert drawn.max() < lowest
 
 
 def run(family: str, cities: Sequence[str | Path], out: Path, *options: str) -> subprocess.CompletedProcess:
