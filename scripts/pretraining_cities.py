@@ -40,11 +40,6 @@ class Review(NamedTuple):
     business: str
 
     @property
-    def sentiment(self) -> int:
-        """Return 0, 1 or 2: negative, neutral or positive. Coarser than stars, whose mean is an attribute of users."""
-        return (self.stars >= 3) + (self.stars >= 4)
-
-    @property
     def trade(self) -> str:
         """Return the first trade of its business, or nothing."""
         return "".join(self.trades[:1])

@@ -116,7 +116,9 @@ class TextLearner(nn.Module):
         mean = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         sentiments, trades, words = (head(mean) for head in self.heads)
         known = ~batch.words.isnan().any(1)
-        heads = F.cross_entropy(sentiments, batch.sentiments) + 0.5 * name_loss(trades, batch.trades)
+        single = (batch.sentiments != IGNORE).sum().clamp_min(1)
+        heads = F.cross_entropy(sentiments, batch.sentiments, ignore_index=IGNORE, reduction="sum") / single
+        heads = heads + 0.5 * name_loss(trades, batch.trades)
         return losses | {"heads": heads + 0.2 * name_loss(words[known], batch.words[known])}
 
     @property

@@ -2,7 +2,8 @@
 
 Beside span corruption (T5) the tasks are of the kinds that Flan's mixture has: topic, sentiment, entailment, multiple choice,
 extraction, title to text. No task shows a profile or a rule of its labels, and no target is about a user. The trades of a
-business are values of an attribute, too. Sentences and captions are natural text: some tell a meal or a price.
+business are values of an attribute, too. The sentiment of a review in five steps is its stars in words, as Flan's mixture rates
+app reviews. Sentences and captions are natural text: some tell a meal or a price.
 
 Dimension letters as in :mod:`mmprofile.model`.
 """
@@ -26,7 +27,7 @@ from datamodules.demo.smalltalk import SLOTS
 from mmprofile.inputs.batch import IGNORE, mask_pixels, pad
 
 SENTINELS = 100
-SENTIMENTS = ("negative", "neutral", "positive")
+SENTIMENTS = ("very negative", "negative", "neutral", "positive", "very positive")
 FACTS = {
     "dish": "dish",
     "companion": "friend",
@@ -68,7 +69,8 @@ class TextBatch(NamedTuple):
         texts: (T, S) long.
         row_tokens: (R, N) indices of the tokens that a row reads, as in :class:`mmprofile.inputs.batch.Batch`.
         target: (R, L) ids.
-        sentiments: (R, 3) the share of each sentiment in the reviews of a row.
+        sentiments: (R,) long, the sentiment of a row's review; IGNORE where it has several, whose mean would be near to an
+            attribute of users.
         trades: (R, trades) the share of each trade in them.
         words: (R, words) how many photos of the reviewed businesses have each word in their caption, as a share; NaN
             where there are no photos.
@@ -183,7 +185,7 @@ class Mixture:
                     return ["which trades does this place have?", *read], ", ".join(drawn[0].trades) or "none"
                 return ["what does another photo of this place show?", *read], other
             case "sentiment":
-                answer = ", ".join(SENTIMENTS[n] for n in sorted((review.sentiment for review in drawn), reverse=True))
+                answer = ", ".join(SENTIMENTS[n - 1] for n in sorted((review.stars for review in drawn), reverse=True))
                 return [rng.choice(("what is the sentiment?", "is it positive or negative?")), *told], answer
             case "same place":
                 rivals = self.by_trade[drawn[0].trade] if rng.random() < 0.7 else self.visited
@@ -219,7 +221,7 @@ class Mixture:
             case "title":
                 review = drawn[0]
                 sentence = rng.choice(review.sentences)
-                keys = [review.trade or "none", SENTIMENTS[review.sentiment]]
+                keys = [review.trade or "none", SENTIMENTS[review.stars - 1]]
                 keys += [
                     value for name in FACTS if (value := fact(name, [review._replace(text=sentence)])) != "not said"
                 ]
@@ -285,8 +287,7 @@ class Mixture:
         if not apart:
             sources = [[[*chain(*source)]] for source in sources]
         sources = [[[*ids, eos] for ids in source] for source in sources]
-        kinds = range(len(SENTIMENTS))
-        sentiments = [[np.mean([review.sentiment == kind for review in group]) for kind in kinds] for group in groups]
+        sentiments = [group[0].stars - 1 if len(group) == 1 else IGNORE for group in groups]
         trades = [[np.mean([name in review.trades for review in group]) for name in self.trades] for group in groups]
         unknown = np.full(len(self.words), np.nan)
         shares = [[self.shown[r.business] for r in group if r.business in self.shown] for group in groups]
@@ -301,7 +302,7 @@ class Mixture:
             texts=texts,
             row_tokens=pad(rows, -1),
             target=pad([[*ids, eos] for ids in targets], IGNORE),
-            sentiments=torch.from_numpy(np.stack(sentiments)).float(),
+            sentiments=torch.tensor(sentiments),
             trades=torch.from_numpy(np.stack(trades)).float(),
             words=torch.from_numpy(np.stack(words)).float(),
         )

@@ -73,7 +73,7 @@ def text_batch(script: ModuleType) -> Any:
         texts=torch.tensor([[5, 6, 7, 1], [8, 9, 1, 0], [10, 1, 0, 0]]),
         row_tokens=torch.tensor([[0, 1, 2, 3, 8, 9], [4, 5, 6, -1, -1, -1]]),
         target=torch.tensor([[11, 12, 1], [13, 1, IGNORE]]),
-        sentiments=torch.full((2, 3), 1 / 3),
+        sentiments=torch.tensor([IGNORE, 4]),
         trades=torch.rand(2, 4),
         words=torch.rand(2, 6),
     )
@@ -112,6 +112,26 @@ def test_an_encoder_decoder_learns_each_row_alike(family: str, script: ModuleTyp
     for states, answer in ((torch.cat(read[:2], 1), [11, 12, 1]), (read[2], [13, 1])):
         expected += model(encoder_outputs=(states,), labels=torch.tensor([answer])).loss.item() / 2
     assert losses["text"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_heads_against_their_formula(script: ModuleType) -> None:
+    made, batch = learner(script, "t5"), text_batch(script)
+    batch = batch._replace(words=torch.cat([batch.words[:1], torch.full((1, 6), math.nan)]))
+    read = [[5, 6, 7, 1], [10, 1]], [[8, 9, 1]]
+    encode = made.model.get_encoder()
+    mean = torch.cat(
+        [torch.cat([encode(torch.tensor([ids])).last_hidden_state for ids in row], 1).mean(1) for row in read]
+    )
+    sentiments, trades, words = (head(mean).double() for head in made.heads)
+
+    def binary(logits: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        return -(share * logits.sigmoid().log() + (1 - share) * (-logits).sigmoid().log()).sum(1).mean()
+
+    expected = -sentiments[1].log_softmax(0)[4]  # the first row has several reviews
+    expected = expected + 0.5 * binary(trades, batch.trades) + 0.2 * binary(words[:1], batch.words[:1])
+    assert made(batch)["heads"].item() == pytest.approx(expected.item(), rel=1e-5)
+    nothing = batch._replace(sentiments=torch.tensor([IGNORE, IGNORE]), words=torch.full((2, 6), math.nan))
+    assert made(nothing)["heads"].item() == pytest.approx(0.5 * binary(trades, batch.trades).item(), rel=1e-5)
 
 
 def test_the_queries_of_t5_alone_learn_slowly(script: ModuleType) -> None:
