@@ -229,6 +229,13 @@ def run(family: str, cities: Sequence[str | Path], out: Path, *options: str) -> 
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+def test_a_missing_tokenizer_is_said_before_any_city_is_made(tmp_path: Path) -> None:
+    done = run("bart", ("--cities", tmp_path / "cities"), tmp_path / "out", "--tokenizer", str(tmp_path))
+    assert done.returncode == 2
+    assert f"--tokenizer {tmp_path}: there is no tokenizer.json" in done.stderr
+    assert not (tmp_path / "cities").exists()
+
+
 @pytest.mark.parametrize("family", sorted(LOADED_BY))
 def test_a_short_run_writes_a_model_that_loads(family: str, cities: Sequence[str | Path], tmp_path: Path) -> None:
     done = run(family, cities, tmp_path)
