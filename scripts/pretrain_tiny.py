@@ -2,6 +2,7 @@
 
     python scripts/pretrain_tiny.py tokenizer --cities cities
     OMP_NUM_THREADS=1 python scripts/pretrain_tiny.py t5 --cities cities --compile
+    python scripts/pretrain_tiny.py t5 --cities cities --device cuda
 
 ``tokenizer`` makes the tokenizer of all text models. ``t5``, ``bart``, ``llama``, ``glm4`` and ``bert`` are text models of 1.3 to
 1.7 million parameters. They read the same batches of the same tasks in the same number of steps.
@@ -27,6 +28,7 @@ import re
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,10 @@ from typing import Any
 import torch
 from pretraining_cities import HELD_OUT, SEEDS, frequent_words, read_cities
 from pretraining_models import FIRST, KEY, MASK, PhotoLearner, TextLearner
-from pretraining_tasks import SENTINELS, Mixture
+from pretraining_tasks import SENTINELS, Mixture, PhotoBatch, TextBatch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -97,26 +100,43 @@ def train_tokenizer(texts: list[str], schema: Schema) -> PreTrainedTokenizerFast
     )
 
 
+class Draws(IterableDataset[TextBatch | PhotoBatch]):
+    """Batches of a mixture without end."""
+
+    def __init__(self, learner: TextLearner | PhotoLearner, mixture: Mixture, size: int) -> None:
+        self.learner, self.mixture, self.size = learner, mixture, size
+
+    def __iter__(self) -> Iterator[TextBatch | PhotoBatch]:
+        while True:
+            yield self.learner.draw(self.mixture, self.size)
+
+
 def train(
-    learner: TextLearner | PhotoLearner, mixture: Mixture, steps: int, lr: float, size: int, compiled: bool
+    learner: TextLearner | PhotoLearner,
+    batches: Iterator[TextBatch | PhotoBatch],
+    steps: int,
+    lr: float,
+    compiled: bool,
 ) -> None:
     """Train for some steps; warm-up 3 % (BART and BERT need 10 %), then cosine."""
+    device = next(learner.parameters()).device
     loss_of = torch.compile(learner, dynamic=True) if compiled else learner
     adam = torch.optim.AdamW(learner.groups(), weight_decay=0.01, fused=True)
     warm = 0.1 if isinstance(learner, TextLearner) and learner.family in ("bart", "bert") else 0.03
-    start, mean = time.perf_counter(), dict.fromkeys(WEIGHTS, 0.0)
+    start, mean = time.perf_counter(), dict[str, Any].fromkeys(WEIGHTS, 0.0)
     for step in range(steps):
         done = step / steps
         for group in adam.param_groups:
             rate = min(1.0, (step + 1) / (warm * steps), 0.5 * (1 + math.cos(math.pi * done)) + 0.01)
             group["lr"] = lr * rate * group["factor"]
-        with torch.autocast("cpu", torch.bfloat16):
-            losses = loss_of(learner.draw(mixture, size))
+        batch = next(batches)
+        with torch.autocast(device.type, torch.bfloat16):
+            losses = loss_of(type(batch)(*(part.to(device) for part in batch)))
         adam.zero_grad()
         torch.stack([WEIGHTS[name] * loss for name, loss in losses.items()]).sum().backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         adam.step()
-        mean = {name: mean[name] + (loss.item() - mean[name]) / min(step + 1, 100) for name, loss in losses.items()}
+        mean = {name: mean[name] + (loss.detach() - mean[name]) / min(step + 1, 100) for name, loss in losses.items()}
         if (step + 1) % 100 == 0 or step + 1 == steps:
             figures = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
             print(f"{step + 1:>6} steps  {time.perf_counter() - start:6.0f} s  {figures}", flush=True)
@@ -197,6 +217,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=48, help="reviews, or photos, of a step")
     parser.add_argument("--lr", type=float, default=None, help="the peak; default: that of the family")
     parser.add_argument("--compile", action="store_true", help="by torch.compile: a step takes 0.6 of the time")
+    parser.add_argument("--device", default="cpu", help="cuda: the batches are drawn in a process of their own")
     parser.add_argument("--query-factor", type=float, default=KEY**-0.5, help="of the rate of T5's queries")
     parser.add_argument("--spread", type=float, default=10.0, help="the largest spread of attention scores to save")
     args = parser.parse_args()
@@ -234,7 +255,12 @@ def main() -> None:
         "photos": len(learned.photos),
     }
     print(f"{args.family}: {facts['parameters']} parameters", flush=True)
-    train(learner, mixtures[0], args.steps, facts["lr"], args.batch, args.compile)
+    apart: dict[str, Any] = {}
+    if args.device != "cpu":
+        apart = {"num_workers": 1, "prefetch_factor": 8, "multiprocessing_context": "fork"}
+    batches = iter(DataLoader(Draws(learner, mixtures[0], args.batch), batch_size=None, **apart))
+    train(learner.to(args.device), batches, args.steps, facts["lr"], args.compile)
+    learner.cpu()
     facts |= held_out_losses(learner, mixtures[1])
     if isinstance(learner, TextLearner):
         facts["attention_spread"] = spreads = attention_spreads(learner, mixtures[1])

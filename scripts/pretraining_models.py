@@ -146,12 +146,14 @@ class TextLearner(nn.Module):
         ).last_hidden_state
         sources, width = mask.sum(1), batch.target.shape[1]
         # the first token of a target is written behind the last one of its source
-        behind = torch.arange(width)[None] + ids.shape[1] - 1
+        behind = torch.arange(width, device=ids.device)[None] + ids.shape[1] - 1
         behind = torch.where(behind < ids.shape[1], sources[:, None] - 1, behind)
         written = states.gather(1, behind[..., None].expand(-1, -1, WIDTH))
         target = row_loss(self.model.lm_head(written), batch.target)
         places = mask[:, 1:].flatten().nonzero().squeeze(1)
-        places = places[torch.randperm(len(places))[:SAMPLED]]  # the logits of all would take most of a step
+        places = places[
+            torch.randperm(len(places), device=ids.device)[:SAMPLED]
+        ]  # the logits of all would take most of a step
         source = F.cross_entropy(
             self.model.lm_head(states[:, : ids.shape[1] - 1].flatten(0, 1)[places]).float(),
             ids[:, 1:].flatten()[places],
@@ -160,9 +162,9 @@ class TextLearner(nn.Module):
 
     def _bert(self, batch: TextBatch, ids: Tensor, mask: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See :attr:`_reader`."""
-        hide = (torch.rand(ids.shape) < HIDDEN) & (ids > 2) & (ids < self.words_end)
+        hide = (torch.rand(ids.shape, device=ids.device) < HIDDEN) & (ids > 2) & (ids < self.words_end)
         hide[:, 0] = False
-        kind = torch.rand(ids.shape)
+        kind = torch.rand(ids.shape, device=ids.device)
         read = ids.masked_fill(hide & (kind < 0.8), self.mask)
         read = torch.where(hide & (kind > 0.9), torch.randint_like(ids, 3, self.words_end), read)
         read[:, 0] = self.first

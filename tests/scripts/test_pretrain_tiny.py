@@ -275,3 +275,11 @@ def test_a_saturated_model_is_put_aside(cities: Sequence[str | Path], tmp_path: 
     assert "attention scores spread by" in done.stderr
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out-refused" / "model.safetensors").is_file()
+
+
+def test_a_process_that_draws_ahead_draws_the_same(cities: Sequence[str | Path], tmp_path: Path) -> None:
+    here, apart = tmp_path / "here", tmp_path / "apart"
+    for out, device in ((here, "cpu"), (apart, "cpu:0")):  # the numbered one is treated as a GPU
+        done = run("t5", cities, out, "--device", device)
+        assert done.returncode == 0, done.stderr
+    assert (here / "model.safetensors").read_bytes() == (apart / "model.safetensors").read_bytes()
