@@ -12,7 +12,7 @@ from mmprofile.inspection.counterfactuals import hide_photo, total_variation
 from mmprofile.inspection.inspector import Inspector
 
 TRAINING = [
-    "paradigm=multi", "data.prepare.source.users=600", "trainer.max_epochs=5",
+    "paradigm=multi", "data.prepare.source.users=600",
     "evaluation.resamples=20", "trainer.progress=false", "name=gates", "out=out",
 ]  # fmt: skip
 
