@@ -221,6 +221,10 @@ def main() -> None:
     parser.add_argument("--query-factor", type=float, default=KEY**-0.5, help="of the rate of T5's queries")
     parser.add_argument("--spread", type=float, default=10.0, help="the largest spread of attention scores to save")
     args = parser.parse_args()
+    try:
+        torch.empty(0, device=args.device)
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {args.device}: {str(error).splitlines()[0]}")
     if args.family not in ("tokenizer", "vit") and not (args.tokenizer / "tokenizer.json").is_file():
         parser.error(f"--tokenizer {args.tokenizer}: there is no tokenizer.json (`{parser.prog} tokenizer` makes it)")
     folder = {"tokenizer": "text", "t5": "text", "vit": "vision"}.get(args.family, args.family)

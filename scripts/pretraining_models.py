@@ -151,9 +151,8 @@ class TextLearner(nn.Module):
         written = states.gather(1, behind[..., None].expand(-1, -1, WIDTH))
         target = row_loss(self.model.lm_head(written), batch.target)
         places = mask[:, 1:].flatten().nonzero().squeeze(1)
-        places = places[
-            torch.randperm(len(places), device=ids.device)[:SAMPLED]
-        ]  # the logits of all would take most of a step
+        drawn = torch.randperm(len(places), device=ids.device)[:SAMPLED]
+        places = places[drawn]  # the logits of all would take most of a step
         source = F.cross_entropy(
             self.model.lm_head(states[:, : ids.shape[1] - 1].flatten(0, 1)[places]).float(),
             ids[:, 1:].flatten()[places],

@@ -236,6 +236,15 @@ def test_a_missing_tokenizer_is_said_before_any_city_is_made(tmp_path: Path) -> 
     assert not (tmp_path / "cities").exists()
 
 
+@pytest.mark.parametrize("device", ["cudda", "cuda:99"])
+def test_a_wrong_device_is_said_before_any_city_is_made(device: str, tmp_path: Path) -> None:
+    done = run("bart", ("--cities", tmp_path / "cities"), tmp_path / "out", "--device", device)
+    assert done.returncode == 2
+    assert f"error: --device {device}: " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "cities").exists()
+
+
 @pytest.mark.parametrize("family", sorted(LOADED_BY))
 def test_a_short_run_writes_a_model_that_loads(family: str, cities: Sequence[str | Path], tmp_path: Path) -> None:
     done = run(family, cities, tmp_path)
