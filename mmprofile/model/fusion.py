@@ -160,24 +160,25 @@ class CrossAttention(Fusion):
 
     ``H* = FFN(TGA(H_txt, H_img, H_img))``, ``gate = tanh(W_T H_txt + W_I H*)``,
     ``H_fused = H_txt + IF(img) * gate * H*``.
+
+    The FFN starts as the identity (Balduzzi et al., ICML 2017: "looks linear"): started at random, it passes on a fifth of
+    what it is given, and faint cues of the photos get lost.
     """
 
     def __init__(
-        self,
-        width: int,
-        visual_width: int,
-        heads: int = 1,
-        norm: str = "sparsemax",
-        gate: str = "tanh",
-        ffn_width: int | None = None,
+        self, width: int, visual_width: int, heads: int = 1, norm: str = "sparsemax", gate: str = "tanh"
     ) -> None:
         super().__init__()
         if gate not in GATES:
             raise UserError(f"model.fusion.gate={gate!r} is not one of {', '.join(GATES)}")
         self.gate = gate
         self.attention = TextGuidedAttention(width, visual_width, heads, norm)
-        ffn_width = ffn_width or 2 * width
-        self.ffn = nn.Sequential(nn.Linear(width, ffn_width), nn.ReLU(), nn.Linear(ffn_width, width))
+        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        with torch.no_grad():  # relu(x) - relu(-x) = x
+            mirrored = torch.cat([torch.eye(width), -torch.eye(width)])
+            for layer, weight in ((self.ffn[0], mirrored), (self.ffn[2], mirrored.T)):
+                layer.weight.copy_(weight)
+                layer.bias.zero_()
         self.gate_text = nn.Linear(width, width, bias=False)
         self.gate_visual = nn.Linear(width, width, bias=False)
 

@@ -18,11 +18,11 @@ from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
 from mmprofile.inputs.views import InputSettings, Masking
 from mmprofile.model.auxiliary import Auxiliary
-from mmprofile.model.backbones import build_prompt
+from mmprofile.model.backbones import attention_queries, build_prompt
 from mmprofile.model.decoder import ProfileDecoder
 from mmprofile.model.decoding import SEARCH_WIDTH, Decoded, ProfileSearch, merged
 from mmprofile.model.encoder import alike
-from mmprofile.model.fusion import Fused, Fusion
+from mmprofile.model.fusion import Fused, Fusion, TextGuidedAttention
 from mmprofile.model.heads import AttributeHead, Votes
 from mmprofile.model.kernels import speed_up
 from mmprofile.model.losses import Output, attribute_weights, full_loss, gate_sums, schema_loss, sums_by_view
@@ -170,6 +170,14 @@ class ProfileModel(ProfileDecoder):
         """Return the trainable parameters of text and vision model, which a checkpoint brought."""
         new = {id(p) for p in self.new_parts()}
         return [p for p in self.parameters() if p.requires_grad and id(p) not in new]
+
+    def slow_parts(self) -> list[nn.Parameter]:
+        """Return the parameters that make attention scores and may learn more slowly, lest attention saturates.
+
+        These are the queries of a T5, and queries and keys of the fusion.
+        """
+        attentions = [part for part in self.fusion.modules() if isinstance(part, TextGuidedAttention)]
+        return [*attention_queries(self.text), *(p.weight for part in attentions for p in (part.query, part.key))]
 
     def _head_votes(self, batch: Batch) -> Votes:
         """Return the votes of the head on each row."""

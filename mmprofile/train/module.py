@@ -18,7 +18,6 @@ from mmprofile.config.settings import OptimConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.views import View
-from mmprofile.model.backbones import attention_queries
 from mmprofile.model.fusion import Gates
 from mmprofile.model.model import Output, ProfileModel
 from mmprofile.train.probe import Probe
@@ -151,14 +150,14 @@ class Learner(pl.LightningModule):
         Args:
             pretrained: parameters of the first group.
             new: those of the second.
-            queries: those of the first that have a group of their own if ``optim.query_factor`` is not 1.
+            queries: those of both that learn at ``optim.query_factor`` times the rate of the others.
         """
         optim = self.optim
         apart = {id(p) for p in queries} if optim.query_factor != 1 else set()
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in pretrained if id(p) not in apart], "lr": optim.lr_pretrained},
-            {"params": list(new), "lr": optim.lr_new},
-            {"params": [p for p in pretrained if id(p) in apart], "lr": optim.lr_pretrained * optim.query_factor},
+            {"params": [p for p in part if (id(p) in apart) == slow], "lr": rate * (optim.query_factor if slow else 1)}
+            for slow in (False, True)
+            for part, rate in ((pretrained, optim.lr_pretrained), (new, optim.lr_new))
         ]
         fused = self.device.type == "cpu" or None  # there it takes a sixth of the time
         adam = Adam([group for group in groups if group["params"]], weight_decay=optim.weight_decay, fused=fused)
@@ -277,4 +276,4 @@ class ProfileModule(Learner):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return Adam and its schedule, see :meth:`Learner.adam`."""
-        return self.adam(self.model.pretrained_parts(), self.model.new_parts(), attention_queries(self.model.text))
+        return self.adam(self.model.pretrained_parts(), self.model.new_parts(), self.model.slow_parts())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmprofile.errors import UserError
 from mmprofile.model.fusion import Concat, CrossAttention, NoFusion, TextGuidedAttention, build_fusion
@@ -80,6 +80,8 @@ def test_equations_6_to_8_by_hand(states: tuple[Tensor, Tensor, Tensor], heads: 
     torch.manual_seed(3)
     hidden, mask, visual = states
     module = CrossAttention(D, DV, heads, gate=gate).double()
+    for weight in module.ffn.parameters():  # which starts as the identity
+        nn.init.normal_(weight)
     part = {name: value.detach().numpy() for name, value in module.named_parameters()}
     fused = module(hidden.double(), mask, visual.double(), MASK)
     size = D // heads
@@ -108,6 +110,13 @@ def test_equations_6_to_8_by_hand(states: tuple[Tensor, Tensor, Tensor], heads: 
         np.testing.assert_allclose(fused.gate[row].detach(), opened, atol=1e-6)
         np.testing.assert_allclose(fused.hidden[row].detach(), text + opened * star, atol=1e-6)
     assert fused.mask is mask
+
+
+def test_photos_reach_the_gate_unchanged_before_training(states: tuple[Tensor, Tensor, Tensor]) -> None:
+    hidden, mask, visual = states
+    module = CrossAttention(D, DV)
+    attended, _ = module.attention(hidden, visual, MASK)
+    assert torch.equal(module(hidden, mask, visual, MASK).visual, attended)
 
 
 def test_attention_looks_elsewhere_from_each_position_when_there_is_a_choice(

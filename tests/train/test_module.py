@@ -247,7 +247,7 @@ def test_no_steps_at_all() -> None:
     assert rate_factor(0, 0.1, "linear")(0) == 1.0
 
 
-def test_the_queries_of_a_t5_learn_at_their_own_rate(model: ProfileModel) -> None:
+def test_what_makes_attention_scores_learns_at_its_own_rate(model: ProfileModel) -> None:
     def groups(factor: float) -> list[tuple[float, set[int]]]:
         optim = optim_config(lr_pretrained=0.01, lr_new=0.02, query_factor=factor, warmup=0.0, schedule="constant")
         made = ProfileModule(model, paradigm_views("multi", VIEWS), None, optim, steps=4).configure_optimizers()
@@ -255,11 +255,15 @@ def test_the_queries_of_a_t5_learn_at_their_own_rate(model: ProfileModel) -> Non
 
     queries = {id(p) for name, p in model.text.named_parameters() if name.endswith("Attention.q.weight")}
     assert len(queries) == 6  # self-attention of two encoder and two decoder layers, attention to the encoder of two
-    (rate, pretrained), (_, new), (slow, apart) = groups(0.25)
-    assert (rate, slow) == (0.01, 0.0025)
-    assert apart == queries
-    assert pretrained == {id(p) for p in model.pretrained_parts()} - queries
-    assert groups(1.0) == [(0.01, pretrained | queries), (0.02, new)]  # one group fewer: as checkpoints had it before
+    fusion = {
+        id(p)
+        for name, p in model.fusion.named_parameters()
+        if name in ("attention.query.weight", "attention.key.weight")
+    }
+    assert len(fusion) == 2
+    pretrained, new = ({id(p) for p in part} for part in (model.pretrained_parts(), model.new_parts()))
+    assert groups(0.25) == [(0.01, pretrained - queries), (0.02, new - fusion), (0.0025, queries), (0.005, fusion)]
+    assert groups(1.0) == [(0.01, pretrained), (0.02, new)]  # two groups: as checkpoints had it before
 
 
 @pytest.mark.parametrize("name", ["lr_pretrained", "lr_new", "query_factor"])
