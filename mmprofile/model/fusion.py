@@ -173,12 +173,13 @@ class CrossAttention(Fusion):
             raise UserError(f"model.fusion.gate={gate!r} is not one of {', '.join(GATES)}")
         self.gate = gate
         self.attention = TextGuidedAttention(width, visual_width, heads, norm)
-        self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
+        first, last = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        mirrored = torch.cat([torch.eye(width), -torch.eye(width)])
         with torch.no_grad():  # relu(x) - relu(-x) = x
-            mirrored = torch.cat([torch.eye(width), -torch.eye(width)])
-            for layer, weight in ((self.ffn[0], mirrored), (self.ffn[2], mirrored.T)):
+            for layer, weight in ((first, mirrored), (last, mirrored.T)):
                 layer.weight.copy_(weight)
                 layer.bias.zero_()
+        self.ffn = nn.Sequential(first, nn.ReLU(), last)
         self.gate_text = nn.Linear(width, width, bias=False)
         self.gate_visual = nn.Linear(width, width, bias=False)
 

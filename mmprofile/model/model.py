@@ -176,8 +176,11 @@ class ProfileModel(ProfileDecoder):
 
         These are the queries of a T5, and queries and keys of the fusion.
         """
-        attentions = [part for part in self.fusion.modules() if isinstance(part, TextGuidedAttention)]
-        return [*attention_queries(self.text), *(p.weight for part in attentions for p in (part.query, part.key))]
+        slow = attention_queries(self.text)
+        for part in self.fusion.modules():
+            if isinstance(part, TextGuidedAttention):
+                slow += [*part.query.parameters(), *part.key.parameters()]
+        return slow
 
     def _head_votes(self, batch: Batch) -> Votes:
         """Return the votes of the head on each row."""
