@@ -90,9 +90,9 @@ class FusionConfig:
 class RatesConfig:
     """Learning rates that suit a model's pretrained parts and its new ones.
 
-    ``query_factor``: of the rate of what makes attention scores that saturate else: the queries of a T5, whose scores are not
-    divided by sqrt(d_kv) (d_kv ** -0.5 makes Adam's steps those of a model that divides them), and queries and keys of the
-    fusion.
+    ``query_factor`` multiplies the rate of what makes attention scores, lest they grow until each query reads one key. These
+    are the queries of a T5 and the queries and keys of the fusion. A T5 does not divide scores by sqrt(d_kv); d_kv ** -0.5
+    makes Adam's steps those of a model that does.
     """
 
     pretrained: float = MISSING

@@ -172,10 +172,7 @@ class ProfileModel(ProfileDecoder):
         return [p for p in self.parameters() if p.requires_grad and id(p) not in new]
 
     def slow_parts(self) -> list[nn.Parameter]:
-        """Return the parameters that make attention scores and may learn more slowly, lest attention saturates.
-
-        These are the queries of a T5, and queries and keys of the fusion.
-        """
+        """Return the queries of a T5 and the queries and keys of the fusion, which may learn more slowly than the rest."""
         slow = attention_queries(self.text)
         for part in self.fusion.modules():
             if isinstance(part, TextGuidedAttention):

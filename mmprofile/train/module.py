@@ -143,20 +143,20 @@ class Learner(pl.LightningModule):
         self,
         pretrained: Sequence[nn.Parameter],
         new: Sequence[nn.Parameter],
-        queries: Sequence[nn.Parameter] = (),
+        slow: Sequence[nn.Parameter] = (),
     ) -> OptimizerLRSchedulerConfig:
         """Return Adam and its schedule.
 
         Args:
-            pretrained: parameters of the first group.
-            new: those of the second.
-            queries: those of both that learn at ``optim.query_factor`` times the rate of the others.
+            pretrained: parameters that learn at ``optim.lr_pretrained``.
+            new: parameters that learn at ``optim.lr_new``.
+            slow: those of both that learn at ``optim.query_factor`` times their rate, in groups of their own.
         """
         optim = self.optim
-        apart = {id(p) for p in queries} if optim.query_factor != 1 else set()
+        apart = {id(p) for p in slow} if optim.query_factor != 1 else set()
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in part if (id(p) in apart) == slow], "lr": rate * (optim.query_factor if slow else 1)}
-            for slow in (False, True)
+            {"params": [p for p in part if (id(p) in apart) == slowed], "lr": rate * factor}
+            for slowed, factor in ((False, 1.0), (True, optim.query_factor))
             for part, rate in ((pretrained, optim.lr_pretrained), (new, optim.lr_new))
         ]
         fused = self.device.type == "cpu" or None  # there it takes a sixth of the time
