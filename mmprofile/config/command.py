@@ -40,11 +40,7 @@ def run_command(name: str, run: Callable[[Any], None]) -> None:
     spec = sys.modules["__main__"].__spec__  # of python -m
     shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
     sys.argv[1:] = [*words, *HYDRA_QUIET, f"hydra.help.app_name={shown}"]
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
-    except BrokenPipeError:  # the reader of --help (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    guarded(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job))
 
 
 def print_help(name: str) -> None:
@@ -55,18 +51,36 @@ def print_help(name: str) -> None:
 def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
     """Return what ``action`` returns. Print one line and exit after a user's mistake (status 2) or an interrupt (130).
 
+    Exit with status 1 and without a word when whoever reads the output (``head``, ``less``) has seen enough.
+
     Args:
         action: what to do.
         interrupted: the line that is printed after an interrupt.
     """
     try:
-        return action()
+        result = action()
+        sys.stdout.flush()  # a reader who is gone is noticed here instead of at the interpreter's exit
+        return result
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
         sys.exit(130)
+
+
+def _reader_is_gone() -> bool:
+    """Return whether it is the standard output that nobody reads any more, and not another pipe of the command."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def quiet() -> None:

@@ -182,7 +182,7 @@ class VisionEncoder(nn.Module):
 
     def _tokens(self, photos: Tensor) -> Tensor:
         """Return the visual tokens (P, M, dv) of photos, uint8 (P, 3, height, width)."""
-        pixels = (photos.to(self.mean.dtype) / 255 - self.mean) / self.std
+        pixels = photos.to(self.mean.dtype, copy=True).div_(255).sub_(self.mean).div_(self.std)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.trainable):
             states = self.vit.forward_features(pixels)
         prefix = self.vit.num_prefix_tokens

@@ -85,15 +85,28 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         mmprofile.Nonsense  # noqa: B018
 
 
-def test_help_that_is_not_read_to_its_end_leaves_no_trace(tmp_path: Path) -> None:
+def unread(folder: Path, *words: str) -> tuple[int, str]:
+    """The exit status of Python and what it says to stderr when nobody reads its output."""
     with subprocess.Popen(
-        [sys.executable, "-u", "-m", "mmprofile.predict", "--help"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(timeout=60) == 1
+        return process.wait(timeout=60), process.stderr.read()
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_output_that_is_not_read_to_its_end_leaves_no_trace(buffered: bool, tmp_path: Path) -> None:
+    flags = [] if buffered else ["-u"]
+    assert unread(tmp_path, *flags, "-m", "mmprofile.predict", "--help") == (1, "")
+    command = "from mmprofile.config.command import guarded; guarded(lambda: print('a table'))"
+    assert unread(tmp_path, *flags, "-c", command) == (1, "")
+
+
+def test_another_broken_pipe_is_an_error() -> None:
+    code = "from mmprofile.config.command import guarded\n"
+    code += "import os; r, w = os.pipe(); os.close(r); guarded(lambda: os.write(w, b'x'))"
+    done = call("-c", code)
+    assert done.returncode == 1
+    assert "BrokenPipeError" in done.stderr
