@@ -58,9 +58,10 @@ def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
         interrupted: the line that is printed after an interrupt.
     """
     try:
-        result = action()
-        sys.stdout.flush()  # a reader who is gone is noticed here instead of at the interpreter's exit
-        return result
+        try:
+            return action()
+        finally:
+            sys.stdout.flush()  # a reader who is gone is noticed here instead of at the interpreter's exit
     except BrokenPipeError:
         if not _reader_is_gone():
             raise

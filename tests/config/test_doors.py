@@ -1,5 +1,6 @@
 """Every command has a door that checks the command line before anything heavy is imported."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,10 +86,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
         mmprofile.Nonsense  # noqa: B018
 
 
-def unread(folder: Path, *words: str) -> tuple[int, str]:
+def unread(folder: Path, buffered: bool, *words: str) -> tuple[int, str]:
     """The exit status of Python and what it says to stderr when nobody reads its output."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
     with subprocess.Popen(
-        [sys.executable, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -98,10 +105,9 @@ def unread(folder: Path, *words: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("buffered", [True, False])
 def test_output_that_is_not_read_to_its_end_leaves_no_trace(buffered: bool, tmp_path: Path) -> None:
-    flags = [] if buffered else ["-u"]
-    assert unread(tmp_path, *flags, "-m", "mmprofile.predict", "--help") == (1, "")
+    assert unread(tmp_path, buffered, "-m", "mmprofile.predict", "--help") == (1, "")
     command = "from mmprofile.config.command import guarded; guarded(lambda: print('a table'))"
-    assert unread(tmp_path, *flags, "-c", command) == (1, "")
+    assert unread(tmp_path, buffered, "-c", command) == (1, "")
 
 
 def test_another_broken_pipe_is_an_error() -> None:
