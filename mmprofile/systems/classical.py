@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import Cues, Example
-from mmprofile.profile.metrics import score
+from mmprofile.profile.metrics import count, macro_scores
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
 Array: TypeAlias = npt.NDArray[np.float64]
@@ -290,13 +290,13 @@ def _best_choice(attribute: Attribute, tables: Mapping[str, Array], frequency: A
         frequency: (C,) of the classes.
         gold: N.
     """
-    schema = Schema(attribute.name, [attribute])
+    schema, all_users = Schema(attribute.name, [attribute]), np.ones((1, len(gold)))
     scores: dict[Choice, float] = {}
     for name, table in tables.items():
         for power in POWERS:
             values = _likeliest(attribute, table, frequency, power)
             predicted: list[Profile] = [{attribute.name: value} for value in values]
-            scores[Choice(name, power)] = score(schema, gold, predicted, resamples=0).macro_f1
+            scores[Choice(name, power)] = float(macro_scores(count(schema, gold, predicted), all_users).present[0, 0])
     return max(scores, key=lambda choice: scores[choice])
 
 
