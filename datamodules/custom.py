@@ -2,7 +2,8 @@
 
 Reviews: ``user_id``, ``text``, and optionally ``review_id``, ``business_id``, ``stars``, ``date``, ``photos`` (paths).
 Photos, where the reviews do not name them: ``path``, and the ``review_id`` or ``business_id`` it belongs to.
-Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is unknown.
+Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is no label. ``Unknown`` is a
+label if the schema allows it, and else none.
 """
 
 import hashlib
@@ -137,8 +138,11 @@ class RawCustom:
                     raise UserError(
                         f"{where}: {name!r} is no attribute of the profile schema{nearest(name, schema.names)}"
                     )
-                profile[schema[name].name] = _values(schema[name], value, where)
-            columns |= set(profile)
+                attribute = schema[name]
+                columns.add(attribute.name)
+                values = _values(attribute, value, where)
+                if values is not None:
+                    profile[attribute.name] = values
             labels[user] = profile
         return labels, columns
 
@@ -181,12 +185,14 @@ def _label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     yield from enumerate(rows, start=1)
 
 
-def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
+def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...] | None:
+    """Return the values of a label, () for Unknown; None where it is no label."""
     items = value if isinstance(value, list) else [value]
     spelled = {known.lower(): known for known in attribute.values}
-    values = []
+    values, unknown = list[str](), False
     for item in items:
         if item is None or str(item).strip().lower() == UNKNOWN.lower():
+            unknown |= item is not None
             continue
         text = str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip()
         if text.lower() not in spelled:
@@ -195,7 +201,9 @@ def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
                 f"values: {', '.join(attribute.values)}"
             )
         values.append(spelled[text.lower()])
-    if values and len(set(values)) != attribute.size:
+    if not values:
+        return () if unknown and attribute.unknown else None
+    if len(set(values)) != attribute.size:
         raise UserError(
             f"{where}: {attribute.name} needs {attribute.size} different value(s), not {len(values)}: {values}"
         )

@@ -276,8 +276,10 @@ class Preparation:
             labels = derive(self.schema, reviews, tables.businesses, engine)
             labels.add_file(*raw.labels(self.schema))
             people = {row["user_id"] for row in engine.rows(reviews.select("user_id").distinct())}
-            known, unknown = labels.complete(people)
-            self.funnel.add("users whose required labels are all known", len(known))
+            least = self.options.selection.min_labels
+            known, unknown = labels.labelled(people, least)
+            enough = "whose required labels are all known" if least is None else f"with {least} known labels or more"
+            self.funnel.add(f"users {enough}", len(known))
             self.funnel.check()
             splits = split_users(sorted(known), self.options.split)
             self.funnel.add("users in a split", sum(map(len, splits.values())))

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from mmprofile.errors import UserError
 
 Profile = dict[str, tuple[str, ...]]
-"""Attribute name -> its values; an empty tuple is an unknown value."""
+"""Attribute name -> its values. An empty tuple is ``Unknown``, an attribute that is not there is not labelled."""
 KINDS = ("single", "set", "ordered")
 UNKNOWN = "Unknown"
 _RESERVED = (";", ",", ":", "\n")

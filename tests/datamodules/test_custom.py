@@ -39,9 +39,15 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, schema: Schema | None = None, selection: dict[str, int] = OPEN, **source: Any) -> Prepared:
+def run(
+    folder: Path,
+    schema: Schema | None = None,
+    selection: dict[str, int] = OPEN,
+    split: dict[str, int] = THIRDS,
+    **source: Any,
+) -> Prepared:
     source = {"kind": "custom", "reviews": str(folder / "reviews.jsonl")} | source
-    return open_prepared(prepare(source, selection, THIRDS, schema=schema or yelp_schema(), progress=False))
+    return open_prepared(prepare(source, selection, split, schema=schema or yelp_schema(), progress=False))
 
 
 def users(prepared: Prepared) -> dict[str, dict[str, Any]]:
@@ -56,8 +62,8 @@ def test_reviews_with_photos_of_their_own(data: Path) -> None:
     assert ann["reviews"][0]["photo_ids"][0] in ann["reviews"][1]["photo_ids"]
     assert (bob["reviews"][0]["review_id"], bob["reviews"][0]["business_id"]) == ("mine", "cafe")
     assert cem["reviews"][0]["photo_ids"] == []
-    # Only the stars' rule has something to go by; the rest stays unknown and drops nobody.
-    assert ann["profile"] == {name: ["5"] if name == "Stars" else [] for name in yelp_schema().names}
+    # Only the stars' rule has something to go by; the rest has no label and drops nobody.
+    assert ann["profile"] == {name: ["5"] if name == "Stars" else None for name in yelp_schema().names}
     assert bob["profile"]["Stars"] == ["3"]
 
 
@@ -85,7 +91,7 @@ def test_only_user_and_text_are_needed(data: Path) -> None:
     assert sorted(row["reviews"][0]["text"] for row in rows) == ["one", "three words here", "two words"]
     assert {each["stars"] for row in rows for each in row["reviews"]} == {None}
     assert len(prepared.photos) == 0
-    assert all(values == [] for row in rows for values in row["profile"].values())  # unlabelled, and nobody dropped
+    assert all(values is None for row in rows for values in row["profile"].values())  # unlabelled, and nobody dropped
 
 
 def test_photos_by_a_list_of_their_own(data: Path, tmp_path: Path) -> None:
@@ -143,13 +149,31 @@ def test_text_only_attribute_gets_its_labels_from_the_file(data: Path) -> None:
     schema = Schema("own", [Attribute("Age", ("young", "old"), text_only=True, unknown=True), yelp_schema()["Stars"]])
     write_lines(data / "labels.jsonl", [{"user_id": "ann", "age": "OLD"}, {"user_id": "bob", "age": "Unknown"}])
     found = users(run(data, schema, labels=str(data / "labels.jsonl")))
-    assert {stars: row["profile"]["Age"] for stars, row in found.items()} == {"5.0": ["old"], "2.5": [], "1.0": []}
+    assert {stars: row["profile"]["Age"] for stars, row in found.items()} == {"5.0": ["old"], "2.5": [], "1.0": None}
 
 
 def test_users_without_a_required_label_are_dropped_and_counted(data: Path) -> None:
     write_lines(data / "labels.jsonl", LABELS[:2])
     with pytest.raises(UserError, match=r"asks for 3 users .*but 2 are left"):
         run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
+    """Unknown is no label of an attribute that does not allow it, and null is none of any."""
+    rows = [
+        {"user_id": "ann", "Preferred Meal": "Lunch"},
+        {"user_id": "bob", "Preferred Meal": None, "Budget Range": "High"},
+        {"user_id": "cem", "Preferred Meal": "Unknown"},
+    ]
+    write_lines(data / "labels.jsonl", rows)
+    write_lines(data / "plain.jsonl", [{key: value for key, value in row.items() if key != "stars"} for row in ROWS])
+    files = {"labels": str(data / "labels.jsonl"), "reviews": str(data / "plain.jsonl")}
+    prepared = run(data, selection=OPEN | {"min_labels": 1}, split=THIRDS | {"test": 0}, **files)
+    profiles = [row["profile"] for split in prepared.datasets.values() for row in split]
+    found = [{name: values for name, values in profile.items() if values is not None} for profile in profiles]
+    assert sorted(map(str, found)) == ["{'Budget Range': ['High']}", "{'Preferred Meal': ['Lunch']}"]
+    assert prepared.manifest["labels"]["unknown"] == {"Preferred Meal": 2, "Budget Range": 2}
+    assert prepared.manifest["steps"][-2]["step"] == "users with 1 known labels or more"
 
 
 @pytest.mark.parametrize(
