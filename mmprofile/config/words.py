@@ -1,7 +1,12 @@
 """Other names of keys: short ones on a command line, and those of earlier versions in old configurations."""
 
 import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from mmprofile.paths import conf_dir
 
 SHORT = {
     "caption": {"model": "checkpoint"},
@@ -19,7 +24,25 @@ RENAMED = {"train": {"evaluation.dev_beams": "evaluation.validation_beams"}}
 """Keys of earlier versions -> today's, on command lines and in the ``config.yaml`` of old runs."""
 
 
-def translate(command: str, word: str) -> str:
+def translate(command: str, words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with today's keys in place of short and old ones.
+
+    ``profile=`` may be the path of a YAML file, or name one in ``conf/profile`` of the folder that the command runs in.
+    """
+    return [new for word in words for new in _schema_words(_translated(command, word))]
+
+
+def _schema_words(word: str) -> list[str]:
+    """Return what chooses a schema: a file that is not ours stands as a path, which is read after the composition."""
+    name, _, value = word.partition("=")
+    own = Path("conf", "profile", f"{value}.yaml")
+    if name != "profile" or (conf_dir() / "profile" / own.name).is_file():
+        return [word]
+    path = Path(value) if Path(value).suffix in (".yaml", ".yml") else own if own.is_file() else None
+    return [word] if path is None else ["~profile", f"+profile.path={json.dumps(str(path), ensure_ascii=False)}"]
+
+
+def _translated(command: str, word: str) -> str:
     """Return a word of a command line with today's key in place of a short or an old one."""
     if word in FLAGS.get(command, {}):
         return FLAGS[command][word]
