@@ -278,7 +278,7 @@ class Preparation:
             people = {row["user_id"] for row in engine.rows(reviews.select("user_id").distinct())}
             least = self.options.selection.min_labels
             known, unknown = labels.labelled(people, least)
-            enough = "whose required labels are all known" if least is None else f"with {least} known labels or more"
+            enough = "whose required labels are all known" if least is None else f"with {least} or more labels"
             self.funnel.add(f"users {enough}", len(known))
             self.funnel.check()
             splits = split_users(sorted(known), self.options.split)

@@ -280,6 +280,7 @@ class PredictConfig:
     run: str = MISSING
     input: str = MISSING
     output: str | None = MISSING
+    photo_root: str | None = MISSING
     beams: int | None = MISSING
     batch_size: int = MISSING
     photos: PhotosConfig = field(default_factory=PhotosConfig)

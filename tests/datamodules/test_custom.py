@@ -173,7 +173,7 @@ def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
     found = [{name: values for name, values in profile.items() if values is not None} for profile in profiles]
     assert sorted(map(str, found)) == ["{'Budget Range': ['High']}", "{'Preferred Meal': ['Lunch']}"]
     assert prepared.manifest["labels"]["unknown"] == {"Preferred Meal": 2, "Budget Range": 2}
-    assert prepared.manifest["steps"][-2]["step"] == "users with 1 known labels or more"
+    assert prepared.manifest["steps"][-2]["step"] == "users with 1 or more labels"
 
 
 @pytest.mark.parametrize(
