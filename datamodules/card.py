@@ -148,6 +148,12 @@ def _kept(manifest: dict[str, Any]) -> str:
     text += (
         f"\nUsers without a label, before those with too few were left out: {unknown or 'no attribute is labelled'}.\n"
     )
+    file = manifest["labels"].get("file", {})
+    for name, values in file.get("wrong", {}).items():
+        shown = ", ".join(f"{value!r} ({count:,})" for value, count in values.items())
+        text += f"\nLabels of {name} that are none of its values, left out: {shown}.\n"
+    if file.get("left_out"):
+        text += f"\nRows of the labels file that cannot be used: {file['left_out']:,} of {file['rows']:,}, left out.\n"
     for name, counts in manifest["notes"].get("malformed_lines", {}).items():
         if counts["malformed"]:
             text += f"\nMalformed lines in {name}: {counts['malformed']:,} of {counts['lines']:,}, left out.\n"

@@ -44,10 +44,11 @@ def run(
     schema: Schema | None = None,
     selection: dict[str, int] = OPEN,
     split: dict[str, int] = THIRDS,
+    progress: bool = False,
     **source: Any,
 ) -> Prepared:
     source = {"kind": "custom", "reviews": str(folder / "reviews.jsonl")} | source
-    return open_prepared(prepare(source, selection, split, schema=schema or yelp_schema(), progress=False))
+    return open_prepared(prepare(source, selection, split, schema=schema or yelp_schema(), progress=progress))
 
 
 def users(prepared: Prepared) -> dict[str, dict[str, Any]]:
@@ -185,9 +186,12 @@ def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
         ),
         (
             {"user_id": "bob", "Preferred Meal": "Diner"},
-            "row 2: 'Diner' is no value of Preferred Meal .did you mean Dinner",
+            "1 of 1 users: Preferred Meal='Diner' is not one of Breakfast, Brunch, Lunch, Dinner .did you mean Dinner",
         ),
-        ({"user_id": "bob", "Favorite Category": "Pizza"}, "row 2: Favorite Category needs 2 different"),
+        (
+            {"user_id": "bob", "Favorite Category": "Pizza"},
+            "1 of 1 users: Favorite Category='Pizza' is not 2 different values of",
+        ),
         ({"user_id": "ann"}, "row 2: user 'ann' has a row already"),
         ({"Stars": 3}, "row 2: no user_id"),
         ("[]", "row 2: not a JSON object"),
@@ -197,6 +201,48 @@ def test_wrong_labels_are_named(data: Path, row: Any, said: str) -> None:
     write_lines(data / "labels.jsonl", [{"user_id": "ann", "Stars": 3}, row])
     with pytest.raises(UserError, match=said):
         run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_a_few_wrong_labels_are_left_out_counted_and_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any photo is opened; the rest of such a row counts."""
+    rows = [
+        {"user_id": "ann", "Stars": 3, "Preferred Meal": "Lunch"},
+        {"user_id": "bob", "Stars": 10, "Preferred Meal": "Dinner"},
+    ]
+    write_lines(data / "labels.jsonl", [*rows, {"user_id": "cem", "Stars": "4"}, {"user_id": "eve", "Stars": 5}])
+    selection = OPEN | {"min_labels": 1}
+    prepared = run(data, selection=selection, labels=str(data / "labels.jsonl"), progress=True)
+    said = capsys.readouterr().err
+    assert "labels: 1 of 4 users: Stars='10' is not one of 1, 2, 3, 4, 5" in said
+    assert "labels: 1 of 4 users have no reviews" in said
+    assert said.index("Stars='10'") < said.index("photos:")
+    found = {str(row["profile"]["Stars"]): row["profile"] for row in users(prepared).values()}
+    assert found["None"]["Preferred Meal"] == ["Dinner"]
+    assert prepared.manifest["labels"]["file"] == {
+        "rows": 4, "left_out": 0, "wrong": {"Stars": {"10": 1}}, "users_without_reviews": 1,
+    }  # fmt: skip
+    assert (
+        "Labels of Stars that are none of its values, left out: '10' (1)."
+        in (prepared.folder / "README.md").read_text()
+    )
+
+
+def test_labels_of_nobody_here(data: Path) -> None:
+    write_lines(data / "labels.jsonl", [{"user_id": "zoe", "Stars": 3}])
+    with pytest.raises(
+        UserError, match="none of its 1 users has reviews; its ids look like 'zoe', those of the reviews like 'ann'"
+    ):
+        run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_photos_must_be_a_list(data: Path) -> None:
+    """The reader of a file would take a text for no photos, and the user would not notice."""
+    write_lines(data / "reviews.jsonl", [{**ROWS[0], "photos": "a/1.jpg"}, *ROWS[1:]])
+    with pytest.raises(UserError, match=r'reviews.jsonl, line 1: photos is "a/1.jpg": give a list of paths'):
+        run(data)
+    pq.write_table(pa.table({"user_id": ["u"], "text": ["t"], "photos": ["a/1.jpg"]}), data / "text.parquet")
+    with pytest.raises(UserError, match="the column photos holds string: it should hold a list of paths"):
+        run(data, reviews=str(data / "text.parquet"))
 
 
 def test_wrong_files_are_named(data: Path, tmp_path: Path) -> None:
