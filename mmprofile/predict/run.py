@@ -21,12 +21,10 @@ from tqdm import tqdm
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import load_predictor
-from mmprofile.inputs.views import Masking, View, paradigm_views
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.output import OutputFile
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
-from mmprofile.predict.users import OUTSIDE, UserPhotos, select
-from mmprofile.profile.schema import Profile, Schema
+from mmprofile.predict.users import OUTSIDE, Photos, UserPhotos, batches, plain, prediction_view
 
 EVERY = 30
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -113,7 +111,7 @@ def _with_progress(rows: Iterable[dict[str, Any]], done: int) -> Iterator[dict[s
 
 
 def predict(
-    model: ProfileModel, users: Iterable[InputUser], photos: UserPhotos, beams: int | None, batch_size: int
+    model: ProfileModel, users: Iterable[InputUser], photos: Photos, beams: int | None, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the profiles of users, in order, as rows of the output file.
 
@@ -124,20 +122,14 @@ def predict(
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         batch_size: users at a time.
     """
-    inputs, view = model.settings["inputs"], prediction_view(model)
-    collator = model.collator(inputs, photos, Masking(), 0)
-    remaining = iter(users)
-    while chunk := list(islice(remaining, batch_size)):
-        selections = [select(user, inputs, view, photos) for user in chunk]
-        batch = collator([selection.user for selection in selections], (view,))
+    for selections, batch in batches(model, users, photos, batch_size):
         decoded = model.decode(batch) if beams is None else None
         texts = model.generate(batch, beams) if decoded is None else [profile.text for profile in decoded]
-        photos.forget()
         for i, (selection, text) in enumerate(zip(selections, texts, strict=True)):
             parsed = model.schema.parse(text)
             row: dict[str, Any] = {
                 "user_id": selection.user.user_id,
-                "profile": plain_profile(model.schema, parsed.profile),
+                "profile": {name: plain(model.schema[name], values) for name, values in parsed.profile.items()},
                 "text": text,
                 "faults": parsed.faults,
                 "used": selection.used,
@@ -145,20 +137,6 @@ def predict(
             if decoded is not None:
                 row["confidence"] = {name: round(share, 3) for name, share in decoded[i].confidence.items()}
             yield row
-
-
-def plain_profile(schema: Schema, profile: Profile) -> dict[str, Any]:
-    """Return a profile as JSON has it: a value or None where an attribute has a single one, else a list."""
-    return {
-        name: list(values) if schema[name].kind != "single" else (values[0] if values else None)
-        for name, values in profile.items()
-    }
-
-
-def prediction_view(model: ProfileModel) -> View:
-    """Return the view that a model predicts from."""
-    modality = model.settings["inputs"]["modality"]
-    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
 
 
 def notes(model: ProfileModel, intake: Intake, unusable: Counter[str], output: OutputFile | None) -> Iterator[str]:

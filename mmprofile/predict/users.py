@@ -2,15 +2,19 @@
 
 import io
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from mmprofile.inputs.views import User, View, user_rng
+from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.views import Masking, User, View, paradigm_views, user_rng
+from mmprofile.model.model import ProfileModel
 from mmprofile.predict.rows import InputUser
+from mmprofile.profile.schema import Attribute
 
 T = TypeVar("T")
 OUTSIDE, NO_FILE, MISSING = "outside", "no_regular_file", "missing"
@@ -26,6 +30,19 @@ class ProcessedPhoto(Protocol):
     @property
     def reason(self) -> str | None:
         """Return why the photo cannot be used; None where it can."""
+
+
+class Photos(Protocol):
+    """The photos of users, by path or another key."""
+
+    def problem(self, path: str) -> str | None:
+        """Decode a photo and keep its pixels; return the reason where that is impossible."""
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Return the pixels of a photo without a problem, uint8 (3, H, W)."""
+
+    def forget(self) -> None:
+        """Drop all pixels."""
 
 
 class UserPhotos:
@@ -81,7 +98,26 @@ class Selection(NamedTuple):
     used: dict[str, Any]
 
 
-def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: UserPhotos) -> Selection:
+def prediction_view(model: ProfileModel) -> View:
+    """Return the view that a model predicts from."""
+    modality = model.settings["inputs"]["modality"]
+    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+
+
+def batches(
+    model: ProfileModel, users: Iterable[InputUser], photos: Photos, batch_size: int
+) -> Iterator[tuple[list[Selection], Batch]]:
+    """Yield what a model is shown of users, some at a time, as selections and as a batch; pixels are kept until the next."""
+    inputs, view = model.settings["inputs"], prediction_view(model)
+    collator = model.collator(inputs, photos, Masking(), 0)
+    remaining = iter(users)
+    while chunk := list(islice(remaining, batch_size)):
+        selections = [select(user, inputs, view, photos) for user in chunk]
+        yield selections, collator([selection.user for selection in selections], (view,))
+        photos.forget()
+
+
+def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos) -> Selection:
     """Draw the reviews and photos that the model is shown of a user: as many as in training, by the user's id.
 
     Photos are opened in the order in which they are drawn, until there are enough.
@@ -121,6 +157,11 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: UserPh
         "unusable_photos": unusable,
     }
     return Selection(user=user, used=used)
+
+
+def plain(attribute: Attribute, values: Sequence[str]) -> Any:
+    """Return values as JSON has them: a value or None where an attribute has a single one, else a list."""
+    return list(values) if attribute.kind != "single" else (values[0] if values else None)
 
 
 def _draw(items: Sequence[T], count: int, rng: np.random.Generator) -> Sequence[T]:

@@ -14,8 +14,7 @@ from mmprofile.evaluate.predictions import evaluate_model
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.model.exports import load_pretrained
 from mmprofile.predict.rows import InputUser
-from mmprofile.predict.run import prediction_view
-from mmprofile.predict.users import UserPhotos, select
+from mmprofile.predict.users import UserPhotos, prediction_view, select
 from mmprofile.profile.schema import Schema
 from mmprofile.train import run as train
 
