@@ -1,6 +1,7 @@
 """Checks of ``conf/train.yaml``: settings that make no sense are refused before the data are prepared."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
@@ -33,6 +34,18 @@ def check_settings(cfg: TrainConfig) -> None:
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
+
+
+def unknown_tokens(tokens: Iterable[Sequence[int]], unknown: int | None) -> float:
+    """Return the share of tokens that a tokenizer has no name for, 0 to 1.
+
+    Args:
+        tokens: ids of texts.
+        unknown: the id of the unknown token; None: the tokenizer has none.
+    """
+    counts = [(len(ids), sum(token == unknown for token in ids)) for ids in tokens]
+    total, lost = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    return lost / total if total else 0.0
 
 
 def _check_model(cfg: TrainConfig) -> None:

@@ -46,11 +46,16 @@ from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
-from mmprofile.train.checks import check_settings
+from mmprofile.train.checks import check_settings, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
 from mmprofile.train.probe import Probe
+
+LOOKED_AT = 200
+"""Training users whose reviews are searched for unknown tokens."""
+MOST_UNKNOWN = 0.01
+"""A larger share of unknown tokens is said."""
 
 
 @dataclass(frozen=True)
@@ -289,11 +294,17 @@ def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Pat
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     views = ", ".join(view.name for view in data.views)
     writer = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
+    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
+    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
+    warning = (
+        f"\n  {lost:.0%} of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}, so what they say "
+        f"is lost: choose a model for these languages (docs/checkpoints.md)"
+    )
     return (
         f"run {cfg.name} in {folder}\n"
         f"  model {cfg.model.name}: {count:.1f} M parameters, {writer}, {precision}\n"
         f"  paradigm {cfg.paradigm.name}: {views} ({cfg.paradigm.schedule})\n"
-        f"  users {sizes} (train / validation / test)"
+        f"  users {sizes} (train / validation / test)" + (warning if lost > MOST_UNKNOWN else "")
     )
 
 
