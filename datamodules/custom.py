@@ -161,7 +161,8 @@ def _check_photo_lists(path: Path) -> None:
     if path.suffix.lower() == ".parquet":
         columns = pq.read_schema(path)
         kind = columns.field("photos").type if "photos" in columns.names else None
-        if kind is not None and not pa.types.is_list(kind) and not pa.types.is_large_list(kind):
+        fitting = (pa.types.is_list, pa.types.is_large_list, pa.types.is_null)
+        if kind is not None and not any(fits(kind) for fits in fitting):
             raise UserError(f"{path}: the column photos holds {kind}: it should hold a list of paths")
         return
     for number, row in islice(json_lines(path), LOOKED_AT):

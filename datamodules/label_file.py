@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.labels import Labels
-from datamodules.yelp import MALFORMED_LIMIT, json_lines
+from datamodules.yelp import json_lines
 from mmprofile.errors import UserError, nearest
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
@@ -29,7 +29,7 @@ class GivenLabels:
         left_out: why rows are left out, by their number.
         given: attribute -> the number of users with a value.
         wrong: attribute -> value that is none of the schema -> the number of users.
-        strangers: the number of users who have no reviews.
+        strangers: the number of users who have no reviews that are kept.
     """
 
     labels: Labels = field(default_factory=dict)
@@ -58,7 +58,7 @@ class GivenLabels:
                 f"{len(self.left_out):,} of {self.rows:,} rows are left out; the first is row {number}: {reason}"
             )
         if self.strangers:
-            lines.append(f"{self.strangers:,} of {len(self.labels):,} users have no reviews")
+            lines.append(f"{self.strangers:,} of {len(self.labels):,} users have no reviews that are kept")
         return lines
 
 
@@ -68,10 +68,10 @@ def read_labels(path: Path, schema: Schema, people: set[str]) -> GivenLabels:
     Args:
         path: rows of ``user_id`` and attributes of the schema.
         schema: names may be written in any case.
-        people: raw ids of the users who have reviews.
+        people: raw ids of the users who have reviews that are kept.
 
     Raises:
-        UserError: a column is no attribute, more than 1 % of the rows cannot be used, most values of an attribute are none
+        UserError: there is no row, a column is no attribute, most rows cannot be used, most values of an attribute are none
             of the schema's, or nobody in the file has reviews.
     """
     found = GivenLabels()
@@ -83,7 +83,9 @@ def read_labels(path: Path, schema: Schema, people: set[str]) -> GivenLabels:
             continue
         user = str(row.pop("user_id"))
         found.labels[user] = _profile(row, schema, found, f"{path}, row {number}")
-    if len(found.left_out) > MALFORMED_LIMIT * found.rows:
+    if not found.rows:
+        raise UserError(f"{path} is empty: expected a row for each user, with user_id and attributes")
+    if 2 * len(found.left_out) > found.rows:
         number, reason = next(iter(found.left_out.items()))
         raise UserError(
             f"{path}: {len(found.left_out)} of {found.rows} rows cannot be used, the first is row {number}: {reason}"
@@ -94,8 +96,8 @@ def read_labels(path: Path, schema: Schema, people: set[str]) -> GivenLabels:
     found.strangers = len(found.labels.keys() - people)
     if found.labels and found.strangers == len(found.labels):
         raise UserError(
-            f"{path}: none of its {found.strangers} users has reviews; its ids look like {next(iter(found.labels))!r}, "
-            f"those of the reviews like {min(people, default='')!r}"
+            f"{path}: none of its {found.strangers} users has reviews that are kept; its ids look like "
+            f"{next(iter(found.labels))!r}, those of the reviews like {min(people, default='')!r}"
         )
     return found
 
@@ -151,10 +153,12 @@ def _values(attribute: Attribute, value: Any) -> tuple[str, ...] | None:
     Raises:
         ValueError: says what is no value, as the file has it.
     """
-    items = value if isinstance(value, list) else [value]
+    items = [
+        item for item in (value if isinstance(value, list) else [value]) if item not in (None, "") and item == item
+    ]
     spelled = {known.lower(): known for known in attribute.values}
-    texts = [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i).strip() for i in items if i is not None]
-    known = [text for text in texts if text.lower() != UNKNOWN.lower()]
+    texts = [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i).strip() for i in items]
+    known = [*dict.fromkeys(text for text in texts if text.lower() != UNKNOWN.lower())]
     if not known:
         return () if texts and attribute.unknown else None
     values = {spelled[text.lower()] for text in known if text.lower() in spelled}

@@ -217,7 +217,7 @@ class Preparation:
         try:
             tables, reviews = self.select(raw, engine, work)
             given = raw.labels(self.schema, _people(engine, reviews))
-            for line in given.lines(self.schema):
+            for line in [*given.lines(self.schema), *self._without_source(given)]:
                 self.progress.say(f"prepare: labels: {line}")
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
@@ -297,6 +297,17 @@ class Preparation:
             "balance": balance(self.schema, profiles, splits),
         }
         return Dataset(tables=tables, reviews=reviews, usable=usable, labels=profiles, notes=notes, splits=splits)
+
+    def _without_source(self, given: GivenLabels) -> list[str]:
+        """Return a line on the attributes that neither a rule nor the file can say anything about."""
+        businesses = not isinstance(self.options.source, CustomSource)
+        silent = [
+            attribute.name
+            for attribute in self.schema.attributes
+            if attribute.name not in given.columns
+            and (attribute.rule is None or (not businesses and str(attribute.rule["source"]).startswith("business.")))
+        ]
+        return [f"nothing says anything about {', '.join(silent)}: a training will refuse that"] if silent else []
 
     def write_users(
         self, result: Path, work: Path, engine: Engine, data: Dataset

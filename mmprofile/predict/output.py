@@ -1,16 +1,22 @@
 """The output file of ``predict``: written beside its place, continued after a kill, renamed at the end."""
 
 import json
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
+
+from omegaconf import OmegaConf
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
 from mmprofile.files import write_json
+
+
+def photo_root(cfg: PredictConfig) -> Path:
+    """Return the folder that photos must lie in: by default that of the input, or the current one for standard input."""
+    return Path(cfg.photo_root or ("." if cfg.input == "-" else Path(cfg.input).parent)).expanduser()
 
 
 @dataclass(frozen=True)
@@ -32,17 +38,27 @@ class OutputFile:
         Raises:
             UserError: it is the input, or a folder.
         """
-        target = Path(str(cfg.output)).expanduser()
+        target = Path(str(cfg.output)).expanduser().resolve()  # of a link, the file that it leads to
         if target.is_dir():
             raise UserError(f"output={cfg.output}: this is a folder; give the name of a file")
+        output = cls(target, None)
         if cfg.input == "-":
-            return cls(target, None)
-        source, run = Path(cfg.input).expanduser(), Path(cfg.run).expanduser()
-        if target.resolve() == source.resolve():
-            raise UserError(f"output={cfg.output} is the input, which would be lost: give another name")
-        weights = [path for path in (run / "model.safetensors", run / "model" / "model.safetensors") if path.is_file()]
-        stamps = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in (source, *weights)}
-        return cls(target, {"files": stamps, "beams": cfg.beams, "batch_size": cfg.batch_size})
+            return output
+        source, run = Path(cfg.input).expanduser().resolve(), Path(cfg.run).expanduser()
+        if source in (target, output.errors, output._partial, output._about):
+            raise UserError(f"output={cfg.output} writes the input, which would be lost: give another name")
+        model = (run / "config.yaml", run / "model.safetensors", run / "model" / "model.safetensors")
+        stats = {str(path.resolve()): path.stat() for path in (source, *model) if path.is_file()}
+        return replace(
+            output,
+            identity={
+                "files": {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()},
+                "photo_root": str(photo_root(cfg).resolve()),
+                "photos": OmegaConf.to_container(cfg.photos),
+                "beams": cfg.beams,
+                "batch_size": cfg.batch_size,
+            },
+        )
 
     @property
     def errors(self) -> Path:
@@ -57,19 +73,20 @@ class OutputFile:
     def _about(self) -> Path:
         return self.target.with_name(f"{self.target.name}.partial.json")
 
-    def resume(self, batch_size: int, unusable: Counter[str]) -> int:
+    def resume(self, batch_size: int, add: Callable[[Mapping[str, Any]], None]) -> int:
         """Return the number of users whose rows a killed command has written, in whole batches; the rest is cut off.
 
         Args:
             batch_size: users of a batch.
-            unusable: the reasons why photos of these users could not be used are added to it.
+            add: is called with each of these rows.
 
         Raises:
             UserError: the folder cannot be written.
         """
         try:
             if self._said() is None or self._said() != self.identity:
-                self._partial.unlink(missing_ok=True)
+                self.discard()
+            self.target.parent.mkdir(parents=True, exist_ok=True)
             if self.identity is not None:
                 write_json(self._about, self.identity)
             self._partial.touch()
@@ -79,12 +96,14 @@ class OutputFile:
         batch: list[dict[str, Any]] = []
         with self._partial.open("r+b") as file:
             for line in file:
-                if not line.endswith(b"\n"):
+                try:
+                    batch.append(json.loads(line if line.endswith(b"\n") else b""))
+                except ValueError:  # cut off, or damaged when the machine went down
                     break
-                batch.append(json.loads(line))
                 if len(batch) == batch_size:
                     done, end = done + batch_size, file.tell()
-                    unusable.update(reason for row in batch for reason in row["used"]["unusable_photos"].values())
+                    for row in batch:
+                        add(row)
                     batch = []
             file.truncate(end)
         return done
@@ -116,6 +135,11 @@ class OutputFile:
             raise UserError(
                 f"output={self.target}: cannot be written ({error.strerror}); the same command goes on from there"
             ) from error
+
+    def discard(self) -> None:
+        """Remove what a killed command has left."""
+        self._partial.unlink(missing_ok=True)
+        self._about.unlink(missing_ok=True)
 
     def finish(self, bad: int) -> None:
         """Put the rows in their place; an empty list of bad rows goes away."""

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from omegaconf import OmegaConf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmprofile.errors import UserError
-from mmprofile.inputs.views import Masking, User
+from mmprofile.inputs.views import Masking
 from mmprofile.inspection.counterfactuals import effects, without_each
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.exports import load_pretrained
@@ -190,25 +190,32 @@ class Profiler:
 
         def rows() -> Iterator[InputUser]:
             for number, person in enumerate(people):
-                known.append(self._known(person.get("known")))
-                yield photos.take(person, str(person.get("user_id", number)))
+                name = str(number if person.get("user_id") is None else person["user_id"])
+                known.append(self._known(person.get("known"), name))
+                yield photos.take(person, name)
+
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size}: give 1 or more")
 
         for selections, batch in batches(self.model, rows(), photos, batch_size):
             given, known[:] = list(known), []
+            for selection in selections:
+                if not any(selection.used[name] for name in ("reviews", "photos", "captions")):
+                    raise UserError(f"person {selection.user.user_id}: this model reads nothing of what was given")
             batch = batch.to(next(self.model.parameters()).device)
             decoded = self.model.decode(batch, known=given if any(given) else None)
             explained = self._explained(selections, decoded, given, photos) if explain else [None] * len(decoded)
             for selection, profile, evidence in zip(selections, decoded, explained, strict=True):
-                yield self._profile(selection.user, profile, evidence, abstain_below)
+                yield self._profile(selection, profile, evidence, abstain_below)
 
     def _profile(
-        self, user: User, decoded: Decoded, evidence: dict[str, list[Evidence]] | None, abstain_below: float
+        self, selection: Selection, decoded: Decoded, evidence: dict[str, list[Evidence]] | None, abstain_below: float
     ) -> PredictedProfile:
         schema = self.model.schema
         confidence = decoded.confidence
         abstained = [name for name, share in confidence.items() if share < abstain_below]
         return PredictedProfile(
-            user_id=user.user_id,
+            user_id=selection.user.user_id,
             values={
                 name: None if name in abstained else plain(schema[name], values)
                 for name, values in decoded.profile.items()
@@ -220,8 +227,8 @@ class Profiler:
             },
             abstained=abstained,
             evidence=evidence,
-            reviews=list(user.reviews),
-            photos=[_place(key) for key in user.photos],
+            reviews=[*selection.user.reviews] if selection.used["reviews"] else [],
+            photos=[int(key.rpartition("/")[2]) for key in selection.user.photos] if selection.used["photos"] else [],
         )
 
     def _explained(
@@ -251,23 +258,28 @@ class Profiler:
             )
         return explained
 
-    def _known(self, given: Mapping[str, str | Sequence[str]] | None) -> Profile:
+    def _known(self, given: Mapping[str, str | Sequence[str]] | None, person: str) -> Profile:
         """Return the values that are known of a person, by the schema's names.
 
         Raises:
-            UserError: an attribute that the schema does not have.
+            UserError: an attribute that the schema does not have, or what is no value.
         """
         names = {name.lower(): name for name in self.model.schema.names}
         profile: Profile = {}
         for name, values in (given or {}).items():
             if name.lower() not in names:
-                raise UserError(f"known: {name!r} is not an attribute: {', '.join(self.model.schema.names)}")
-            profile[names[name.lower()]] = (values,) if isinstance(values, str) else tuple(values)
+                raise UserError(
+                    f"person {person}: known: {name!r} is not an attribute: {', '.join(self.model.schema.names)}"
+                )
+            texts = [values] if isinstance(values, str) else values
+            if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+                raise UserError(f"person {person}: known: {name}: {values!r} is no text or list of texts")
+            profile[names[name.lower()]] = tuple(texts)
         return profile
 
 
 class _GivenPhotos:
-    """Photos that were given as objects; a key names the person and the place among theirs."""
+    """Photos that were given as objects. A key is the number of the person, whatever their id, and the place among theirs."""
 
     def __init__(
         self,
@@ -275,29 +287,34 @@ class _GivenPhotos:
         transform: Callable[[Image.Image], np.ndarray] | None,
     ) -> None:
         self.process, self.transform = process, transform
-        self._given: dict[str, PhotoLike] = {}
+        self._people = 0
+        self._given: dict[str, tuple[PhotoLike, str]] = {}
         self._pixels: dict[str, np.ndarray] = {}
 
-    def take(self, person: Mapping[str, Any], user_id: str) -> InputUser:
+    def take(self, person: Mapping[str, Any], name: str) -> InputUser:
         """Return a person as a row of an input, and remember the photos.
 
         Raises:
             UserError: there is nothing to read, or the captions are not as many as the photos.
         """
-        reviews, photos, captions = ([*(person.get(key) or ())] for key in ("reviews", "photos", "captions"))
-        if isinstance(person.get("reviews"), str):
-            raise UserError(f"person {user_id}: reviews is a text: give a list of texts")
+        lists = {key: person.get(key) for key in ("reviews", "photos", "captions")}
+        for key, given in lists.items():
+            if isinstance(given, str | bytes):
+                raise UserError(f"person {name}: {key} is a text: give a list")
+        reviews, photos, captions = ([] if given is None else [*given] for given in lists.values())
         if not all(isinstance(review, str) for review in reviews):
-            raise UserError(f"person {user_id}: reviews must be texts")
+            raise UserError(f"person {name}: reviews must be texts")
         if not photos and not any(review.strip() for review in reviews):
-            raise UserError(f"person {user_id}: there are neither reviews nor photos")
+            raise UserError(f"person {name}: there are neither reviews nor photos")
         if captions and len(captions) != len(photos):
             raise UserError(
-                f"person {user_id}: {len(captions)} captions for {len(photos)} photos; give one for each, or None"
+                f"person {name}: {len(captions)} captions for {len(photos)} photos; give one for each, or None"
             )
-        keys = [f"{user_id}/{place}" for place in range(len(photos))]
-        self._given |= zip(keys, photos, strict=True)
-        return InputUser(user_id, [review for review in reviews if review.strip()], keys, captions)
+        self._people += 1
+        keys = [f"{self._people}/{place}" for place in range(len(photos))]
+        what = [f"photo {place} of person {name}" for place in range(len(photos))]
+        self._given |= dict(zip(keys, zip(photos, what, strict=True), strict=True))
+        return InputUser(name, [review for review in reviews if review.strip()], keys, captions)
 
     def problem(self, path: str) -> str | None:
         """Decode a photo and keep its pixels.
@@ -307,9 +324,10 @@ class _GivenPhotos:
         """
         if self.transform is None or path in self._pixels:
             return None
-        photo = self.process(_content(self._given[path], path))
+        given, what = self._given[path]
+        photo = self.process(_content(given, what))
         if photo.jpeg is None or photo.reason is not None:
-            raise UserError(f"photo {_place(path)} of person {path.rpartition('/')[0]}: {photo.reason}")
+            raise UserError(f"{what}: {photo.reason}")
         self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
         return None
 
@@ -322,7 +340,7 @@ class _GivenPhotos:
         self._pixels.clear()
 
 
-def _content(photo: PhotoLike, key: str) -> bytes | Path:
+def _content(photo: PhotoLike, what: str) -> bytes | Path:
     """Return a photo as a file's content, or as its path.
 
     Raises:
@@ -330,25 +348,20 @@ def _content(photo: PhotoLike, key: str) -> bytes | Path:
     """
     if isinstance(photo, bytes):
         return photo
-    if isinstance(photo, str | Path):
-        return Path(photo).expanduser()
     try:
-        image = Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo
+        if isinstance(photo, str | Path):
+            if "\0" in str(photo):
+                raise ValueError("no file has such a name")
+            return Path(photo).expanduser()
+        image = ImageOps.exif_transpose(Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo)
         file = io.BytesIO()
-        image.save(file, format="PNG")
+        (image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image).save(file, format="PNG")
     except (AttributeError, OSError, TypeError, ValueError) as error:
-        what = (
-            f"an array of {photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else f"a {type(photo).__name__}"
-        )
+        kind = f"an array of {photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else repr(photo)[:60]
         raise UserError(
-            f"photo {_place(key)} of person {key.rpartition('/')[0]}: {what} is no photo; give a path, bytes, a PIL image "
-            f"or uint8 (height, width, 3)"
+            f"{what}: {kind} is no photo; give a path, bytes, a PIL image or uint8 (height, width, 3)"
         ) from error
     return file.getvalue()
-
-
-def _place(key: str) -> int:
-    return int(key.rpartition("/")[2])
 
 
 def _written(value: Any) -> str:

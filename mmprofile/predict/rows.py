@@ -208,7 +208,7 @@ def _checked(row: Any, default_id: str) -> InputUser:
         if any(value and _unwritable(value) for value in values):
             raise ValueError(f"{key!r} has characters that are no text (NUL, or half of a surrogate pair)")
     given = row.get("user_id")
-    if given is not None and not isinstance(given, str | int):
+    if given is not None and (isinstance(given, bool) or not isinstance(given, str | int)):
         raise ValueError("'user_id' must be a string or a whole number")
     user = InputUser(
         user_id=default_id if given is None else str(given),

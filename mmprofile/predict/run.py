@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
-from mmprofile.predict.output import OutputFile
+from mmprofile.predict.output import OutputFile, photo_root
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
 from mmprofile.predict.users import OUTSIDE, Photos, UserPhotos, batches, plain, prediction_view
 
@@ -53,6 +53,25 @@ class Intake:
             yield row
 
 
+class Seen:
+    """What the rows of the output tell of the users.
+
+    Attributes:
+        unusable: the reasons why photos could not be used.
+        nothing: the number of users of whom the model could read nothing.
+    """
+
+    def __init__(self) -> None:
+        self.unusable: Counter[str] = Counter()
+        self.nothing = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        used = row["used"]
+        self.unusable.update(used["unusable_photos"].values())
+        self.nothing += not any(used[name] for name in ("reviews", "photos", "captions"))
+
+
 def main(cfg: PredictConfig) -> None:
     """Write the profiles of all users of the input, to a file or to standard output.
 
@@ -63,29 +82,40 @@ def main(cfg: PredictConfig) -> None:
     first = next(rows, None)  # before the model is loaded: a wrong path is said at once
     if first is None:
         raise UserError(f"input={cfg.input}: no rows in it")
-    output = None if cfg.output is None else OutputFile.of(cfg)
+    seen = Seen()
+    output = OutputFile.of(cfg) if cfg.output is not None and not _is_stream(cfg.output) else None
+    done = 0 if output is None else output.resume(cfg.batch_size, seen.add)
     predictor = load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
-    root = Path(cfg.photo_root or ("." if cfg.input == "-" else Path(cfg.input).parent)).expanduser()
-    photos = UserPhotos(root, instantiate(cfg.photos), model.transform)
-    unusable: Counter[str] = Counter()
+    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform)
     with ExitStack() as stack:
         bad_rows = None if output is None else stack.enter_context(output.bad_rows())
         intake = Intake(chain([first], rows), lambda row: _write_bad_row(row, bad_rows))
-        done = 0 if output is None else output.resume(cfg.batch_size, unusable)
-        file: TextIO = sys.stdout if output is None else stack.enter_context(output.rows())
+        if output is not None:
+            file: TextIO = stack.enter_context(output.rows())
+        else:
+            file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
         users = islice(intake, done, None)
         for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size), done):
-            unusable.update(row["used"]["unusable_photos"].values())
+            seen.add(row)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()  # for whoever reads along
             done += 1
         if not done:
+            if output is not None:
+                output.discard()
             raise UserError(f"input={cfg.input}: none of its {intake.bad} rows is a user; the first: {_said(first)}")
     if output is not None:
         output.finish(intake.bad)
         print(f"{done:,} profiles in {output.target}")
-    for line in notes(model, intake, unusable, output):
+    for line in notes(model, intake, seen, output):
         print(line, file=sys.stderr)
+
+
+def _is_stream(output: str) -> bool:
+    """Return whether an output is a pipe or device, which cannot be renamed."""
+    path = Path(output).expanduser()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _write_bad_row(row: BadRow, file: TextIO | None) -> None:
@@ -139,15 +169,17 @@ def predict(
             yield row
 
 
-def notes(model: ProfileModel, intake: Intake, unusable: Counter[str], output: OutputFile | None) -> Iterator[str]:
+def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | None) -> Iterator[str]:
     """Yield what the user should know about these predictions."""
     if prediction_view(model).captions != "none" and intake.photos and not intake.captions:
         yield "this model was trained with captions of the photos, and the input has none: expect worse"
     if "purpose" in model.settings:
         yield f"this model was trained for the purpose: {model.settings['purpose']}"
-    if unusable:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(unusable.items()))
-        advice = "; photo_root= says which folder they may lie in" if OUTSIDE in unusable else ""
+    if seen.nothing:
+        yield f"of {seen.nothing:,} users the model could read nothing (see `used`): their profiles are guesses without evidence"
+    if seen.unusable:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(seen.unusable.items()))
+        advice = "; photo_root= says which folder they may lie in" if OUTSIDE in seen.unusable else ""
         yield f"photos left out: {counts} (named in each user's `used.unusable_photos`){advice}"
     if intake.bad and output is not None:
         yield f"rows left out, which are no users: {intake.bad:,}, listed with reasons in {output.errors}"

@@ -183,7 +183,7 @@ class Grammar:
         """Yield the tokens that may follow before each token of attributes, each of which begins where it stands in a profile.
 
         The grammar would not write every target: a target may have fewer values than a set, where no more are known.
-        Behind such a place only the end may follow.
+        Behind such a place only the end may follow in that attribute.
         """
         for index, ids in enumerate(parts):
             state: int | None = self._state(frozenset(self._after(index, ())))

@@ -27,6 +27,7 @@ COUNT = 5
 GATE_USERS = 100
 """Users with photos, at most, over whom gates are averaged: a large model reads each of them ten times."""
 TOP_WORDS = 8
+NO_LABEL = "-"
 THUMBNAIL, QUALITY = 280, 80
 """Pixels of a photo's longer side, and the JPEG quality."""
 
@@ -302,7 +303,7 @@ def _attribute_story(
     story = AttributeStory(
         attribute=attribute,
         predicted=_text(predicted),
-        gold=_text(gold),
+        gold=_text(gold) if attribute.name in row["gold"] else NO_LABEL,
         right=predicted == gold if gold else None,
         influence=_influence(attribute.name, _text(predicted), without) if without else None,
     )

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mmprofile.config.compose import difference
+from mmprofile.config.compose import difference, typed
 from mmprofile.config.settings import ApplyConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import (
@@ -55,7 +55,7 @@ from mmprofile.train.probe import Probe
 LOOKED_AT = 200
 """Training users whose reviews are searched for unknown tokens."""
 MOST_UNKNOWN = 0.01
-"""A larger share of unknown tokens is said."""
+"""Above this share of unknown tokens, a warning is printed."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,11 @@ def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:
     config = folder / "config.yaml"
     # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
     if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
-        changed = difference(OmegaConf.load(config), OmegaConf.create(OmegaConf.to_yaml(cfg)))
+        old = OmegaConf.load(config)
+        assert isinstance(old, DictConfig)
+        if "task" not in old:  # a run of mmprofile.train; it may be older than some keys
+            old = typed("train", old)
+        changed = difference(old, OmegaConf.create(OmegaConf.to_yaml(cfg)))
         if changed:
             raise UserError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): choose another name= or out=, "

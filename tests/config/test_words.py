@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from mmprofile.config.compose import difference, load_config, typed
 from mmprofile.config.words import RENAMED, SHORT, rename_keys, translate
 from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 from mmprofile.train.run import open_run
 
@@ -48,6 +49,7 @@ attributes:
     (tmp_path / "conf" / "profile").mkdir(parents=True)
     (tmp_path / "conf" / "profile" / "mine.yaml").write_text(mine)
     (tmp_path / "a b.yaml").write_text(mine)
+    (tmp_path / "MINE.YAML").write_text(mine)
     monkeypatch.chdir(tmp_path)
     for word in ("profile=mine", "profile=conf/profile/mine.yaml", f"profile={tmp_path / 'a b.yaml'}"):
         schema = Schema.from_config(load_config("train", [word]).profile)
@@ -58,6 +60,19 @@ attributes:
         ]
         assert [attribute.unknown for attribute in schema.attributes] == [False, True, False]
     assert load_config("train", ["profile=yelp"]).profile.name == "yelp"
+    assert [a.values for a in Schema.from_config(load_config("train", ["profile=MINE.YAML"]).profile).attributes]
+
+
+def test_a_schema_of_ones_own_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout, where conf/profile is ours: schemas that Hydra composes are left to it, the others are as they were."""
+    monkeypatch.chdir(conf_dir().parent)
+    for name in ("yelp", "text_only", "synthpai", "yelp+text_only"):
+        words = translate("train", [f"profile={name}"])
+        assert (len(words) == 1) == ("+" in name)
+        found = Schema.from_config(load_config("train", [f"profile={name}"]).profile)
+        assert "+" in name or found == Schema.from_yaml(conf_dir() / "profile" / f"{name}.yaml")
+    assert load_config("llm", ["profile=synthpai"]).profile.name == "synthpai"
+    assert len(load_config("train", ["profile=yelp+text_only"]).profile.parts) == 2
 
 
 @pytest.mark.parametrize(

@@ -192,9 +192,6 @@ def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
             {"user_id": "bob", "Favorite Category": "Pizza"},
             "1 of 1 users: Favorite Category='Pizza' is not 2 different values of",
         ),
-        ({"user_id": "ann"}, "row 2: user 'ann' has a row already"),
-        ({"Stars": 3}, "row 2: no user_id"),
-        ("[]", "row 2: not a JSON object"),
     ],
 )
 def test_wrong_labels_are_named(data: Path, row: Any, said: str) -> None:
@@ -214,7 +211,7 @@ def test_a_few_wrong_labels_are_left_out_counted_and_named(data: Path, capsys: p
     prepared = run(data, selection=selection, labels=str(data / "labels.jsonl"), progress=True)
     said = capsys.readouterr().err
     assert "labels: 1 of 4 users: Stars='10' is not one of 1, 2, 3, 4, 5" in said
-    assert "labels: 1 of 4 users have no reviews" in said
+    assert "labels: 1 of 4 users have no reviews that are kept" in said
     assert said.index("Stars='10'") < said.index("photos:")
     found = {str(row["profile"]["Stars"]): row["profile"] for row in users(prepared).values()}
     assert found["None"]["Preferred Meal"] == ["Dinner"]
@@ -227,10 +224,40 @@ def test_a_few_wrong_labels_are_left_out_counted_and_named(data: Path, capsys: p
     )
 
 
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"user_id": "ann", "Stars": 4}, "user 'ann' has a row already"),
+        ({"Stars": 3}, "no user_id"),
+        ("[]", "not a JSON object"),
+    ],
+)
+def test_rows_that_cannot_be_used(data: Path, row: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One among three is left out and named; two of three are an error."""
+    good = [{"user_id": "ann", "Stars": 3}, {"user_id": "bob", "Stars": ""}]
+    write_lines(data / "labels.jsonl", [*good, row])
+    selection = OPEN | {"min_labels": 0}
+    prepared = run(data, selection=selection, labels=str(data / "labels.jsonl"), progress=True)
+    assert f"labels: 1 of 3 rows are left out; the first is row 3: {said}" in capsys.readouterr().err
+    assert sorted(str(row["profile"]["Stars"]) for row in users(prepared).values()) == ["None", "None", "['3']"]
+    write_lines(data / "labels.jsonl", [good[0], row, row])
+    with pytest.raises(UserError, match=f"2 of 3 rows cannot be used, the first is row 2: {said}"):
+        run(data, selection=selection, labels=str(data / "labels.jsonl"))
+
+
+def test_no_labels_at_all(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "labels.jsonl").touch()
+    with pytest.raises(UserError, match=r"labels\.jsonl is empty: expected a row for each user"):
+        run(data, labels=str(data / "labels.jsonl"))
+    run(data, progress=True)
+    assert "labels: nothing says anything about Favorite Category, Preferred Meal," in capsys.readouterr().err
+
+
 def test_labels_of_nobody_here(data: Path) -> None:
     write_lines(data / "labels.jsonl", [{"user_id": "zoe", "Stars": 3}])
     with pytest.raises(
-        UserError, match="none of its 1 users has reviews; its ids look like 'zoe', those of the reviews like 'ann'"
+        UserError,
+        match="none of its 1 users has reviews that are kept; its ids look like 'zoe', those of the reviews like 'ann'",
     ):
         run(data, labels=str(data / "labels.jsonl"))
 
@@ -241,6 +268,10 @@ def test_photos_must_be_a_list(data: Path) -> None:
     with pytest.raises(UserError, match=r'reviews.jsonl, line 1: photos is "a/1.jpg": give a list of paths'):
         run(data)
     pq.write_table(pa.table({"user_id": ["u"], "text": ["t"], "photos": ["a/1.jpg"]}), data / "text.parquet")
+    pq.write_table(
+        pa.table({"user_id": ["u", "v", "w"], "text": ["t"] * 3, "photos": [None] * 3}), data / "none.parquet"
+    )
+    assert len(run(data, reviews=str(data / "none.parquet")).photos) == 0
     with pytest.raises(UserError, match="the column photos holds string: it should hold a list of paths"):
         run(data, reviews=str(data / "text.parquet"))
 

@@ -213,6 +213,17 @@ def test_what_is_not_labelled_is_not_in_the_labels(
     assert (names, set(apart.row_user[has_target].tolist())) == (["Stars", "Budget Range"], {0})
 
 
+@pytest.mark.parametrize("vocabulary", ["schema", "full"])
+def test_a_batch_without_any_label_has_no_loss(
+    vocabulary: str, tiny_model: Callable[..., ProfileModel], users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    model = tiny_model("none", vocabulary=vocabulary)
+    silent = [replace(user, profile={}) for user in users]
+    output = model(make_collator(model)(silent, (build_view("text", "text"),)))
+    assert output.view_totals.tolist() == output.view_tokens.tolist() == [0.0]
+    output.view_losses.sum().backward()
+
+
 def test_a_masked_profile_hides_what_is_not_labelled(
     model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,6 +123,60 @@ def test_rows_of_another_input_are_not_continued(
     assert ids(out) == [user["user_id"] + "!" for user in USERS]
 
 
+def test_rows_with_other_photos_are_not_continued(
+    model_folder: Path, users: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what another input has left in the same place, or a file with a damaged line."""
+    out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    (tmp_path / "empty").mkdir()
+    run(model_folder, users, whole)
+
+    def killed(rows: Iterator[dict[str, Any]], done: int) -> Iterator[dict[str, Any]]:
+        yield from (row for number, row in enumerate(rows) if number < 9 or kill())
+
+    def kill() -> bool:
+        raise KeyboardInterrupt
+
+    def interrupted(source: Path | str, *words: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(predict, "_with_progress", killed)
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(users.read_bytes().replace(b'"u', b'"other'))))
+            with pytest.raises(KeyboardInterrupt):
+                run(model_folder, source, out, *words)
+
+    interrupted(users, f"photo_root={tmp_path / 'empty'}")
+    run(model_folder, users, out)
+    assert out.read_bytes() == whole.read_bytes()
+    interrupted(users)
+    interrupted("-", f"photo_root={tmp_path}")
+    run(model_folder, users, out)
+    assert out.read_bytes() == whole.read_bytes()
+    interrupted(users)
+    partial = tmp_path / "out.jsonl.partial"
+    partial.write_bytes(partial.read_bytes()[:700] + b"\0" * 50 + b"\n" + partial.read_bytes()[700:])
+    run(model_folder, users, out)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_users_of_whom_nothing_can_be_read_are_counted(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_lines(tmp_path / "users.jsonl", [{"photos": ["nowhere.jpg"]}, {"reviews": ["a"]}])
+    run(model_folder, tmp_path / "users.jsonl", tmp_path / "new" / "out.jsonl")  # the folder is made
+    assert "of 1 users the model could read nothing" in capsys.readouterr().err
+
+
+def test_an_output_that_is_no_file(model_folder: Path, users: Path, tmp_path: Path) -> None:
+    """A link leads to a file, which is written; a device is written to as it comes."""
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "target.jsonl")
+    run(model_folder, users, tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(ids(tmp_path / "target.jsonl")) == len(USERS)
+    run(model_folder, users, Path(os.devnull))
+    assert Path(os.devnull).exists()
+    assert not Path(os.devnull).is_file()
+
+
 def test_standard_input_to_standard_output(
     model_folder: Path, users: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,9 +206,13 @@ def test_photos_lie_beside_the_input_or_in_photo_root(
 
 
 def test_what_is_refused(model_folder: Path, users: Path, tmp_path: Path) -> None:
-    for output, says in ((users, "is the input, which would be lost"), (tmp_path, "this is a folder")):
+    for output, says in ((users, "writes the input, which would be lost"), (tmp_path, "this is a folder")):
         with pytest.raises(UserError, match=says):
             run(model_folder, users, output)
+    users.rename(tmp_path / "out.errors.jsonl")
+    with pytest.raises(UserError, match="writes the input, which would be lost"):
+        run(model_folder, tmp_path / "out.errors.jsonl", tmp_path / "out.jsonl")
+    (tmp_path / "out.errors.jsonl").rename(users)
     with pytest.raises(
         UserError, match=r"run=.*: no such folder; give a folder that mmprofile\.train wrote, or its model/"
     ):
@@ -169,3 +228,6 @@ def test_what_is_refused(model_folder: Path, users: Path, tmp_path: Path) -> Non
         run(model_folder, empty)
     with pytest.raises(UserError, match="none of its 2 rows is a user; the first: row 1: user '1' has neither"):
         run(model_folder, bad)
+    with pytest.raises(UserError, match="none of its 2 rows is a user"):
+        run(model_folder, bad, tmp_path / "none.jsonl")
+    assert [path.name for path in tmp_path.glob("none*")] == ["none.errors.jsonl"]
