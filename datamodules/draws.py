@@ -1,6 +1,6 @@
 """Prepared folder -> the users of each split as every system sees them: reviews, photos and captions drawn of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class Draws:
         """Return the drawn rows of every user, and the user as models see it: the same for every system and run.
 
         Raises:
-            UserError: the split is empty, or no training user has a label of some attribute.
+            UserError: the split is empty.
         """
         if split not in self._drawn:
             table = self.prepared.datasets.get(split)
@@ -73,8 +73,6 @@ class Draws:
                     f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
                 )
             drawn = [self._draw(row, split) for row in table]
-            if split == "train":
-                self._check_labels([user for _, user in drawn])
             self._drawn[split] = [
                 (rows, with_photos_of(user, drawn[donor][1]))
                 for (rows, user), donor in zip(drawn, self._donors(split), strict=True)
@@ -131,15 +129,6 @@ class Draws:
         for place in {index, donor} - users.keys():
             users[place] = self._draw(self.prepared.datasets["train"][place], "train", epoch)[1]
         return with_photos_of(users[index], users[donor])
-
-    def _check_labels(self, users: Sequence[User]) -> None:
-        """Refuse an attribute that nothing can be learned of."""
-        for name in self.prepared.schema.names:
-            if not any(name in (user.profile or {}) for user in users):
-                raise UserError(
-                    f"{self.prepared.folder}: no user of the split 'train' has a label of {name}: give the attribute a "
-                    f"rule or labels, or leave it out of the profile schema"
-                )
 
     def _donors(self, split: str) -> list[int]:
         """Return for each user of a split the position of the user whose photos it is shown."""

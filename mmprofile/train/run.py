@@ -46,7 +46,7 @@ from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
-from mmprofile.train.checks import check_settings, unknown_tokens
+from mmprofile.train.checks import check_labels, check_settings, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
@@ -110,6 +110,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     clock.lap("prepare")
 
     data = make_data(cfg, model, prepared)
+    check_labels(schema, data)
     trainer = make_trainer(cfg.trainer, folder, precision)
     module = ProfileModule(
         model,
@@ -157,6 +158,7 @@ def run_system(cfg: TrainConfig, schema: Schema, folder: Path) -> Outcome:
     prepared = prepare_data(cfg.data, schema)
     clock.lap("prepare")
     data = open_draws(cfg, schema, prepared, system.view.captions != "none")
+    check_labels(schema, data)
     users = data.judged("test")
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     print(

@@ -29,6 +29,7 @@ from mmprofile.inputs.views import (
 )
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.train.checks import check_labels
 
 INPUTS = {
     "reviews": 3,
@@ -378,7 +379,7 @@ def test_what_is_refused(demo: Path, model: ProfileModel, tiny_model: Callable[.
     with pytest.raises(
         UserError, match=r"no user of the split 'train' has a label of Stars: give the attribute a rule"
     ):
-        data.users("train")
+        check_labels(model.schema, data)
     data.prepared.datasets["test"] = data.prepared.datasets["test"].select([])
     for split in ("test", "holdout"):
         with pytest.raises(UserError, match=f"the split '{split}' has no users"):
