@@ -34,6 +34,7 @@ PAPER_BALANCE: dict[str, dict[str, int]] = {
     "Discount Preference": {"True": 3285, "False": 715},
     "Service Preference": {"True": 2939, "False": 1061},
 }
+NO_LABEL = "(no label)"
 PAPER_AVERAGES = {"reviews_per_user": 24.3, "photos_per_user": 13.7, "words_per_review": 58.7}
 
 ORIGINS = {
@@ -71,12 +72,15 @@ def balance(schema: Schema, labels: Labels, splits: dict[str, list[str]]) -> dic
     for attribute in schema.attributes:
         result[attribute.name] = {}
         for split, users in splits.items():
-            profiles = Counter([labels.get(user, {}).get(attribute.name) or (UNKNOWN,) for user in users])
+            of_users = [labels.get(user, {}).get(attribute.name, (NO_LABEL,)) or (UNKNOWN,) for user in users]
+            profiles = Counter(of_users)
             counts: Counter[str] = Counter()
             for values, number in profiles.items():
                 counts.update(dict.fromkeys(values, number))
             result[attribute.name][split] = {
-                value: counts[value] for value in (*attribute.values, UNKNOWN) if counts[value] or value != UNKNOWN
+                value: counts[value]
+                for value in (*attribute.values, UNKNOWN, NO_LABEL)
+                if counts[value] or value in attribute.values
             }
     return result
 
@@ -141,7 +145,15 @@ def _kept(manifest: dict[str, Any]) -> str:
     text = "## What was kept and what was dropped\n\n" + _table(("step", "reviews", "users", "businesses"), steps)
     text += f"\nPhotos looked at: {photos['wanted']:,}; usable {photos['usable']:,}; dropped: {reasons}. "
     text += f"Stored, because a kept review uses them: {photos['stored']:,}.\n"
-    text += f"\nUsers dropped because a label was unknown (a user may count twice): {unknown or 'none'}.\n"
+    text += (
+        f"\nUsers without a label, before those with too few were left out: {unknown or 'no attribute is labelled'}.\n"
+    )
+    file = manifest["labels"].get("file", {})
+    for name, values in file.get("wrong", {}).items():
+        shown = ", ".join(f"{value!r} ({count:,})" for value, count in values.items())
+        text += f"\nLabels of {name} that are none of its values, left out: {shown}.\n"
+    if file.get("left_out"):
+        text += f"\nRows of the labels file that cannot be used: {file['left_out']:,} of {file['rows']:,}, left out.\n"
     for name, counts in manifest["notes"].get("malformed_lines", {}).items():
         if counts["malformed"]:
             text += f"\nMalformed lines in {name}: {counts['malformed']:,} of {counts['lines']:,}, left out.\n"

@@ -2,11 +2,14 @@
 
 Reviews: ``user_id``, ``text``, and optionally ``review_id``, ``business_id``, ``stars``, ``date``, ``photos`` (paths).
 Photos, where the reviews do not name them: ``path``, and the ``review_id`` or ``business_id`` it belongs to.
-Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is unknown.
+Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is no label. ``Unknown`` is a
+label if the schema allows it, and else none.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,17 @@ import pyarrow.parquet as pq
 
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
-from datamodules.labels import Labels
+from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
 from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
-from mmprofile.errors import UserError, nearest
-from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
+from mmprofile.errors import UserError
+from mmprofile.profile.schema import Schema
 
 REQUIRED = ("user_id", "text")
 PHOTO_COLUMNS = {"path": "VARCHAR", "review_id": "VARCHAR", "business_id": "VARCHAR"}
 _TYPES: dict[str, dt.DataType] = {"VARCHAR": dt.string, "DOUBLE": dt.float64, "VARCHAR[]": dt.Array(dt.string)}
+LOOKED_AT = 1000
+"""Lines of reviews whose photos are checked before they are read in bulk."""
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
@@ -63,6 +68,7 @@ class RawCustom:
         """
         notes: dict[str, Any] = {}
         lines = _read(engine, self.reviews, REVIEW_COLUMNS | {"photos": "VARCHAR[]"}, REQUIRED)
+        _check_photo_lists(self.reviews)
         rows = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
         rows = rows.mutate(
             business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=word_count(rows.text)
@@ -114,33 +120,9 @@ class RawCustom:
         """Return where photos are looked for, for an error message."""
         return f"{self.photo_root} (data.prepare.source.photo_root)"
 
-    def labels(self, schema: Schema) -> tuple[Labels, set[str]]:
-        """Return raw user id -> labels of the labels file, and the attributes that it has a column for.
-
-        Raises:
-            UserError: a column is no attribute or a value is not one of the schema's; names the nearest.
-        """
-        if self.label_file is None:
-            return {}, set()
-        labels: Labels = {}
-        columns: set[str] = set()
-        for number, row in _label_rows(self.label_file):
-            where = f"{self.label_file}, row {number}"
-            if isinstance(row, str) or row.get("user_id") is None:
-                raise UserError(f"{where}: {row if isinstance(row, str) else 'no user_id'}")
-            user = str(row.pop("user_id"))
-            if user in labels:
-                raise UserError(f"{where}: user {user!r} has a row already")
-            profile: Profile = {}
-            for name, value in row.items():
-                if name.lower() not in {known.lower() for known in schema.names}:
-                    raise UserError(
-                        f"{where}: {name!r} is no attribute of the profile schema{nearest(name, schema.names)}"
-                    )
-                profile[schema[name].name] = _values(schema[name], value, where)
-            columns |= set(profile)
-            labels[user] = profile
-        return labels, columns
+    def labels(self, schema: Schema, people: set[str]) -> GivenLabels:
+        """Return the labels of the labels file; see :func:`datamodules.label_file.read_labels`."""
+        return GivenLabels() if self.label_file is None else read_labels(self.label_file, schema, people)
 
 
 def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[str, ...]) -> ir.Table:
@@ -170,33 +152,23 @@ def _existing(name: str, key: str) -> Path:
     return path
 
 
-def _label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    if path.suffix.lower() != ".parquet":
-        yield from json_lines(path)
+def _check_photo_lists(path: Path) -> None:
+    """Refuse photos that are a text: the reader of a file would take it for no photos.
+
+    Raises:
+        UserError: names the line, or the column.
+    """
+    if path.suffix.lower() == ".parquet":
+        columns = pq.read_schema(path)
+        kind = columns.field("photos").type if "photos" in columns.names else None
+        fitting = (pa.types.is_list, pa.types.is_large_list, pa.types.is_null)
+        if kind is not None and not any(fits(kind) for fits in fitting):
+            raise UserError(f"{path}: the column photos holds {kind}: it should hold a list of paths")
         return
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
-    yield from enumerate(rows, start=1)
-
-
-def _values(attribute: Attribute, value: Any, where: str) -> tuple[str, ...]:
-    items = value if isinstance(value, list) else [value]
-    spelled = {known.lower(): known for known in attribute.values}
-    values = []
-    for item in items:
-        if item is None or str(item).strip().lower() == UNKNOWN.lower():
-            continue
-        text = str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip()
-        if text.lower() not in spelled:
+    for number, row in islice(json_lines(path), LOOKED_AT):
+        photos = row.get("photos") if isinstance(row, dict) else None
+        if photos is not None and not isinstance(photos, list):
+            given = json.dumps(photos, ensure_ascii=False)[:60]
             raise UserError(
-                f"{where}: {text!r} is no value of {attribute.name}{nearest(text, attribute.values)}; "
-                f"values: {', '.join(attribute.values)}"
+                f'{path}, line {number}: photos is {given}: give a list of paths, as in "photos": ["a.jpg"]'
             )
-        values.append(spelled[text.lower()])
-    if values and len(set(values)) != attribute.size:
-        raise UserError(
-            f"{where}: {attribute.name} needs {attribute.size} different value(s), not {len(values)}: {values}"
-        )
-    return attribute.canonical(values)

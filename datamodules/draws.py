@@ -7,7 +7,7 @@ from typing import Any
 
 from datamodules.gold import read_gold
 from datamodules.prepared import Prepared, open_prepared
-from datamodules.text_only import read_text_only, unlabelled
+from datamodules.text_only import Labelled, read_text_only
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import (
     SPLITS,
@@ -15,6 +15,7 @@ from mmprofile.inputs.views import (
     InputSettings,
     User,
     donors,
+    drop_labels,
     drop_photos,
     keep_photos,
     sample_reviews,
@@ -34,7 +35,7 @@ class Draws:
         schema: the system's profile schema: the folder's, or that joined with text-only attributes, whose labels were attached
             (:mod:`datamodules.text_only`).
         inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``, and if others than these are wanted
-            ``photos`` (None), ``pairing`` (``paired``) and ``missing`` (0).
+            ``photos`` (None), ``pairing`` (``paired``), ``missing`` and ``missing_labels`` (0).
         captions: whether the system reads captions.
 
     Raises:
@@ -43,8 +44,10 @@ class Draws:
 
     def __init__(self, folder: Path, schema: Schema, inputs: InputSettings, captions: bool) -> None:
         self.prepared = open_prepared(folder)
-        self.inputs: InputSettings = {"photos": None, "pairing": "paired", "missing": 0.0, **inputs}
+        all_there: InputSettings = {"photos": None, "pairing": "paired", "missing": 0.0, "missing_labels": 0.0}
+        self.inputs: InputSettings = {**all_there, **inputs}
         self.text_only = None if self.prepared.schema == schema else schema.text_only
+        self._labels: dict[str, Labelled] = {}
         if self.text_only is not None and self.prepared.schema == schema.observed:
             self._labels = read_text_only(self.prepared, self.text_only)
         elif self.prepared.schema != schema:
@@ -61,7 +64,7 @@ class Draws:
         """Return the drawn rows of every user, and the user as models see it: the same for every system and run.
 
         Raises:
-            UserError: the split is empty, or a user lacks a value that the schema demands.
+            UserError: the split is empty.
         """
         if split not in self._drawn:
             table = self.prepared.datasets.get(split)
@@ -69,7 +72,7 @@ class Draws:
                 raise UserError(
                     f"{self.prepared.folder}: the split {split!r} has no users; splits: {', '.join(SPLITS)}"
                 )
-            drawn = [self._draw(row, None) for row in table]
+            drawn = [self._draw(row, split) for row in table]
             self._drawn[split] = [
                 (rows, with_photos_of(user, drawn[donor][1]))
                 for (rows, user), donor in zip(drawn, self._donors(split), strict=True)
@@ -93,10 +96,11 @@ class Draws:
         if self.text_only is None:
             return self.users(split)
         gold = read_gold(self.prepared.folder, self.text_only)
-        unknown: Profile = dict.fromkeys(self.text_only.names, ())
+        observed = self.prepared.schema.names
         return [
-            replace(user, profile={**(user.profile or {}), **unknown, **gold.get(user.user_id, {})})
+            replace(user, profile={n: v for n, v in user.profile.items() if n in observed} | gold.get(user.user_id, {}))
             for user in self.users(split)
+            if user.profile is not None
         ]
 
     def examples(self, split: str) -> list[Example]:
@@ -123,7 +127,7 @@ class Draws:
             self._training = epoch, {}
         users, donor = self._training[1], self._donors("train")[index]
         for place in {index, donor} - users.keys():
-            users[place] = self._draw(self.prepared.datasets["train"][place], epoch)[1]
+            users[place] = self._draw(self.prepared.datasets["train"][place], "train", epoch)[1]
         return with_photos_of(users[index], users[donor])
 
     def _donors(self, split: str) -> list[int]:
@@ -138,15 +142,13 @@ class Draws:
             self._donors_of[split] = donors(count, self.inputs["sample_seed"]) if unpaired else list(range(count))
         return self._donors_of[split]
 
-    def _draw(self, row: Mapping[str, Any], epoch: int | None) -> DrawnUser:
+    def _draw(self, row: Mapping[str, Any], split: str, epoch: int | None = None) -> DrawnUser:
         """Draw reviews and photos of a row of the prepared folder; in all epochs the same where ``epoch`` is None."""
-        profile: Profile = {name: tuple(values or ()) for name, values in row["profile"].items()}
+        profile: Profile = {}
         for attribute in self.prepared.schema.attributes:
-            if not attribute.unknown and not profile.get(attribute.name):
-                raise UserError(
-                    f"{self.prepared.folder}: user {row['user_id']} has no {attribute.name}: give the attribute a "
-                    f"rule or labels, or set `unknown: true` in the profile schema"
-                )
+            values = row["profile"][attribute.name]
+            if values or (values is not None and attribute.unknown):
+                profile[attribute.name] = tuple(values)
         inputs, seed = self.inputs, self.inputs["sample_seed"]
         rows, user = sample_reviews(
             row["user_id"],
@@ -158,10 +160,9 @@ class Draws:
             epoch=epoch,
         )
         user = drop_photos(keep_photos(user, inputs["photos"], seed), inputs["missing"], seed)
-        if self.text_only is None:
-            return rows, replace(user, profile=profile)
-        labelled = self._labels.get(user.user_id) or unlabelled(self.text_only)
-        return rows, replace(user, profile=profile | labelled.profile, weights=labelled.weights)
+        labelled = self._labels.get(user.user_id, Labelled(profile={}, weights={}))
+        user = replace(user, profile=profile | labelled.profile, weights=labelled.weights)
+        return rows, user if split == "test" else drop_labels(user, inputs["missing_labels"], seed)
 
 
 def _captions_by_photo(prepared: Prepared, needed: bool) -> dict[str, str]:

@@ -5,6 +5,7 @@ sources are ``review.stars`` and ``business.<key>``, where the key is ``categori
 attribute of the raw business file. Every review counts as one visit. Written as Ibis expressions.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,7 +30,7 @@ AGGREGATIONS = {
 """Aggregation -> what it reads from its source (``datamodules.yelp.READERS``)."""
 
 Labels = dict[str, Profile]
-"""Raw user id -> profile; an attribute is missing or () where it is unknown."""
+"""Raw user id -> profile; an attribute is missing where there is no label, and () where the label is Unknown."""
 
 
 def check_rules(schema: Schema) -> dict[str, str]:
@@ -160,7 +161,7 @@ class Derived:
     def add_file(self, labels: Labels, columns: set[str]) -> None:
         """Add the labels of a file."""
         for name in columns:
-            self.from_file[name] = {user: profile[name] for user, profile in labels.items() if profile.get(name)}
+            self.from_file[name] = {user: profile[name] for user, profile in labels.items() if name in profile}
 
     def _known(self, name: str) -> set[str]:
         """Return the users of whom an attribute is known."""
@@ -168,20 +169,25 @@ class Derived:
             return set(self.from_file[name])
         return self.by_rule[name].keys() | self.means.get(name, {}).keys()
 
-    def complete(self, people: set[str]) -> tuple[set[str], dict[str, int]]:
-        """Return the users of whom every required attribute is known, and attribute -> how many users it drops.
+    def labelled(self, people: set[str], least: int | None) -> tuple[set[str], dict[str, int]]:
+        """Return the users with enough labels, and attribute -> the number of users without a label of it.
 
-        An attribute that neither a rule nor a file says anything about stays unknown for everybody and drops nobody.
+        An attribute that neither a rule nor a file says anything about is asked of nobody.
+
+        Args:
+            people: users.
+            least: labels that a user must have; None: of all attributes but those that may be ``Unknown``.
         """
-        left, unknown = set(people), {}
-        for attribute in self.schema.attributes:
-            name = attribute.name
-            if attribute.unknown or not (name in self.by_rule or name in self.from_file):
-                continue
-            without = people - self._known(name)
-            unknown[name] = len(without)
-            left -= without
-        return left, unknown
+        known = {name: people & self._known(name) for name in self.schema.names if self._says(name)}
+        needed = [name for name in known if least is not None or not self.schema[name].unknown]
+        count = Counter(user for name in needed for user in known[name])
+        enough = len(needed) if least is None else min(least, len(needed))
+        kept = {user for user in people if count[user] >= enough}
+        return kept, {name: len(people) - len(users) for name, users in known.items()}
+
+    def _says(self, name: str) -> bool:
+        """Whether a rule or the file says anything about an attribute."""
+        return name in self.by_rule or name in self.from_file
 
     def cut(self, train: list[str]) -> dict[str, float]:
         """Turn the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
@@ -207,9 +213,9 @@ class Derived:
         return cuts
 
     def profiles(self, users: Iterable[str]) -> Labels:
-        """Return profiles with every attribute of the schema, () where unknown."""
+        """Return the profile of each user, without the attributes that have no label."""
         labels = {name: self.from_file.get(name, self.by_rule.get(name, {})) for name in self.schema.names}
-        return {user: {name: known.get(user, ()) for name, known in labels.items()} for user in users}
+        return {user: {name: known[user] for name, known in labels.items() if user in known} for user in users}
 
 
 def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:

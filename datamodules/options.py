@@ -17,12 +17,20 @@ MAX_PIXELS_LIMIT = 178_000_000  # Pillow itself refuses more than 178,956,970
 
 @dataclass(frozen=True)
 class Selection:
-    """Which reviews and users stay: words per review, reviews per user, reviews with a usable photo per user."""
+    """Which reviews and users stay.
+
+    Attributes:
+        min_words, max_words: of a review.
+        min_reviews: of a user.
+        photo_reviews: reviews with a usable photo, of a user.
+        min_labels: of a user; None: all that the schema does not allow to be ``Unknown``.
+    """
 
     min_words: int = 10
     max_words: int = 300
     min_reviews: int = 30
     photo_reviews: int = 3
+    min_labels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +131,11 @@ class Options:
             if not getattr(self.source, name, True):
                 raise UserError(f"data.prepare.source.{name} is not set: say where the raw data lie")
         selection, photos, split = self.selection, self.photos, self.split
-        least = min(selection.min_words, selection.min_reviews, selection.photo_reviews)
+        least = min(selection.min_words, selection.min_reviews, selection.photo_reviews, selection.min_labels or 0)
         if selection.min_words > selection.max_words or least < 0:
             raise UserError(
-                "data.prepare.selection: needs 0 <= min_words <= max_words, min_reviews >= 0, photo_reviews >= 0"
+                "data.prepare.selection: needs 0 <= min_words <= max_words, and no number below 0 of min_reviews, "
+                "photo_reviews and min_labels"
             )
         if photos.policy not in ("drop", "error"):
             raise UserError(f"data.prepare.photos.policy is {photos.policy!r}: choose drop or error")
@@ -144,5 +153,7 @@ class Options:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for the manifest and the fingerprint: the same on every machine, without its paths."""
         data = asdict(self)
+        if data["selection"]["min_labels"] is None:
+            del data["selection"]["min_labels"]  # data prepared before there was this option are the same
         data["source"] = {key: value for key, value in data["source"].items() if key not in ON_THIS_MACHINE}
         return data

@@ -23,6 +23,7 @@ from datamodules.custom import RawCustom
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
+from datamodules.label_file import GivenLabels
 from datamodules.labels import Labels, check_rules, derive
 from datamodules.options import CustomSource, DemoSource, Options, YelpSource
 from datamodules.photos import PhotoStore, process_all
@@ -58,7 +59,7 @@ class Raw(Protocol):
     def sources(self) -> list[SourceFile]: ...
     def stamps(self) -> list[Any]: ...
     def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables: ...
-    def labels(self, schema: Schema) -> tuple[Labels, set[str]]: ...
+    def labels(self, schema: Schema, people: set[str]) -> GivenLabels: ...
     def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]: ...
     def where(self) -> str: ...
 
@@ -215,6 +216,9 @@ class Preparation:
         engine = Engine(work)
         try:
             tables, reviews = self.select(raw, engine, work)
+            given = raw.labels(self.schema, _people(engine, reviews))
+            for line in [*given.lines(self.schema), *self._without_source(given)]:
+                self.progress.say(f"prepare: labels: {line}")
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
                 photos = raw.photos(set(wanted))
@@ -222,7 +226,7 @@ class Preparation:
                 if wanted and not store.index:
                     counts = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
                     raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")
-                data = self.label(raw, engine, tables, reviews, _usable(engine, tables, store))
+                data = self.label(given, engine, tables, reviews, _usable(engine, tables, store))
                 with self.progress.step("writing the prepared data"):
                     totals, photo_rows = self.write_users(result, work, engine, data)
                     photo_counts["stored"] = out.save_photos(result, work, store, photo_rows)
@@ -261,11 +265,11 @@ class Preparation:
         with self.progress.step("selecting users"):
             return tables, candidates(engine, tables, self.options.selection, self.funnel)
 
-    def label(self, raw: Raw, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table) -> Dataset:
+    def label(self, given: GivenLabels, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table) -> Dataset:
         """Derive the labels, and split the users whose labels are known.
 
         Args:
-            raw: may have a file of labels.
+            given: labels of a file.
             engine: runs the queries.
             tables: as :meth:`select` returns them.
             reviews: likewise.
@@ -274,10 +278,11 @@ class Preparation:
         with self.progress.step("deriving labels"):
             reviews = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
             labels = derive(self.schema, reviews, tables.businesses, engine)
-            labels.add_file(*raw.labels(self.schema))
-            people = {row["user_id"] for row in engine.rows(reviews.select("user_id").distinct())}
-            known, unknown = labels.complete(people)
-            self.funnel.add("users whose required labels are all known", len(known))
+            labels.add_file(given.labels, given.columns)
+            least = self.options.selection.min_labels
+            known, unknown = labels.labelled(_people(engine, reviews), least)
+            enough = "whose required labels are all known" if least is None else f"with {least} or more labels"
+            self.funnel.add(f"users {enough}", len(known))
             self.funnel.check()
             splits = split_users(sorted(known), self.options.split)
             self.funnel.add("users in a split", sum(map(len, splits.values())))
@@ -288,9 +293,21 @@ class Preparation:
             "from_file": sorted(labels.from_file),
             "unknown": unknown,
             "cuts": cuts,
+            **({"file": given.notes()} if given.rows else {}),
             "balance": balance(self.schema, profiles, splits),
         }
         return Dataset(tables=tables, reviews=reviews, usable=usable, labels=profiles, notes=notes, splits=splits)
+
+    def _without_source(self, given: GivenLabels) -> list[str]:
+        """Return a line on the attributes that neither a rule nor the file can say anything about."""
+        businesses = not isinstance(self.options.source, CustomSource)
+        silent = [
+            attribute.name
+            for attribute in self.schema.attributes
+            if attribute.name not in given.columns
+            and (attribute.rule is None or (not businesses and str(attribute.rule["source"]).startswith("business.")))
+        ]
+        return [f"nothing says anything about {', '.join(silent)}: a training will refuse that"] if silent else []
 
     def write_users(
         self, result: Path, work: Path, engine: Engine, data: Dataset
@@ -357,6 +374,11 @@ def _raw_files(options: Options) -> Raw | None:
     if isinstance(options.source, CustomSource):
         return RawCustom(options.source)
     return None
+
+
+def _people(engine: Engine, reviews: ir.Table) -> set[str]:
+    """Return the raw ids of the users who have reviews."""
+    return {row["user_id"] for row in engine.rows(reviews.select("user_id").distinct())}
 
 
 def _usable(engine: Engine, tables: Tables, store: PhotoStore) -> ir.Table:

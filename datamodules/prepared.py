@@ -168,7 +168,7 @@ def user_rows(reviews: pa.Table, first: int, users: list[str], profiles: list[Pr
     columns = [reviews[field.name].combine_chunks().cast(field.type) for field in REVIEW]
     nested = pa.ListArray.from_arrays(ends, pa.StructArray.from_arrays(columns, fields=list(REVIEW)))
     names = schema.field("profile").type
-    labels = [pa.array([profile[field.name] for profile in profiles], field.type) for field in names]
+    labels = [pa.array([profile.get(field.name) for profile in profiles], field.type) for field in names]
     labelled = pa.StructArray.from_arrays(labels, fields=list(names))
     return pa.Table.from_arrays([pa.array(users), nested.cast(schema.field("reviews").type), labelled], schema=schema)
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from datamodules.engine import Engine
 from datamodules.files import CHUNK, SourceFile
+from datamodules.label_file import GivenLabels
 from datamodules.yelp import Tables, read_tables
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
@@ -132,9 +133,9 @@ class RawYelp:
         """
         return read_tables(engine, self.json_files(work), keys)
 
-    def labels(self, schema: Schema) -> tuple[dict[str, Any], set[str]]:
+    def labels(self, schema: Schema, people: set[str]) -> GivenLabels:
         """Return no labels: all are derived by rules."""
-        return {}, set()
+        return GivenLabels()
 
     def where(self) -> str:
         """Return where photos are looked for, for an error message."""

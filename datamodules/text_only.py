@@ -32,8 +32,8 @@ class Labelled(NamedTuple):
     """What ``text_only.parquet`` says of a user.
 
     Attributes:
-        profile: attribute -> its value; ``()`` for Unknown and where there is no label.
-        weights: attribute -> the label's confidence, whatever the label; 0 where there is none.
+        profile: attribute -> its value, ``()`` for Unknown; without the attributes that have no label.
+        weights: attribute -> the label's confidence, whatever the label.
     """
 
     profile: Profile
@@ -119,15 +119,10 @@ def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
         if name not in schema.names:
             continue
         if row["user_id"] not in labelled:
-            labelled[row["user_id"]] = unlabelled(schema)
+            labelled[row["user_id"]] = Labelled(profile={}, weights={})
         labelled[row["user_id"]].profile[name] = () if label == UNKNOWN else (label,)
         labelled[row["user_id"]].weights[name] = row["confidence"]
     return labelled
-
-
-def unlabelled(schema: Schema) -> Labelled:
-    """Return the entry of a user without labels."""
-    return Labelled(profile=dict.fromkeys(schema.names, ()), weights=dict.fromkeys(schema.names, 0.0))
 
 
 def _silent(label: Label) -> bool:

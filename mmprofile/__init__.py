@@ -7,10 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmprofile.predict.profiler import Profiler
     from mmprofile.profile.schema import Profile, Schema
 
-__all__ = ["Profile", "Schema"]
-_HOMES = {"Profile": "mmprofile.profile.schema", "Schema": "mmprofile.profile.schema"}
+__all__ = ["Profile", "Profiler", "Schema"]
+_HOMES = {
+    "Profiler": "mmprofile.predict.profiler",
+    "Profile": "mmprofile.profile.schema",
+    "Schema": "mmprofile.profile.schema",
+}
 
 
 def __getattr__(name: str) -> Any:

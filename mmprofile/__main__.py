@@ -1,4 +1,9 @@
-"""List the commands, one line each: ``python -m mmprofile``."""
+"""The command ``mmprofile``: ``mmprofile train`` is ``python -m mmprofile.train``; without a word it lists the commands."""
+
+import runpy
+import sys
+
+from mmprofile.errors import nearest
 
 COMMANDS = {
     "prepare": "raw reviews and photos -> a prepared data set",
@@ -20,8 +25,25 @@ COMMANDS = {
     "llm.reinforce": "the student refined by reinforcement learning",
 }
 
+
+def main() -> None:
+    """Run the command that the first word names, or list the commands. The exit status is 2 where there is no such command."""
+    words = sys.argv[1:]
+    if not words or words[0] in ("-h", "--help"):
+        print("usage: mmprofile COMMAND [key=value ...]    (--help shows a command's keys)\n")
+        width = max(map(len, COMMANDS))
+        for name, purpose in COMMANDS.items():
+            print(f"  {name:<{width}}  {purpose}")
+    elif words[0] not in COMMANDS:
+        print(
+            f"error: {words[0]!r} is no command{nearest(words[0], COMMANDS)}; mmprofile alone lists them",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    else:
+        sys.argv = [words[0], *words[1:]]
+        runpy.run_module(f"mmprofile.{words[0]}", run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
-    width = max(map(len, COMMANDS))
-    print("usage: python -m mmprofile.COMMAND [key=value ...]    (--help shows a command's keys)\n")
-    for name, purpose in COMMANDS.items():
-        print(f"  mmprofile.{name:<{width}}  {purpose}")
+    main()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, JSON without NaN, and JSON lines."""
+"""Files that are whole or not there, JSON without NaN, JSON lines, and YAML whose names and values are what was written."""
 
 import json
 import math
@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from mmprofile.errors import UserError
 
@@ -89,3 +91,34 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+class _AsWritten(yaml.SafeLoader):
+    """YAML 1.1 takes ``yes``, ``no`` and ``on`` for truth values, ``010`` for 8 and ``12:30`` for 750.
+
+    In a profile schema ``name`` and ``values`` stay the text that was written.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        for key, value in node.value:
+            if key.value in ("name", "values"):
+                for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                    if isinstance(item, yaml.ScalarNode):
+                        item.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+def read_schema_file(path: Path) -> dict[str, Any]:
+    """Return the mapping of a profile schema's YAML file; names and values are texts, as they were written.
+
+    Raises:
+        UserError: the file cannot be read, or holds no mapping.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _AsWritten)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"profile schema {path}: cannot be read ({reason})") from error
+    if not isinstance(data, dict):
+        raise UserError(f"profile schema {path}: expected a mapping with `name` and `attributes`")
+    return data

@@ -219,10 +219,15 @@ def users(schema: Schema) -> list[User]:
 
 @pytest.fixture(scope="session")
 def make_collator(photos: dict[str, np.ndarray]) -> Callable[..., Collator]:
-    """``make_collator(model, **probabilities)``; ``max_tokens``, ``seed`` and ``encoding`` may be given too."""
+    """``make_collator(model, **probabilities)``; ``max_tokens``, ``seed``, ``encoding`` and ``target`` may be given too."""
 
     def make(
-        model: ProfileModel, max_tokens: int = 64, seed: int = 0, encoding: str = "joint", **masking: float
+        model: ProfileModel,
+        max_tokens: int = 64,
+        seed: int = 0,
+        encoding: str = "joint",
+        target: str = "profile",
+        **masking: float,
     ) -> Collator:
         return Collator(
             tokenizer=model.tokenizer,
@@ -232,6 +237,7 @@ def make_collator(photos: dict[str, np.ndarray]) -> Callable[..., Collator]:
             max_tokens=max_tokens,
             seed=seed,
             encoding=encoding,
+            target=target,
         )
 
     return make

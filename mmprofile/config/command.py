@@ -29,7 +29,7 @@ def run_command(name: str, run: Callable[[Any], None]) -> None:
         run: the command.
     """
     quiet()
-    words = [translate(name, word) for word in sys.argv[1:]]
+    words = translate(name, sys.argv[1:])
     if not any(word.startswith("-") for word in words):
         guarded(lambda: run(load_config(name, words)))
         return

@@ -1,13 +1,14 @@
 """The typed configuration, and the way from a command line to it: every mistake is one line that names the nearest choice."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mmprofile.config.llm_settings import LlmConfig
@@ -24,6 +25,7 @@ from mmprofile.config.settings import (
 )
 from mmprofile.config.words import rename_keys, translate
 from mmprofile.errors import UserError, nearest
+from mmprofile.files import read_schema_file
 from mmprofile.paths import conf_dir
 
 CONFIGS: dict[str, type] = {
@@ -60,7 +62,7 @@ def load_config(name: str, overrides: list[str]) -> Any:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
     """
     try:
-        return typed(name, _compose(name, [translate(name, word) for word in overrides]))
+        return typed(name, _compose(name, translate(name, overrides)))
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
 
@@ -84,6 +86,9 @@ def typed(name: str, cfg: DictConfig) -> Any:
         UserError: as :func:`load_config`.
     """
     try:
+        if "path" in (cfg.get("profile") or {}):
+            with open_dict(cfg):
+                cfg.profile = read_schema_file(Path(cfg.profile.path).expanduser())
         merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), _complete(name, cfg))
         if name in SIZED:
             _check_size(SIZED[name], merged)
@@ -186,7 +191,9 @@ def explain(error: Exception, name: str) -> str:
     )
     if group:
         choice, options = group[1].split("/")[-1], group[3].split()
-        return f"{group[2]}={choice}: there is no such choice{nearest(choice, options)}; choices: {', '.join(options)}"
+        more = "; or a YAML file: profile=path/to/mine.yaml" if group[2] == "profile" else ""
+        known = ", ".join(options)
+        return f"{group[2]}={choice}: there is no such choice{nearest(choice, options)}; choices: {known}{more}"
     full = re.search(r"full_key: ([\w./\[\]-]+)", text)
     key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
     if key:

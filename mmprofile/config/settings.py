@@ -145,7 +145,8 @@ class InputsConfig:
 
     ``photos``: at most so many of a user (None: all that were drawn). ``pairing``: ``unpaired`` shows everybody's photos and
     captions to somebody else of the split. ``missing``: the probability that a photo is not there, nor its caption. These
-    three hold in all splits. ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
+    three hold in all splits. ``missing_labels``: the probability that a label of the training or validation split is not there.
+    ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
     """
 
     reviews: int = MISSING
@@ -153,6 +154,7 @@ class InputsConfig:
     photos: int | None = MISSING
     pairing: str = MISSING
     missing: float = MISSING
+    missing_labels: float = MISSING
     max_tokens: int = MISSING
     sample_seed: int = MISSING
     redraw: bool = MISSING
@@ -278,6 +280,7 @@ class PredictConfig:
     run: str = MISSING
     input: str = MISSING
     output: str | None = MISSING
+    photo_root: str | None = MISSING
     beams: int | None = MISSING
     batch_size: int = MISSING
     photos: PhotosConfig = field(default_factory=PhotosConfig)

@@ -1,7 +1,12 @@
 """Other names of keys: short ones on a command line, and those of earlier versions in old configurations."""
 
 import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+from mmprofile.files import read_schema_file
 
 SHORT = {
     "caption": {"model": "checkpoint"},
@@ -19,7 +24,32 @@ RENAMED = {"train": {"evaluation.dev_beams": "evaluation.validation_beams"}}
 """Keys of earlier versions -> today's, on command lines and in the ``config.yaml`` of old runs."""
 
 
-def translate(command: str, word: str) -> str:
+WITH_SCHEMA = ("train", "prepare", "caption", "llm")
+"""Commands that have the group ``conf/profile``."""
+
+
+def translate(command: str, words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with today's keys in place of short and old ones.
+
+    ``profile=`` may be the path of a YAML file, or name one in ``conf/profile`` of the folder that the command runs in.
+    """
+    return [new for word in words for new in _schema_words(command, _translated(command, word))]
+
+
+def _schema_words(command: str, word: str) -> list[str]:
+    """Return what chooses a schema. A file that Hydra does not compose stands as a path, which is read afterwards."""
+    name, _, value = word.partition("=")
+    if name != "profile" or command not in WITH_SCHEMA:
+        return [word]
+    path = Path(value)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        path = Path("conf", "profile", f"{value}.yaml")
+        if not path.is_file() or "defaults" in read_schema_file(path):
+            return [word]
+    return ["~profile", f"+profile.path={json.dumps(str(path), ensure_ascii=False)}"]
+
+
+def _translated(command: str, word: str) -> str:
     """Return a word of a command line with today's key in place of a short or an old one."""
     if word in FLAGS.get(command, {}):
         return FLAGS[command][word]

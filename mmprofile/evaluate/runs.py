@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -57,6 +57,31 @@ def load_run(run: str) -> Run:
             f"run={run}: its training has not finished; run the same mmprofile.train command again to go on"
         )
     return Run(folder=folder, cfg=cfg, model=load_pretrained(folder / "model"))
+
+
+class Predictor(NamedTuple):
+    """A model for people who are in no prepared data; ``beams``: see :meth:`ProfileModel.generate`."""
+
+    model: ProfileModel
+    beams: int | None
+
+
+def load_predictor(run: str) -> Predictor:
+    """Return the model of a finished run, or of an exported model's folder, such as a run's ``model/``.
+
+    Raises:
+        UserError: there is neither.
+    """
+    folder = Path(run).expanduser()
+    if (folder / "config.yaml").is_file():
+        found = load_run(run)
+        return Predictor(found.model, found.cfg.evaluation.beams)
+    if not (folder / "config.json").is_file():
+        what = (
+            "neither config.yaml of a run nor config.json of a model is there" if folder.is_dir() else "no such folder"
+        )
+        raise UserError(f"run={run}: {what}; give a folder that mmprofile.train wrote, or its model/")
+    return Predictor(load_pretrained(folder), None)
 
 
 def run_facts(cfg: TrainConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from mmprofile.inputs.syntax import Annotator, Parser, Syntax
 from mmprofile.inputs.texts import Prompt, TextReader
 from mmprofile.inputs.views import Masking, User, View, user_rng
-from mmprofile.profile.grammar import Grammar
+from mmprofile.profile.grammar import Grammar, Target
 from mmprofile.profile.schema import Profile
 
 IGNORE = -100
@@ -95,7 +95,7 @@ class Row(NamedTuple):
     attribute: int
 
 
-class Targets(NamedTuple):
+class TargetTensors(NamedTuple):
     """What the rows of a batch are to write; the fields are those of :class:`Batch`."""
 
     labels: Tensor
@@ -204,32 +204,30 @@ class Collator(TextReader):
             label_weights=None if targets is None else targets.label_weights,
         )
 
-    def _targets(self, users: Sequence[User], rows: Sequence[Row]) -> Targets:
+    def _targets(self, users: Sequence[User], rows: Sequence[Row]) -> TargetTensors:
         """Return what the rows are to write."""
-        ids = {
-            (row.user, row.attribute): self.grammar_of(row.attribute).encode(users[row.user].profile or {})
+        wanted = {
+            (row.user, row.attribute): self.grammar_of(row.attribute).target(users[row.user].profile or {})
             for row in rows
         }
-        pairs = [self.grammar_of(row.attribute).legal(ids[row.user, row.attribute]) for row in rows]
-        number = np.repeat(np.arange(len(rows)), [len(row_pairs) for row_pairs in pairs])
+        targets = [wanted[row.user, row.attribute] for row in rows]
+        number = np.repeat(np.arange(len(rows)), [len(target.legal) for target in targets])
         weights = label_weights = None
         if any(user.weights for user in users):
             weights = torch.tensor([[user.weights.get(name, 1.0) for name in self.schema.names] for user in users])
-            spread = {key: self._label_weights(users[key[0]], key[1]) for key in ids}
+            spread = {key: self._label_weights(users[key[0]], key[1], target) for key, target in wanted.items()}
             label_weights = pad_sequence([spread[row.user, row.attribute] for row in rows], batch_first=True)
-        return Targets(
-            labels=pad([ids[row.user, row.attribute] for row in rows], IGNORE),
-            legal=torch.from_numpy(np.vstack([number, np.concatenate(pairs).T])),
+        return TargetTensors(
+            labels=pad([target.ids for target in targets], IGNORE),
+            legal=torch.from_numpy(np.vstack([number, np.concatenate([target.legal for target in targets]).T])),
             weights=weights,
             label_weights=label_weights,
         )
 
-    def _label_weights(self, user: User, attribute: int) -> Tensor:
+    def _label_weights(self, user: User, attribute: int, target: Target) -> Tensor:
         """Return how much each token of a row's target counts, (L,)."""
-        grammar = self.grammar_of(attribute)
-        lengths = [len(ids) for ids in grammar.encode_attributes(user.profile or {})]
-        weights = [user.weights.get(name, 1.0) for name in grammar.schema.names]
-        return torch.tensor([*weights, max(weights)]).repeat_interleave(torch.tensor([*lengths, 1]))
+        weights = [user.weights.get(name, 1.0) for name in self.grammar_of(attribute).schema.names]
+        return torch.tensor([*weights, max(weights)]).repeat_interleave(torch.tensor(target.lengths))
 
     def _digest(self, photo: str, pixels: np.ndarray) -> bytes:
         """Return the digest of a photo's pixels, uint8 (3, height, width)."""

@@ -145,8 +145,10 @@ class TextReader:
         reviews = self.review_tokens(user.reviews) if view.reviews else []
         profile: list[int] = []
         if view.profile:
+            known = user.profile or {}
             hidden = hidden_attributes(self.schema.names, self.masking.profile, rng)
-            profile = self.tokens(f" profile: {self.schema.mask(user.profile or {}, hidden, self.sentinels)}")
+            hidden += [name for name in self.schema.names if name not in known]
+            profile = self.tokens(f" profile: {self.schema.mask(known, hidden, self.sentinels)}")
         captions: list[list[int]] = []
         if view.captions != "none":
             for caption in (c for c in user.captions if c is not None):

@@ -20,7 +20,7 @@ MODALITIES = ("text", "multi", "uni", "both")
 SPLITS = ("train", "validation", "test")
 VIEW_SCHEDULES = ("paired", "sampled")
 PAIRINGS = ("paired", "unpaired")
-_KEEP, _DROP = 1, 2  # purposes of a number drawn for a photo: the two numbers are independent
+_KEEP, _DROP, _LABEL = 1, 2, 3  # purposes of a number that is drawn for a photo or label: the numbers are independent
 
 Show = Literal["none", "plain", "masked"]
 Cues = Mapping[str, str | None]
@@ -42,6 +42,7 @@ class InputSettings(TypedDict, total=False):
     photos: int | None
     pairing: str
     missing: float
+    missing_labels: float
     max_tokens: int
     sample_seed: int
     redraw: bool
@@ -253,8 +254,9 @@ def check_inputs(inputs: InputsConfig) -> None:
             raise UserError(f"inputs.{name}={value}: give {least} or more")
     if inputs.pairing not in PAIRINGS:
         raise UserError(f"inputs.pairing={inputs.pairing!r} is not one of {', '.join(PAIRINGS)}")
-    if not 0 <= inputs.missing <= 1:
-        raise UserError(f"inputs.missing={inputs.missing} is not a probability (0 to 1)")
+    for name in ("missing", "missing_labels"):
+        if not 0 <= getattr(inputs, name) <= 1:
+            raise UserError(f"inputs.{name}={getattr(inputs, name)} is not a probability (0 to 1)")
 
 
 def user_rng(seed: int, user_id: str, *more: int) -> np.random.Generator:
@@ -335,6 +337,14 @@ def drop_photos(user: User, probability: float, seed: int) -> User:
     return pick_photos(user, np.flatnonzero(_photo_numbers(user, seed, _DROP) >= probability).tolist())
 
 
+def drop_labels(user: User, probability: float, seed: int) -> User:
+    """Return the user without some labels: each is dropped with ``probability``, which depends on user and attribute alone."""
+    if not probability or user.profile is None:
+        return user
+    kept = {n: v for n, v in user.profile.items() if _number(user, n, seed, _LABEL) >= probability}
+    return replace(user, profile=kept)
+
+
 def pick_photos(user: User, places: Sequence[int]) -> User:
     """Return the user with the photos (and their captions) at some places, in that order."""
     captions = tuple(user.captions[i] for i in places) if user.captions else ()
@@ -343,4 +353,9 @@ def pick_photos(user: User, places: Sequence[int]) -> User:
 
 def _photo_numbers(user: User, seed: int, purpose: int) -> np.ndarray:
     """Return a random number in [0, 1) for each photo (photos,), whatever the other photos are."""
-    return np.array([user_rng(seed, f"{user.user_id}/{photo}", purpose).random() for photo in user.photos])
+    return np.array([_number(user, photo, seed, purpose) for photo in user.photos])
+
+
+def _number(user: User, name: str, seed: int, purpose: int) -> float:
+    """Return a random number in [0, 1) for something of a user."""
+    return float(user_rng(seed, f"{user.user_id}/{name}", purpose).random())

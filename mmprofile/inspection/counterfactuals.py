@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmprofile.inputs.views import User, pick_photos, with_photos_of
+from mmprofile.inputs.views import User, View, pick_photos, with_photos_of
 from mmprofile.model.decoding import Decoded
 from mmprofile.profile.schema import UNKNOWN
 
@@ -78,6 +78,17 @@ def zero_gate(user: User) -> User:
 def drop_review(user: User, number: int) -> User:
     """Return the user without a review; the photos stay."""
     return replace(user, reviews=user.reviews[:number] + user.reviews[number + 1 :])
+
+
+def without_each(user: User, view: View) -> dict[str, User]:
+    """Return the user without each photo and review that a view shows, by its name: ``photo 0``, ``review 2``, ...
+
+    Without the only one there is nothing to predict from: then there is no version.
+    """
+    photos = range(len(user.photos)) if "plain" in (view.photos, view.captions) else ()
+    versions = {f"photo {i}": drop_photo(user, i) for i in photos}
+    versions |= {f"review {i}": drop_review(user, i) for i in range(len(user.reviews))}
+    return versions if len(versions) > 1 else {}
 
 
 def changes(user: User, donor: User) -> dict[str, User]:

@@ -105,6 +105,9 @@ def full_loss(batch: Batch, logits: Tensor) -> Tensor:
         (R, L), 0 beyond the end of a target.
     """
     assert batch.labels is not None
+    logits = logits[
+        :, : batch.labels.shape[1]
+    ]  # the decoder reads one token even where no row of the batch has a target
     loss = F.cross_entropy(logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORE, reduction="none")
     return loss.view_as(batch.labels)
 

@@ -1,4 +1,4 @@
-"""The command ``predict``: profiles of anybody, from a file of users (see :mod:`mmprofile.predict.users`).
+"""The command ``predict``: profiles of anybody, from rows of users (see :mod:`mmprofile.predict.rows`).
 
 Output, a user a line: ``{"user_id", "profile", "text", "faults", "used", "confidence"}``. Confidence is the probability that
 the model gives to each attribute's values; it is not calibrated, and left out with ``beams=``.
@@ -6,8 +6,11 @@ the model gives to each attribute's values; it is not calibrated, and left out w
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,40 +20,128 @@ from tqdm import tqdm
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
-from mmprofile.evaluate.runs import load_run
-from mmprofile.inputs.views import Masking, View, paradigm_views
+from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
-from mmprofile.predict.users import InputUser, UserPhotos, read_users, select
-from mmprofile.profile.schema import Profile, Schema
+from mmprofile.predict.output import OutputFile, photo_root
+from mmprofile.predict.rows import BadRow, InputUser, read_rows
+from mmprofile.predict.users import OUTSIDE, Photos, UserPhotos, batches, plain, prediction_view
+
+EVERY = 30
+"""Seconds between two lines of progress where no terminal shows a bar."""
+
+
+class Intake:
+    """The users of an input, one at a time; rows that are none are handed on and counted.
+
+    Attributes:
+        bad: their number.
+        photos, captions: whether any user had some.
+    """
+
+    def __init__(self, rows: Iterable[InputUser | BadRow], bad_row: Callable[[BadRow], None]) -> None:
+        self._rows, self._bad_row = rows, bad_row
+        self.bad, self.photos, self.captions = 0, False, False
+
+    def __iter__(self) -> Iterator[InputUser]:
+        for row in self._rows:
+            if isinstance(row, BadRow):
+                self.bad += 1
+                self._bad_row(row)
+                continue
+            self.photos |= bool(row.photos)
+            self.captions |= bool(row.captions)
+            yield row
+
+
+class Seen:
+    """What the rows of the output tell of the users.
+
+    Attributes:
+        unusable: the reasons why photos could not be used.
+        nothing: the number of users of whom the model could read nothing.
+    """
+
+    def __init__(self) -> None:
+        self.unusable: Counter[str] = Counter()
+        self.nothing = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row."""
+        used = row["used"]
+        self.unusable.update(used["unusable_photos"].values())
+        self.nothing += not any(used[name] for name in ("reviews", "photos", "captions"))
 
 
 def main(cfg: PredictConfig) -> None:
-    """Write the profiles of all users in the input file, to a file or to standard output."""
+    """Write the profiles of all users of the input, to a file or to standard output.
+
+    A file is written beside its place and renamed at the end; the same command goes on where a killed one was.
+    """
     torch.set_flush_denormal(True)  # as in training
-    path = Path(cfg.input).expanduser()
-    users = read_users(path)
-    run = load_run(cfg.run)
-    photos = UserPhotos(path.parent, instantiate(cfg.photos), run.model.transform)
-    rows = tqdm(
-        predict(run.model, users, photos, cfg.beams or run.cfg.evaluation.beams, cfg.batch_size),
-        total=len(users), unit="user", disable=None, leave=False,
-    )  # fmt: skip
-    if cfg.output is None:
-        _write(rows, sys.stdout)
-    else:
-        target = Path(cfg.output).expanduser()
-        try:
-            with target.open("w", encoding="utf-8") as file:
-                _write(rows, file)
-        except OSError as error:
-            raise UserError(f"output={cfg.output}: cannot be written ({error.strerror})") from error
-        print(f"{len(users)} profiles in {target}")
-    for line in warnings(run.model, users, photos):
+    rows = read_rows(cfg.input)
+    first = next(rows, None)  # before the model is loaded: a wrong path is said at once
+    if first is None:
+        raise UserError(f"input={cfg.input}: no rows in it")
+    seen = Seen()
+    output = OutputFile.of(cfg) if cfg.output is not None and not _is_stream(cfg.output) else None
+    done = 0 if output is None else output.resume(cfg.batch_size, seen.add)
+    predictor = load_predictor(cfg.run)
+    model, beams = predictor.model, cfg.beams or predictor.beams
+    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform)
+    with ExitStack() as stack:
+        bad_rows = None if output is None else stack.enter_context(output.bad_rows())
+        intake = Intake(chain([first], rows), lambda row: _write_bad_row(row, bad_rows))
+        if output is not None:
+            file: TextIO = stack.enter_context(output.rows())
+        else:
+            file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
+        users = islice(intake, done, None)
+        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size), done):
+            seen.add(row)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()  # for whoever reads along
+            done += 1
+        if not done:
+            if output is not None:
+                output.discard()
+            raise UserError(f"input={cfg.input}: none of its {intake.bad} rows is a user; the first: {_said(first)}")
+    if output is not None:
+        output.finish(intake.bad)
+        print(f"{done:,} profiles in {output.target}")
+    for line in notes(model, intake, seen, output):
         print(line, file=sys.stderr)
 
 
+def _is_stream(output: str) -> bool:
+    """Return whether an output is a pipe or device, which cannot be renamed."""
+    path = Path(output).expanduser()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_bad_row(row: BadRow, file: TextIO | None) -> None:
+    """Write a row that is no user to the file of bad rows or, if there is none, to standard error."""
+    if file is None:
+        print(f"left out: {_said(row)}", file=sys.stderr)
+    else:
+        file.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
+
+
+def _said(row: InputUser | BadRow) -> str:
+    return f"row {row.row}: {row.reason}" if isinstance(row, BadRow) else row.user_id
+
+
+def _with_progress(rows: Iterable[dict[str, Any]], done: int) -> Iterator[dict[str, Any]]:
+    """Show how many users are done: a bar on a terminal, elsewhere a line now and then."""
+    said, bar = time.monotonic(), tqdm(rows, initial=done, unit="user", disable=None, leave=False)
+    for number, row in enumerate(bar, done + 1):
+        yield row
+        if bar.disable and time.monotonic() - said > EVERY:
+            said = time.monotonic()
+            print(f"{number:,} users", file=sys.stderr, flush=True)
+
+
 def predict(
-    model: ProfileModel, users: Sequence[InputUser], photos: UserPhotos, beams: int | None, batch_size: int
+    model: ProfileModel, users: Iterable[InputUser], photos: Photos, beams: int | None, batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yield the profiles of users, in order, as rows of the output file.
 
@@ -61,20 +152,14 @@ def predict(
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         batch_size: users at a time.
     """
-    inputs, view = model.settings["inputs"], prediction_view(model)
-    collator = model.collator(inputs, photos, Masking(), 0)
-    remaining = iter(users)
-    while chunk := list(islice(remaining, batch_size)):
-        selections = [select(user, inputs, view, photos) for user in chunk]
-        batch = collator([selection.user for selection in selections], (view,))
+    for selections, batch in batches(model, users, photos, batch_size):
         decoded = model.decode(batch) if beams is None else None
         texts = model.generate(batch, beams) if decoded is None else [profile.text for profile in decoded]
-        photos.forget()
         for i, (selection, text) in enumerate(zip(selections, texts, strict=True)):
             parsed = model.schema.parse(text)
             row: dict[str, Any] = {
                 "user_id": selection.user.user_id,
-                "profile": plain_profile(model.schema, parsed.profile),
+                "profile": {name: plain(model.schema[name], values) for name, values in parsed.profile.items()},
                 "text": text,
                 "faults": parsed.faults,
                 "used": selection.used,
@@ -84,32 +169,17 @@ def predict(
             yield row
 
 
-def plain_profile(schema: Schema, profile: Profile) -> dict[str, Any]:
-    """Return a profile as JSON has it: a value or None where an attribute has a single one, else a list."""
-    return {
-        name: list(values) if schema[name].kind != "single" else (values[0] if values else None)
-        for name, values in profile.items()
-    }
-
-
-def prediction_view(model: ProfileModel) -> View:
-    """Return the view that a model predicts from."""
-    modality = model.settings["inputs"]["modality"]
-    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
-
-
-def warnings(model: ProfileModel, users: Sequence[InputUser], photos: UserPhotos) -> Iterator[str]:
+def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | None) -> Iterator[str]:
     """Yield what the user should know about these predictions."""
-    reads_captions = prediction_view(model).captions != "none"
-    if reads_captions and any(user.photos for user in users) and not any(user.captions for user in users):
+    if prediction_view(model).captions != "none" and intake.photos and not intake.captions:
         yield "this model was trained with captions of the photos, and the input has none: expect worse"
     if "purpose" in model.settings:
         yield f"this model was trained for the purpose: {model.settings['purpose']}"
-    if photos.reasons:
-        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(photos.reasons.items()))
-        yield f"photos left out: {counts} (named in each user's `used.unusable_photos`)"
-
-
-def _write(rows: Iterable[dict[str, Any]], file: TextIO) -> None:
-    for row in rows:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if seen.nothing:
+        yield f"of {seen.nothing:,} users the model could read nothing (see `used`): their profiles are guesses without evidence"
+    if seen.unusable:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(seen.unusable.items()))
+        advice = "; photo_root= says which folder they may lie in" if OUTSIDE in seen.unusable else ""
+        yield f"photos left out: {counts} (named in each user's `used.unusable_photos`){advice}"
+    if intake.bad and output is not None:
+        yield f"rows left out, which are no users: {intake.bad:,}, listed with reasons in {output.errors}"

@@ -1,73 +1,23 @@
-"""Users of an input file: read, checked, and reduced to what a model is shown of each.
-
-A line holds one user: ``{"user_id": "ann", "reviews": ["...", "..."], "photos": ["photos/1.jpg"], "captions": ["..."]}``.
-``photos`` (relative to the input file) and ``captions`` (parallel to them) may be left out.
-"""
+"""Users of an input, reduced to what a model is shown of each, and their photos."""
 
 import io
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from mmprofile.errors import UserError
-from mmprofile.files import read_numbered_lines
-from mmprofile.inputs.views import User, View, user_rng
+from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.views import Masking, User, View, paradigm_views, user_rng
+from mmprofile.model.model import ProfileModel
+from mmprofile.predict.rows import InputUser
+from mmprofile.profile.schema import Attribute
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class InputUser:
-    """A user of an input file; ``captions`` is empty or parallel to ``photos``, None where a photo has none."""
-
-    user_id: str
-    reviews: list[str]
-    photos: list[str] = field(default_factory=list)
-    captions: list[str | None] = field(default_factory=list)
-
-
-def read_users(path: Path) -> list[InputUser]:
-    """Return the users of an input file, checked.
-
-    Raises:
-        UserError: the file cannot be read, a line is no user, or two users have one id; names the line.
-    """
-    users: dict[str, InputUser] = {}
-    for number, place, row in read_numbered_lines(path, "input", "user"):
-        user = _checked(row, place, default_id=str(number))
-        if user.user_id in users:
-            raise UserError(f"{place}: user_id {user.user_id!r} stands there a second time")
-        users[user.user_id] = user
-    if not users:
-        raise UserError(f"input={path}: no users in it")
-    return list(users.values())
-
-
-def _checked(row: Any, where: str, default_id: str) -> InputUser:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected an object with reviews, photos")
-    lists = {key: row.get(key) or [] for key in ("reviews", "photos", "captions")}
-    for key, values in lists.items():
-        if not isinstance(values, list) or not all(isinstance(value, str) or value is None for value in values):
-            raise UserError(f"{where}: {key!r} must be a list of strings")
-    user = InputUser(
-        user_id=str(row.get("user_id", default_id)),
-        reviews=[text for text in lists["reviews"] if text and text.strip()],
-        photos=lists["photos"],
-        captions=lists["captions"],
-    )
-    if not user.reviews and not user.photos:
-        raise UserError(f"{where}: user {user.user_id!r} has neither reviews nor photos")
-    if user.captions and len(user.captions) != len(user.photos):
-        raise UserError(
-            f"{where}: {len(user.captions)} captions for {len(user.photos)} photos; give one for each, or null"
-        )
-    return user
+OUTSIDE, NO_FILE, MISSING = "outside", "no_regular_file", "missing"
 
 
 class ProcessedPhoto(Protocol):
@@ -82,11 +32,26 @@ class ProcessedPhoto(Protocol):
         """Return why the photo cannot be used; None where it can."""
 
 
+class Photos(Protocol):
+    """The photos of users, by path or another key."""
+
+    def problem(self, path: str) -> str | None:
+        """Decode a photo and keep its pixels; return the reason where that is impossible."""
+
+    def __call__(self, path: str) -> np.ndarray:
+        """Return the pixels of a photo without a problem, uint8 (3, H, W)."""
+
+    def forget(self) -> None:
+        """Drop all pixels."""
+
+
 class UserPhotos:
-    """The photos of an input file as pixels, uint8 (3, H, W), by path; unusable ones are counted by reason.
+    """The photos of an input as pixels, uint8 (3, H, W), by path.
+
+    A path may come from anybody: only regular files in ``root`` are opened, no device, no pipe, and no link to elsewhere.
 
     Args:
-        root: the folder that paths are relative to.
+        root: the folder that paths are relative to, and which they must not leave.
         process: the file -> the photo as preparation would store it.
         transform: the photo -> pixels for the model; None: the model sees no photos, and none is opened.
     """
@@ -97,19 +62,24 @@ class UserPhotos:
         process: Callable[[Path], ProcessedPhoto],
         transform: Callable[[Image.Image], np.ndarray] | None,
     ) -> None:
-        self.root, self.process, self.transform = root, process, transform
-        self.reasons: Counter[str] = Counter()
+        self.root, self.process, self.transform = root.resolve(), process, transform
         self._pixels: dict[str, np.ndarray] = {}
 
     def problem(self, path: str) -> str | None:
         """Decode a photo and keep its pixels; return the reason where that is impossible."""
         if self.transform is None or path in self._pixels:
             return None
-        photo = self.process(self.root / path)
+        try:
+            place = (self.root / path).resolve()
+            if not place.is_relative_to(self.root):
+                return OUTSIDE
+            if not stat.S_ISREG(place.stat().st_mode):
+                return NO_FILE
+        except (OSError, RuntimeError, ValueError):  # not there, a link to itself, a name that is too long
+            return MISSING
+        photo = self.process(place)
         if photo.jpeg is None or photo.reason is not None:
-            reason = str(photo.reason)
-            self.reasons[reason] += 1
-            return reason
+            return str(photo.reason)
         self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
         return None
 
@@ -128,8 +98,29 @@ class Selection(NamedTuple):
     used: dict[str, Any]
 
 
-def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: UserPhotos) -> Selection:
+def prediction_view(model: ProfileModel) -> View:
+    """Return the view that a model predicts from."""
+    modality = model.settings["inputs"]["modality"]
+    return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
+
+
+def batches(
+    model: ProfileModel, users: Iterable[InputUser], photos: Photos, batch_size: int
+) -> Iterator[tuple[list[Selection], Batch]]:
+    """Yield what a model is shown of users, some at a time, as selections and as a batch; pixels are kept until the next."""
+    inputs, view = model.settings["inputs"], prediction_view(model)
+    collator = model.collator(inputs, photos, Masking(), 0)
+    remaining = iter(users)
+    while chunk := list(islice(remaining, batch_size)):
+        selections = [select(user, inputs, view, photos) for user in chunk]
+        yield selections, collator([selection.user for selection in selections], (view,))
+        photos.forget()
+
+
+def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos) -> Selection:
     """Draw the reviews and photos that the model is shown of a user: as many as in training, by the user's id.
+
+    Photos are opened in the order in which they are drawn, until there are enough.
 
     Args:
         row: the user.
@@ -139,21 +130,25 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: UserPh
     """
     rng = user_rng(inputs["sample_seed"], row.user_id)
     reviews = _draw(row.reviews, inputs["reviews"], rng)
-    unusable: dict[str, str] = {}
-    usable: list[tuple[str, str | None]] = []
-    for path, caption in zip(row.photos, row.captions or [None] * len(row.photos), strict=True):
-        reason = photos.problem(path)
-        if reason is None:
-            usable.append((path, caption))
-        else:
-            unusable[path] = reason
     most = inputs["reviews"] * inputs["photos_per_review"]
-    drawn = _draw(usable, most if inputs.get("photos") is None else min(most, inputs["photos"]), rng)
+    if inputs.get("photos") is not None:
+        most = min(most, inputs["photos"])
+    unusable: dict[str, str] = {}
+    drawn: list[int] = []
+    for place in rng.permutation(len(row.photos)).tolist():
+        if len(drawn) == most:
+            break
+        reason = photos.problem(row.photos[place])
+        if reason is None:
+            drawn.append(place)
+        else:
+            unusable[row.photos[place]] = reason
+    drawn.sort()
     user = User(
         user_id=row.user_id,
         reviews=tuple(reviews),
-        photos=tuple(path for path, _ in drawn),
-        captions=tuple(caption for _, caption in drawn),
+        photos=tuple(row.photos[place] for place in drawn),
+        captions=tuple(row.captions[place] if row.captions else None for place in drawn),
     )
     used = {
         "reviews": len(reviews) if view.reviews else 0,
@@ -162,6 +157,11 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: UserPh
         "unusable_photos": unusable,
     }
     return Selection(user=user, used=used)
+
+
+def plain(attribute: Attribute, values: Sequence[str]) -> Any:
+    """Return values as JSON has them: a value or None where an attribute has a single one, else a list."""
+    return list(values) if attribute.kind != "single" else (values[0] if values else None)
 
 
 def _draw(items: Sequence[T], count: int, rng: np.random.Generator) -> Sequence[T]:

@@ -70,6 +70,20 @@ class Forced(NamedTuple):
     written: tuple[int, ...]
 
 
+class Target(NamedTuple):
+    """What a model is trained to write of a profile.
+
+    Attributes:
+        ids: the tokens of the attributes that the profile has and, behind the schema's last attribute, of the end.
+        lengths: how many tokens each attribute of the schema has, and the end; 0 for what is left out.
+        legal: (n, 2) long, pairs of a place in ``ids`` and a token that the grammar allows there; ``ids`` are among them.
+    """
+
+    ids: list[int]
+    lengths: list[int]
+    legal: np.ndarray
+
+
 class _Piece(NamedTuple):
     """A piece that is being written: the rest of its tokens, its stage, and what follows it.
 
@@ -114,7 +128,7 @@ class Grammar:
         self._forced: dict[int, Forced] = {}
         self._number = {self._open[0]: 0}
         self._moves: list[dict[int, int] | None] = [None]
-        self._legal: dict[tuple[int, ...], np.ndarray] = {}
+        self._targets: dict[tuple[tuple[int, ...], ...], Target] = {}
         self._check()
         self.max_tokens = 1 + sum(self._longest(attribute) for attribute in schema.attributes)
 
@@ -125,29 +139,58 @@ class Grammar:
         return tuple(Grammar(schema, self.tokenizer) for schema in schemas)
 
     def encode(self, profile: Profile) -> list[int]:
-        """Return the token ids of the rendered profile, the end-of-sequence token last.
+        """Return the token ids of :meth:`target`.
 
         Raises:
             ValueError: a value is not in the schema.
         """
-        return [*chain(*self.encode_attributes(profile)), self.eos]
+        return self.target(profile).ids
 
-    def encode_attributes(self, profile: Profile) -> list[list[int]]:
-        """Return the token ids of each attribute: its name, its values and the separator behind them.
+    def target(self, profile: Profile) -> Target:
+        """Return what a model is trained to write of a profile.
+
+        An attribute that the profile lacks is left out, so that nothing is learned of it: neither a value nor that it is
+        unknown. The next attribute is written as if the one left out stood before it.
 
         Raises:
             ValueError: a value is not in the schema.
         """
-        attribute_ids: list[list[int]] = []
-        for i, attribute in enumerate(self.schema.attributes):
-            ids = [*self._tokens(f" {attribute.name}:")]
-            values = attribute.canonical(profile.get(attribute.name, ())) or (UNKNOWN,)
-            for j, value in enumerate(values):
-                if value not in attribute.values and value != UNKNOWN:
-                    raise ValueError(f"{attribute.name}: {value!r} is not a value of the schema")
-                ids += self._tokens(self._value(i, value, j == len(values) - 1))
-            attribute_ids.append(ids)
-        return attribute_ids
+        parts = [self._attribute_ids(i, profile) for i in range(len(self.schema.attributes))]
+        parts.append((self.eos,) if parts[-1] else ())
+        key = tuple(parts)
+        if key not in self._targets:
+            ids = [*chain(*parts)]
+            rivals = [moves | {token} for moves, token in zip(self._allowed_along(parts), ids, strict=True)]
+            pairs = [(place, token) for place, tokens in enumerate(rivals) for token in tokens]
+            legal = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+            self._targets[key] = Target(ids=ids, lengths=[*map(len, parts)], legal=legal)
+        return self._targets[key]
+
+    def _attribute_ids(self, index: int, profile: Profile) -> tuple[int, ...]:
+        """Return the tokens of an attribute: its name, its values and the separator; none if the profile lacks it."""
+        attribute = self.schema.attributes[index]
+        if attribute.name not in profile:
+            return ()
+        ids = self._tokens(f" {attribute.name}:")
+        values = attribute.canonical(profile[attribute.name]) or (UNKNOWN,)
+        for j, value in enumerate(values):
+            if value not in attribute.values and value != UNKNOWN:
+                raise ValueError(f"{attribute.name}: {value!r} is not a value of the schema")
+            ids += self._tokens(self._value(index, value, j == len(values) - 1))
+        return ids
+
+    def _allowed_along(self, parts: Sequence[Sequence[int]]) -> Iterator[set[int]]:
+        """Yield the tokens that may follow before each token of attributes, each of which begins where it stands in a profile.
+
+        The grammar would not write every target: a target may have fewer values than a set, where no more are known.
+        Behind such a place only the end may follow in that attribute.
+        """
+        for index, ids in enumerate(parts):
+            state: int | None = self._state(frozenset(self._after(index, ())))
+            for token in ids:
+                moves = {} if state is None else self.moves(state)
+                yield {*moves} or {self.eos}
+                state = moves.get(token)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens and without blanks in front of ``, ; :``."""
@@ -213,24 +256,6 @@ class Grammar:
         """Return the ids that may follow ``prefix``, which has no start token; only end-of-sequence when nothing may."""
         state = self.walk(prefix)
         return list(self.moves(state)) if state is not None and self.moves(state) else [self.eos]
-
-    def legal(self, ids: list[int]) -> np.ndarray:
-        """Return the tokens that a target competes with: all that :meth:`allowed` gives along ``ids``, and ``ids``.
-
-        The grammar would not write every target: a target may have fewer values than a set, where no more are known.
-
-        Args:
-            ids: of a target.
-
-        Returns:
-            (n, 2) long, pairs of a place in ``ids`` and a token id.
-        """
-        key = tuple(ids)
-        pairs = self._legal.get(key)
-        if pairs is None:
-            rivals = [(place, token) for place in range(len(key)) for token in {*self.allowed(key[:place]), key[place]}]
-            pairs = self._legal[key] = np.array(rivals, dtype=np.int64)
-        return pairs
 
     def constraint(self, skip: int) -> Callable[[int, Tensor], list[int]]:
         """Return the ``prefix_allowed_tokens_fn`` that ``generate`` of transformers takes.

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_schema_file
 
 Profile = dict[str, tuple[str, ...]]
-"""Attribute name -> its values; an empty tuple is an unknown value."""
+"""Attribute name -> its values. An empty tuple is ``Unknown``, an attribute that is not there is not labelled."""
 KINDS = ("single", "set", "ordered")
 UNKNOWN = "Unknown"
 _RESERVED = (";", ",", ":", "\n")
@@ -134,13 +134,7 @@ class Schema:
         Raises:
             UserError: the file cannot be read, or does not hold a schema.
         """
-        try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"profile schema {path}: cannot be read ({error})") from error
-        if not isinstance(data, dict):
-            raise UserError(f"profile schema {path}: expected a mapping with `name` and `attributes`")
-        return cls.from_dict(data)
+        return cls.from_dict(read_schema_file(Path(path)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, from which :meth:`from_dict` makes the schema again."""

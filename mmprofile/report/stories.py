@@ -15,7 +15,7 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import decode_users
 from mmprofile.inputs.data import BatchData, PhotoData
 from mmprofile.inputs.views import User, View
-from mmprofile.inspection.counterfactuals import Effect, drop_photo, drop_review, effects
+from mmprofile.inspection.counterfactuals import Effect, effects, without_each
 from mmprofile.inspection.drawing import GateSummary, gate_summary
 from mmprofile.inspection.inspector import Inspection, Inspector, check_gate
 from mmprofile.model.decoding import Decoded
@@ -27,6 +27,7 @@ COUNT = 5
 GATE_USERS = 100
 """Users with photos, at most, over whom gates are averaged: a large model reads each of them ten times."""
 TOP_WORDS = 8
+NO_LABEL = "-"
 THUMBNAIL, QUALITY = 280, 80
 """Pixels of a photo's longer side, and the JPEG quality."""
 
@@ -193,19 +194,12 @@ def _decode_without_each(
     model: ProfileModel, data: BatchData, users: Sequence[User], view: View
 ) -> Iterator[tuple[User, Decoded, dict[str, Decoded]]]:
     """Yield each user, the prediction, and the prediction without each photo and review that the model is shown."""
-    changed = [_without_each(user, view) for user in users]
+    changed = [without_each(user, view) for user in users]
     queries = [query for user, versions in zip(users, changed, strict=True) for query in (user, *versions.values())]
     decoded = iter(decode_users(model, data, queries))
     for user, versions in zip(users, changed, strict=True):
         before = next(decoded)
         yield user, before, {name: next(decoded) for name in versions}
-
-
-def _without_each(user: User, view: View) -> dict[str, User]:
-    photos = range(len(user.photos)) if "plain" in (view.photos, view.captions) else ()
-    versions = {f"photo {i}": drop_photo(user, i) for i in photos}
-    versions |= {f"review {i}": drop_review(user, i) for i in range(len(user.reviews))}
-    return versions if len(versions) > 1 else {}  # without the only one there is nothing to predict from
 
 
 def _story(
@@ -309,7 +303,7 @@ def _attribute_story(
     story = AttributeStory(
         attribute=attribute,
         predicted=_text(predicted),
-        gold=_text(gold),
+        gold=_text(gold) if attribute.name in row["gold"] else NO_LABEL,
         right=predicted == gold if gold else None,
         influence=_influence(attribute.name, _text(predicted), without) if without else None,
     )

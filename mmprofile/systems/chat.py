@@ -242,11 +242,12 @@ class Chat:
         self.records: list[ChatRecord] = []
 
     def fit(self, data: PhotoData) -> None:
-        """Draw the shots."""
+        """Draw the shots; users with more labels come first, since what is not labelled would be shown as Unknown."""
         self.data = data
         train = data.users("train")
-        drawn = np.random.default_rng(self.seed).permutation(len(train))[: self.options.shots]
-        self.shots = [(self._message(train[i]), self.schema.render(train[i].profile)) for i in drawn]
+        order = np.random.default_rng(self.seed).permutation(len(train))
+        drawn = sorted(order, key=lambda i: -len(train[i].profile or {}))[: self.options.shots]
+        self.shots = [(self._message(train[i]), self.schema.render(train[i].profile or {})) for i in drawn]
 
     def predict(self, users: Sequence[User], label: str) -> list[str]:
         """Return each user's profile text; the model is asked for what the journal does not have."""

@@ -1,9 +1,11 @@
 """Checks of ``conf/train.yaml``: settings that make no sense are refused before the data are prepared."""
 
 import math
+from collections.abc import Iterable, Sequence
 
 from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
+from mmprofile.inputs.data import UserData
 from mmprofile.inputs.texts import check_encoding
 from mmprofile.inputs.views import check_inputs, check_paradigm
 from mmprofile.model.heads import check_head
@@ -33,6 +35,33 @@ def check_settings(cfg: TrainConfig) -> None:
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
+
+
+def check_labels(schema: Schema, data: UserData) -> None:
+    """Refuse an attribute that nothing can be learned of.
+
+    Raises:
+        UserError: no training user has a label of it.
+    """
+    users = data.users("train")
+    for name in schema.observed.names:
+        if not any(name in (user.profile or {}) for user in users):
+            raise UserError(
+                f"{data.prepared.folder}: no user of the split 'train' has a label of {name}: give the attribute a rule or "
+                f"labels, or leave it out of the profile schema"
+            )
+
+
+def unknown_tokens(tokens: Iterable[Sequence[int]], unknown: int | None) -> float:
+    """Return the share of tokens that a tokenizer has no name for, 0 to 1.
+
+    Args:
+        tokens: ids of texts.
+        unknown: the id of the unknown token; None: the tokenizer has none.
+    """
+    counts = [(len(ids), sum(token == unknown for token in ids)) for ids in tokens]
+    total, lost = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
+    return lost / total if total else 0.0
 
 
 def _check_model(cfg: TrainConfig) -> None:

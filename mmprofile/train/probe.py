@@ -35,11 +35,14 @@ class Probe:
 
     @classmethod
     def of(cls, data: BatchData, count: int, seed: int) -> "Probe | None":
-        """Return a probe of the first ``count`` validation users with photos; None if no photos are shown, or too few have any."""
+        """Return a probe of the first ``count`` validation users with photos and labels.
+
+        None if no photos are shown, or too few users have any.
+        """
         view = data.views[0]
         if count < 1 or view.photos == view.captions == "none":
             return None
-        users = [user for user in data.users("validation") if user.photos][:count]
+        users = [user for user in data.users("validation") if user.photos and user.profile][:count]
         return cls(data.collator, view, users, seed, data.eval_batch_size) if len(users) > 1 else None
 
     @torch.no_grad()

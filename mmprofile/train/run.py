@@ -17,9 +17,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from mmprofile.config.compose import difference
+from mmprofile.config.compose import difference, typed
 from mmprofile.config.settings import ApplyConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import (
@@ -46,11 +46,16 @@ from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
-from mmprofile.train.checks import check_settings
+from mmprofile.train.checks import check_labels, check_settings, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
 from mmprofile.train.probe import Probe
+
+LOOKED_AT = 200
+"""Training users whose reviews are searched for unknown tokens."""
+MOST_UNKNOWN = 0.01
+"""Above this share of unknown tokens, a warning is printed."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     clock.lap("prepare")
 
     data = make_data(cfg, model, prepared)
+    check_labels(schema, data)
     trainer = make_trainer(cfg.trainer, folder, precision)
     module = ProfileModule(
         model,
@@ -152,6 +158,7 @@ def run_system(cfg: TrainConfig, schema: Schema, folder: Path) -> Outcome:
     prepared = prepare_data(cfg.data, schema)
     clock.lap("prepare")
     data = open_draws(cfg, schema, prepared, system.view.captions != "none")
+    check_labels(schema, data)
     users = data.judged("test")
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     print(
@@ -256,7 +263,11 @@ def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:
     config = folder / "config.yaml"
     # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
     if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
-        changed = difference(OmegaConf.load(config), OmegaConf.create(OmegaConf.to_yaml(cfg)))
+        old = OmegaConf.load(config)
+        assert isinstance(old, DictConfig)
+        if "task" not in old:  # a run of mmprofile.train; it may be older than some keys
+            old = typed("train", old)
+        changed = difference(old, OmegaConf.create(OmegaConf.to_yaml(cfg)))
         if changed:
             raise UserError(
                 f"{folder} holds a run with other settings ({'; '.join(changed[:3])}): choose another name= or out=, "
@@ -289,11 +300,17 @@ def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Pat
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     views = ", ".join(view.name for view in data.views)
     writer = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
+    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
+    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
+    warning = (
+        f"\n  {lost:.0%} of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}, so what they say "
+        f"is lost: choose a model for these languages (docs/checkpoints.md)"
+    )
     return (
         f"run {cfg.name} in {folder}\n"
         f"  model {cfg.model.name}: {count:.1f} M parameters, {writer}, {precision}\n"
         f"  paradigm {cfg.paradigm.name}: {views} ({cfg.paradigm.schedule})\n"
-        f"  users {sizes} (train / validation / test)"
+        f"  users {sizes} (train / validation / test)" + (warning if lost > MOST_UNKNOWN else "")
     )
 
 

@@ -1,5 +1,6 @@
 """Every command has a door that checks the command line before anything heavy is imported."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mmprofile
-from mmprofile.__main__ import COMMANDS
+from mmprofile.__main__ import COMMANDS, main
 
 PACKAGE = Path(mmprofile.__file__).parent
 HEAVY = ("torch", "transformers", "pytorch_lightning", "pandas", "pyarrow", "ibis", "sklearn", "matplotlib", "PIL")
@@ -46,7 +47,22 @@ def test_the_list_of_commands_names_every_door() -> None:
     assert set(COMMANDS) == doors()
     listed = call("-m", "mmprofile")
     assert listed.returncode == 0
-    assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == [f"mmprofile.{name}" for name in COMMANDS]
+    assert [line.split()[0] for line in listed.stdout.splitlines()[2:]] == [*COMMANDS]
+
+
+def test_one_command_opens_every_door() -> None:
+    asked, door = call("-m", "mmprofile", "predict", "--help"), call("-m", "mmprofile.predict", "--help")
+    assert (asked.returncode, asked.stdout) == (0, door.stdout)
+    typo = call("-m", "mmprofile", "predict", "run=a", "input=b", "xyzzy=1")
+    assert (typo.returncode, typo.stderr) == (2, "error: unknown config key 'xyzzy'\n")
+    wrong = call("-m", "mmprofile", "trian", "paradigm=both")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "error: 'trian' is no command (did you mean train?); mmprofile alone lists them\n"
+
+
+def test_the_installed_command_is_that_of_the_package() -> None:
+    [script] = importlib.metadata.entry_points(group="console_scripts", name="mmprofile")
+    assert script.load() is main
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -7,6 +7,9 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.compose import difference, load_config, typed
 from mmprofile.config.words import RENAMED, SHORT, rename_keys, translate
+from mmprofile.errors import UserError
+from mmprofile.paths import conf_dir
+from mmprofile.profile.schema import Schema
 from mmprofile.train.run import open_run
 
 pytestmark = pytest.mark.fast
@@ -31,7 +34,64 @@ pytestmark = pytest.mark.fast
     ],
 )
 def test_words(command: str, word: str, translated: str) -> None:
-    assert translate(command, word) == translated
+    assert translate(command, [word]) == [translated]
+
+
+def test_a_schema_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By path, or by name from conf/profile of the folder that the command runs in. Values are what was written."""
+    mine = """
+name: shops
+attributes:
+  - {name: Parking, values: [yes, no, on]}
+  - {name: Opens, values: [010, 1e3, 2020-01-01], unknown: yes}
+  - {name: Floors, kind: set, size: 2, values: [1, 010, 1_0]}
+"""
+    (tmp_path / "conf" / "profile").mkdir(parents=True)
+    (tmp_path / "conf" / "profile" / "mine.yaml").write_text(mine)
+    (tmp_path / "a b.yaml").write_text(mine)
+    (tmp_path / "MINE.YAML").write_text(mine)
+    monkeypatch.chdir(tmp_path)
+    for word in ("profile=mine", "profile=conf/profile/mine.yaml", f"profile={tmp_path / 'a b.yaml'}"):
+        schema = Schema.from_config(load_config("train", [word]).profile)
+        assert [attribute.values for attribute in schema.attributes] == [
+            ("yes", "no", "on"),
+            ("010", "1e3", "2020-01-01"),
+            ("1", "010", "1_0"),
+        ]
+        assert [attribute.unknown for attribute in schema.attributes] == [False, True, False]
+    assert load_config("train", ["profile=yelp"]).profile.name == "yelp"
+    assert [a.values for a in Schema.from_config(load_config("train", ["profile=MINE.YAML"]).profile).attributes]
+
+
+def test_a_schema_of_ones_own_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout, where conf/profile is ours: schemas that Hydra composes are left to it, the others are as they were."""
+    monkeypatch.chdir(conf_dir().parent)
+    for name in ("yelp", "text_only", "synthpai", "yelp+text_only"):
+        words = translate("train", [f"profile={name}"])
+        assert (len(words) == 1) == ("+" in name)
+        found = Schema.from_config(load_config("train", [f"profile={name}"]).profile)
+        assert "+" in name or found == Schema.from_yaml(conf_dir() / "profile" / f"{name}.yaml")
+    assert load_config("llm", ["profile=synthpai"]).profile.name == "synthpai"
+    assert len(load_config("train", ["profile=yelp+text_only"]).profile.parts) == 2
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("profile=nowhere.yaml", "profile schema nowhere.yaml: cannot be read"),
+        ("profile=list.yaml", "profile schema list.yaml: expected a mapping"),
+        ("profile=broken.yaml", "profile schema broken.yaml: cannot be read (while parsing"),
+        ("profile=yelpp", "profile=yelpp: there is no such choice (did you mean yelp?); choices: "),
+    ],
+)
+def test_a_schema_that_cannot_be_read(word: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "list.yaml").write_text("- a")
+    (tmp_path / "broken.yaml").write_text("{a: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as raised:
+        load_config("train", [word])
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_what_a_short_name_stands_for_exists() -> None:

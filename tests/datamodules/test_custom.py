@@ -39,9 +39,16 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def run(folder: Path, schema: Schema | None = None, selection: dict[str, int] = OPEN, **source: Any) -> Prepared:
+def run(
+    folder: Path,
+    schema: Schema | None = None,
+    selection: dict[str, int] = OPEN,
+    split: dict[str, int] = THIRDS,
+    progress: bool = False,
+    **source: Any,
+) -> Prepared:
     source = {"kind": "custom", "reviews": str(folder / "reviews.jsonl")} | source
-    return open_prepared(prepare(source, selection, THIRDS, schema=schema or yelp_schema(), progress=False))
+    return open_prepared(prepare(source, selection, split, schema=schema or yelp_schema(), progress=progress))
 
 
 def users(prepared: Prepared) -> dict[str, dict[str, Any]]:
@@ -56,8 +63,8 @@ def test_reviews_with_photos_of_their_own(data: Path) -> None:
     assert ann["reviews"][0]["photo_ids"][0] in ann["reviews"][1]["photo_ids"]
     assert (bob["reviews"][0]["review_id"], bob["reviews"][0]["business_id"]) == ("mine", "cafe")
     assert cem["reviews"][0]["photo_ids"] == []
-    # Only the stars' rule has something to go by; the rest stays unknown and drops nobody.
-    assert ann["profile"] == {name: ["5"] if name == "Stars" else [] for name in yelp_schema().names}
+    # Only the stars' rule has something to go by; the rest has no label and drops nobody.
+    assert ann["profile"] == {name: ["5"] if name == "Stars" else None for name in yelp_schema().names}
     assert bob["profile"]["Stars"] == ["3"]
 
 
@@ -85,7 +92,7 @@ def test_only_user_and_text_are_needed(data: Path) -> None:
     assert sorted(row["reviews"][0]["text"] for row in rows) == ["one", "three words here", "two words"]
     assert {each["stars"] for row in rows for each in row["reviews"]} == {None}
     assert len(prepared.photos) == 0
-    assert all(values == [] for row in rows for values in row["profile"].values())  # unlabelled, and nobody dropped
+    assert all(values is None for row in rows for values in row["profile"].values())  # unlabelled, and nobody dropped
 
 
 def test_photos_by_a_list_of_their_own(data: Path, tmp_path: Path) -> None:
@@ -143,13 +150,31 @@ def test_text_only_attribute_gets_its_labels_from_the_file(data: Path) -> None:
     schema = Schema("own", [Attribute("Age", ("young", "old"), text_only=True, unknown=True), yelp_schema()["Stars"]])
     write_lines(data / "labels.jsonl", [{"user_id": "ann", "age": "OLD"}, {"user_id": "bob", "age": "Unknown"}])
     found = users(run(data, schema, labels=str(data / "labels.jsonl")))
-    assert {stars: row["profile"]["Age"] for stars, row in found.items()} == {"5.0": ["old"], "2.5": [], "1.0": []}
+    assert {stars: row["profile"]["Age"] for stars, row in found.items()} == {"5.0": ["old"], "2.5": [], "1.0": None}
 
 
 def test_users_without_a_required_label_are_dropped_and_counted(data: Path) -> None:
     write_lines(data / "labels.jsonl", LABELS[:2])
     with pytest.raises(UserError, match=r"asks for 3 users .*but 2 are left"):
         run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
+    """Unknown is no label of an attribute that does not allow it, and null is none of any."""
+    rows = [
+        {"user_id": "ann", "Preferred Meal": "Lunch"},
+        {"user_id": "bob", "Preferred Meal": None, "Budget Range": "High"},
+        {"user_id": "cem", "Preferred Meal": "Unknown"},
+    ]
+    write_lines(data / "labels.jsonl", rows)
+    write_lines(data / "plain.jsonl", [{key: value for key, value in row.items() if key != "stars"} for row in ROWS])
+    files = {"labels": str(data / "labels.jsonl"), "reviews": str(data / "plain.jsonl")}
+    prepared = run(data, selection=OPEN | {"min_labels": 1}, split=THIRDS | {"test": 0}, **files)
+    profiles = [row["profile"] for split in prepared.datasets.values() for row in split]
+    found = [{name: values for name, values in profile.items() if values is not None} for profile in profiles]
+    assert sorted(map(str, found)) == ["{'Budget Range': ['High']}", "{'Preferred Meal': ['Lunch']}"]
+    assert prepared.manifest["labels"]["unknown"] == {"Preferred Meal": 2, "Budget Range": 2}
+    assert prepared.manifest["steps"][-2]["step"] == "users with 1 or more labels"
 
 
 @pytest.mark.parametrize(
@@ -161,18 +186,94 @@ def test_users_without_a_required_label_are_dropped_and_counted(data: Path) -> N
         ),
         (
             {"user_id": "bob", "Preferred Meal": "Diner"},
-            "row 2: 'Diner' is no value of Preferred Meal .did you mean Dinner",
+            "1 of 1 users: Preferred Meal='Diner' is not one of Breakfast, Brunch, Lunch, Dinner .did you mean Dinner",
         ),
-        ({"user_id": "bob", "Favorite Category": "Pizza"}, "row 2: Favorite Category needs 2 different"),
-        ({"user_id": "ann"}, "row 2: user 'ann' has a row already"),
-        ({"Stars": 3}, "row 2: no user_id"),
-        ("[]", "row 2: not a JSON object"),
+        (
+            {"user_id": "bob", "Favorite Category": "Pizza"},
+            "1 of 1 users: Favorite Category='Pizza' is not 2 different values of",
+        ),
     ],
 )
 def test_wrong_labels_are_named(data: Path, row: Any, said: str) -> None:
     write_lines(data / "labels.jsonl", [{"user_id": "ann", "Stars": 3}, row])
     with pytest.raises(UserError, match=said):
         run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_a_few_wrong_labels_are_left_out_counted_and_named(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any photo is opened; the rest of such a row counts."""
+    rows = [
+        {"user_id": "ann", "Stars": 3, "Preferred Meal": "Lunch"},
+        {"user_id": "bob", "Stars": 10, "Preferred Meal": "Dinner"},
+    ]
+    write_lines(data / "labels.jsonl", [*rows, {"user_id": "cem", "Stars": "4"}, {"user_id": "eve", "Stars": 5}])
+    selection = OPEN | {"min_labels": 1}
+    prepared = run(data, selection=selection, labels=str(data / "labels.jsonl"), progress=True)
+    said = capsys.readouterr().err
+    assert "labels: 1 of 4 users: Stars='10' is not one of 1, 2, 3, 4, 5" in said
+    assert "labels: 1 of 4 users have no reviews that are kept" in said
+    assert said.index("Stars='10'") < said.index("photos:")
+    found = {str(row["profile"]["Stars"]): row["profile"] for row in users(prepared).values()}
+    assert found["None"]["Preferred Meal"] == ["Dinner"]
+    assert prepared.manifest["labels"]["file"] == {
+        "rows": 4, "left_out": 0, "wrong": {"Stars": {"10": 1}}, "users_without_reviews": 1,
+    }  # fmt: skip
+    assert (
+        "Labels of Stars that are none of its values, left out: '10' (1)."
+        in (prepared.folder / "README.md").read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"user_id": "ann", "Stars": 4}, "user 'ann' has a row already"),
+        ({"Stars": 3}, "no user_id"),
+        ("[]", "not a JSON object"),
+    ],
+)
+def test_rows_that_cannot_be_used(data: Path, row: Any, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One among three is left out and named; two of three are an error."""
+    good = [{"user_id": "ann", "Stars": 3}, {"user_id": "bob", "Stars": ""}]
+    write_lines(data / "labels.jsonl", [*good, row])
+    selection = OPEN | {"min_labels": 0}
+    prepared = run(data, selection=selection, labels=str(data / "labels.jsonl"), progress=True)
+    assert f"labels: 1 of 3 rows are left out; the first is row 3: {said}" in capsys.readouterr().err
+    assert sorted(str(row["profile"]["Stars"]) for row in users(prepared).values()) == ["None", "None", "['3']"]
+    write_lines(data / "labels.jsonl", [good[0], row, row])
+    with pytest.raises(UserError, match=f"2 of 3 rows cannot be used, the first is row 2: {said}"):
+        run(data, selection=selection, labels=str(data / "labels.jsonl"))
+
+
+def test_no_labels_at_all(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "labels.jsonl").touch()
+    with pytest.raises(UserError, match=r"labels\.jsonl is empty: expected a row for each user"):
+        run(data, labels=str(data / "labels.jsonl"))
+    run(data, progress=True)
+    assert "labels: nothing says anything about Favorite Category, Preferred Meal," in capsys.readouterr().err
+
+
+def test_labels_of_nobody_here(data: Path) -> None:
+    write_lines(data / "labels.jsonl", [{"user_id": "zoe", "Stars": 3}])
+    with pytest.raises(
+        UserError,
+        match="none of its 1 users has reviews that are kept; its ids look like 'zoe', those of the reviews like 'ann'",
+    ):
+        run(data, labels=str(data / "labels.jsonl"))
+
+
+def test_photos_must_be_a_list(data: Path) -> None:
+    """The reader of a file would take a text for no photos, and the user would not notice."""
+    write_lines(data / "reviews.jsonl", [{**ROWS[0], "photos": "a/1.jpg"}, *ROWS[1:]])
+    with pytest.raises(UserError, match=r'reviews.jsonl, line 1: photos is "a/1.jpg": give a list of paths'):
+        run(data)
+    pq.write_table(pa.table({"user_id": ["u"], "text": ["t"], "photos": ["a/1.jpg"]}), data / "text.parquet")
+    pq.write_table(
+        pa.table({"user_id": ["u", "v", "w"], "text": ["t"] * 3, "photos": [None] * 3}), data / "none.parquet"
+    )
+    assert len(run(data, reviews=str(data / "none.parquet")).photos) == 0
+    with pytest.raises(UserError, match="the column photos holds string: it should hold a list of paths"):
+        run(data, reviews=str(data / "text.parquet"))
 
 
 def test_wrong_files_are_named(data: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_two_most_visited_categories(engine: Engine) -> None:
     assert found["ties"]["Favorite"] == ("Pizza", "Coffee & Tea")  # ties go by schema order
     assert found["shopper"]["Favorite"] == ("Pizza", "Shopping")
     assert found["repeat"]["Favorite"] == ("Pizza", "Coffee & Tea")  # a set prints in schema order
-    assert found["only one"]["Favorite"] == ()  # fewer than two is unknown; Coffee is not Coffee & Tea
+    assert "Favorite" not in found["only one"]  # fewer than two is no label; Coffee is not Coffee & Tea
 
 
 def test_ordered_top_k_keeps_the_order_of_visits(engine: Engine) -> None:
@@ -112,7 +112,7 @@ def test_meal_with_most_true_flags(engine: Engine) -> None:
     found = labels(engine, schema, visits, businesses)
     assert found["tie"]["Meal"] == ("Lunch",)  # first in the schema
     assert found["dinner"]["Meal"] == ("Dinner",)
-    assert found["late"]["Meal"] == ()  # no flag of the schema
+    assert "Meal" not in found["late"]  # no flag of the schema
 
 
 def test_share_of_true_among_known(engine: Engine) -> None:
@@ -129,7 +129,7 @@ def test_share_of_true_among_known(engine: Engine) -> None:
     ]
     visits += [("third", "no", 1.0), ("third", "no", 1.0)]
     found = labels(engine, schema, visits, businesses)
-    assert [found[user]["Discount"] for user in ("half", "third", "nobody")] == [("True",), ("False",), ()]
+    assert found == {"half": {"Discount": ("True",)}, "third": {"Discount": ("False",)}, "nobody": {}}
 
 
 def budget(threshold: Any) -> Schema:
@@ -144,11 +144,11 @@ def test_budget_cut_is_the_median_of_training_users_only(engine: Engine) -> None
     found = labels(
         engine, budget("train_median"), visits, prices, train=["a", "b", "c", "d"]
     )  # means 1, 2, 3: median 2
-    assert {user: profile["Budget"] for user, profile in found.items()} == {
+    assert {user: profile.get("Budget") for user, profile in found.items()} == {
         "a": ("Low",),
         "b": ("Low",),  # not above
         "c": ("High",),
-        "d": (),
+        "d": None,
         "rich": ("High",),
         "richer": ("High",),
     }
@@ -178,8 +178,9 @@ def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> No
     reviews = pa.table({"user_id": ["u", "v"], "business_id": ["b", "c"], "stars": [1.0, 2.0]})
     places = pa.table({"business_id": ["b", "c"], "categories": [["Pizza", "Shopping"], ["Pizza"]]})
     result = derive(schema, engine.table("reviews", reviews), engine.table("places", places), engine)
-    assert result.complete({"u", "v"}) == ({"u"}, {"Favorite": 1})
-    assert result.profiles(["u"]) == {"u": {"Favorite": ("Pizza", "Shopping"), "Age": ()}}
+    assert result.labelled({"u", "v"}, None) == ({"u"}, {"Favorite": 1})
+    assert result.labelled({"u", "v"}, 0) == ({"u", "v"}, {"Favorite": 1})
+    assert result.profiles(["u", "v"]) == {"u": {"Favorite": ("Pizza", "Shopping")}, "v": {}}
 
 
 @pytest.mark.parametrize(

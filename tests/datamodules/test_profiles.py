@@ -29,6 +29,7 @@ from mmprofile.inputs.views import (
 )
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.train.checks import check_labels
 
 INPUTS = {
     "reviews": 3,
@@ -373,12 +374,12 @@ def test_what_is_refused(demo: Path, model: ProfileModel, tiny_model: Callable[.
     with pytest.raises(UserError, match="no prepared data set"):
         module(demo.parent, model)
     data = module(demo, model)
-    table = data.prepared.datasets["validation"]
-    data.prepared.datasets["validation"] = table.map(lambda row: {"profile": row["profile"] | {"Stars": []}})
+    table = data.prepared.datasets["train"]
+    data.prepared.datasets["train"] = table.map(lambda row: {"profile": row["profile"] | {"Stars": None}})
     with pytest.raises(
-        UserError, match=r"user \S+ has no Stars: give the attribute a rule or labels, or set `unknown: true`"
+        UserError, match=r"no user of the split 'train' has a label of Stars: give the attribute a rule"
     ):
-        data.users("validation")
+        check_labels(model.schema, data)
     data.prepared.datasets["test"] = data.prepared.datasets["test"].select([])
     for split in ("test", "holdout"):
         with pytest.raises(UserError, match=f"the split '{split}' has no users"):

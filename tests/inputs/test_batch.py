@@ -189,6 +189,53 @@ def test_labels_are_the_rendered_profile(
     assert blind.labels is None
 
 
+def test_what_is_not_labelled_is_not_in_the_labels(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    """Of a row for each attribute, that of an attribute without a label has no target; nor has a user without any label."""
+    known, silent = users[0], replace(users[1], profile={})
+    assert known.profile is not None
+    partial = replace(known, profile={name: known.profile[name] for name in ("Stars", "Budget Range")})
+    batch = make_collator(model)([partial, silent], (build_view("text", "text"),))
+    assert batch.labels is not None
+    assert batch.legal is not None
+    written = model.grammar.decode([i for i in batch.labels[0].tolist() if i != IGNORE])
+    assert written == f"Stars: {known.profile['Stars'][0]}; Budget Range: {known.profile['Budget Range'][0]};"
+    assert (batch.labels[1] == IGNORE).all()
+    assert set(batch.legal[0].tolist()) == {0}
+    loss = model(batch)
+    assert loss.view_tokens.tolist() == [(batch.labels[0] != IGNORE).sum()]
+
+    apart = make_collator(model, target="attributes")([partial, silent], (build_view("text", "text"),))
+    assert apart.labels is not None
+    has_target = (apart.labels != IGNORE).any(1)
+    names = [model.schema.names[a] for a in apart.row_attribute[has_target].tolist()]
+    assert (names, set(apart.row_user[has_target].tolist())) == (["Stars", "Budget Range"], {0})
+
+
+@pytest.mark.parametrize("vocabulary", ["schema", "full"])
+def test_a_batch_without_any_label_has_no_loss(
+    vocabulary: str, tiny_model: Callable[..., ProfileModel], users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    model = tiny_model("none", vocabulary=vocabulary)
+    silent = [replace(user, profile={}) for user in users]
+    output = model(make_collator(model)(silent, (build_view("text", "text"),)))
+    assert output.view_totals.tolist() == output.view_tokens.tolist() == [0.0]
+    output.view_losses.sum().backward()
+
+
+def test_a_masked_profile_hides_what_is_not_labelled(
+    model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
+) -> None:
+    assert users[0].profile is not None
+    user = replace(users[0], profile={"Stars": users[0].profile["Stars"]})
+    view = build_view("masked_profile", "text")
+    batches = [make_collator(model, profile=0.0)([user], (view,), epoch) for epoch in range(20)]
+    shown = {words(model, batch, row_of(batch, 0, "masked_profile")) for batch in batches}
+    assert all("Unknown" not in text for text in shown)
+    assert any(f"Stars: {users[0].profile['Stars'][0]}" in text for text in shown)
+
+
 def test_users_without_photos_and_without_reviews(
     model: ProfileModel, users: list[User], make_collator: Callable[..., Collator]
 ) -> None:

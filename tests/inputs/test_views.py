@@ -258,11 +258,12 @@ def test_the_photos_kept_are_not_those_least_often_missing() -> None:
         ({"pairing": "unpared"}, "inputs.pairing='unpared' is not one of paired, unpaired"),
         ({"missing": 1.2}, "inputs.missing=1.2 is not a probability"),
         ({"missing": float("nan")}, "inputs.missing=nan is not a probability"),
+        ({"missing_labels": -0.1}, "inputs.missing_labels=-0.1 is not a probability"),
     ],
 )
 def test_inputs_are_checked(wrong: dict[str, Any], says: str) -> None:
-    settings: dict[str, Any] = {"reviews": 3, "photos_per_review": 1, "photos": None, "max_tokens": 320, "missing": 0.0}
-    settings["pairing"] = "paired"
+    settings: dict[str, Any] = {"reviews": 3, "photos_per_review": 1, "photos": None, "max_tokens": 320}
+    settings |= {"pairing": "paired", "missing": 0.0, "missing_labels": 0.0}
     check_inputs(InputsConfig(**settings))
     with pytest.raises(UserError) as raised:
         check_inputs(InputsConfig(**{**settings, **wrong}))

@@ -12,8 +12,9 @@ from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.evaluate import run as evaluate
 from mmprofile.evaluate.runs import load_run, run_data
+from mmprofile.predict.rows import InputUser
 from mmprofile.predict.run import predict
-from mmprofile.predict.users import InputUser, UserPhotos
+from mmprofile.predict.users import UserPhotos
 from mmprofile.train import run as train
 
 KINDS = ("coopnet", "late_fusion")

@@ -1,7 +1,7 @@
-"""Users of an input file: what is refused, and what a model is shown of each."""
+"""What a model is shown of a user, and which photos are opened for it."""
 
 import io
-import re
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmprofile.errors import UserError
 from mmprofile.inputs.views import build_view
-from mmprofile.predict.users import InputUser, UserPhotos, read_users, select
+from mmprofile.predict.rows import InputUser
+from mmprofile.predict.users import UserPhotos, select
 
 pytestmark = pytest.mark.fast
 
@@ -32,30 +32,10 @@ def process(path: Path) -> Processed:
     return Processed(file.getvalue(), None)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ('{"reviews": ["a"]}\n{"reviews": [', "line 2"),
-        ("[1, 2]", "line 1"),
-        ('{"user_id": "a"}', "neither reviews nor photos"),
-        ('{"user_id": "a", "reviews": ["x"]}\n{"user_id": "a", "reviews": ["y"]}', "second time"),
-        ('{"reviews": "x"}', "list of strings"),
-        (
-            '{"reviews": ["x"], "photos": ["a.jpg"], "captions": []}\n{"photos": ["b"], "captions": ["x", "y"]}',
-            "2 captions",
-        ),
-        ("", "no users"),
-    ],
-)
-def test_bad_users_are_named_by_line(text: str, says: str, tmp_path: Path) -> None:
-    (tmp_path / "users.jsonl").write_text(text)
-    with pytest.raises(UserError, match=re.escape(says)):
-        read_users(tmp_path / "users.jsonl")
-
-
-def test_users_are_read_with_what_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / "users.jsonl").write_text('{"reviews": ["a", " ", null]}\n\n{"user_id": 7, "photos": ["x.jpg"]}\n')
-    assert read_users(tmp_path / "users.jsonl") == [InputUser("1", ["a"]), InputUser("7", [], photos=["x.jpg"])]
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path) -> None:
+    for name in ("1", "2", "3", "broken"):
+        (tmp_path / f"{name}.jpg").touch()
 
 
 def test_as_many_are_shown_as_in_training_and_unusable_photos_are_named(tmp_path: Path) -> None:
@@ -70,15 +50,54 @@ def test_as_many_are_shown_as_in_training_and_unusable_photos_are_named(tmp_path
         dict(zip(user.photos, user.captions, strict=True)).items()
         <= {"1.jpg": "x", "2.jpg": None, "3.jpg": "z"}.items()
     )
-    assert used == {"reviews": 2, "photos": 2, "captions": 0, "unusable_photos": {"broken.jpg": "truncated"}}
+    looked_at = used.pop("unusable_photos")
+    assert used == {"reviews": 2, "photos": 2, "captions": 0}
+    assert looked_at in ({}, {"broken.jpg": "truncated"})  # there may be enough before it
     assert select(row, INPUTS, build_view("fusion", "multi"), photos).user == user  # the same draw each time
-    assert photos.reasons == {"truncated": 2}
-    assert photos("1.jpg").shape == (8, 8, 3)
+    assert photos(user.photos[0]).shape == (8, 8, 3)
+    whole = {**INPUTS, "reviews": 4}
+    assert select(row, whole, build_view("fusion", "multi"), photos).used["unusable_photos"] == {
+        "broken.jpg": "truncated"
+    }
     one = select(row, {**INPUTS, "photos": 1}, build_view("fusion", "multi"), photos)
     assert len(one.user.photos) == 1
     photos.forget()
     with pytest.raises(KeyError):
-        photos("1.jpg")
+        photos(user.photos[0])
+
+
+def test_no_more_photos_are_opened_than_are_shown(tmp_path: Path) -> None:
+    opened: list[Path] = []
+    photos = UserPhotos(tmp_path, lambda path: (opened.append(path), process(path))[1], np.asarray)
+    row = InputUser("ann", ["a", "b", "c"], photos=["1.jpg", "2.jpg", "3.jpg"])
+    select(row, INPUTS, build_view("fusion", "multi"), photos)
+    assert len(opened) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs the files of a Unix system")
+def test_only_regular_files_in_the_folder_are_opened(tmp_path: Path) -> None:
+    """A path comes from anybody: a device, a pipe or a link that leads out would hang or reveal something."""
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    os.mkfifo(inside / "pipe")
+    (inside / "out.jpg").symlink_to(tmp_path / "1.jpg")
+    (inside / "loop.jpg").symlink_to(inside / "loop.jpg")
+    (inside / "in.jpg").touch()
+    (inside / "link.jpg").symlink_to(inside / "in.jpg")
+    opened: list[Path] = []
+    photos = UserPhotos(inside, lambda path: (opened.append(path), process(path))[1], np.asarray)
+    found = {
+        path: photos.problem(path)
+        for path in (
+            "pipe", "out.jpg", "loop.jpg", "../1.jpg", "/dev/zero", str(tmp_path / "1.jpg"), "http://x/y.jpg", ".",
+            "a" * 5000, "nowhere.jpg", "in.jpg", "link.jpg", str(inside / "in.jpg"),
+        )
+    }  # fmt: skip
+    assert [*found.values()] == [
+        "no_regular_file", "outside", "missing", "outside", "outside", "outside", "missing", "no_regular_file",
+        "missing", "missing", None, None, None,
+    ]  # fmt: skip
+    assert {path.name for path in opened} == {"in.jpg"}
 
 
 def test_a_model_without_photos_opens_none(tmp_path: Path) -> None:
@@ -86,4 +105,3 @@ def test_a_model_without_photos_opens_none(tmp_path: Path) -> None:
     row = InputUser("ann", ["a"], photos=["broken.jpg"], captions=["x"])
     _, used = select(row, INPUTS, build_view("fusion", "uni"), photos)
     assert used == {"reviews": 1, "photos": 0, "captions": 1, "unusable_photos": {}}
-    assert not photos.reasons

@@ -1,8 +1,10 @@
 """The grammar against brute force: every legal profile can be written, and nothing else can."""
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, trainers
@@ -13,7 +15,7 @@ from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import User, build_view
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import ASSETS
-from mmprofile.profile.grammar import Grammar, continuation_ids
+from mmprofile.profile.grammar import Grammar, Target, continuation_ids
 from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.oddschemas import ODD
 
@@ -66,12 +68,40 @@ def test_what_can_be_written_is_what_is_legal(
 
 def test_fewer_values_and_unknown_ones_can_be_encoded(schema: Schema, shipped: PreTrainedTokenizerFast) -> None:
     grammar = Grammar(schema, shipped)
-    profile: Profile = {"Stars": ("3",), "Favorite Category": ("Shopping",), "Budget Range": ()}
-    assert grammar.decode(grammar.encode(profile)) == schema.render(profile)
-    ids = grammar.encode(profile)
-    assert {(place, token) for place, token in enumerate(ids)} <= set(map(tuple, grammar.legal(ids).tolist()))
+    profile: Profile = dict.fromkeys(schema.names, ()) | {"Stars": ("3",), "Favorite Category": ("Shopping",)}
+    target = grammar.target(profile)
+    assert grammar.decode(target.ids) == schema.render(profile)
+    assert {*enumerate(target.ids)} <= set(map(tuple, target.legal.tolist()))
     with pytest.raises(ValueError, match="Stars: '6' is not a value of the schema"):
         grammar.encode({"Stars": ("6",)})
+
+
+def test_what_is_not_labelled_is_not_written(schema: Schema, shipped: PreTrainedTokenizerFast) -> None:
+    """The rest is written as in the whole profile, among the same tokens: nothing is learned of what is left out."""
+    grammar = Grammar(schema, shipped)
+    whole = {a.name: a.values[: a.size] for a in schema.attributes}
+    full = grammar.target(whole)
+    starts = np.cumsum([0, *full.lengths])
+
+    def rivals(target: Target) -> list[set[int]]:
+        return [set(target.legal[target.legal[:, 0] == place, 1].tolist()) for place in range(len(target.ids))]
+
+    for size in range(len(schema.names) + 1):
+        for left in combinations(range(len(schema.names)), size):
+            profile = {name: whole[name] for i, name in enumerate(schema.names) if i not in left}
+            target = grammar.target(profile)
+            gone = (
+                {*left, len(schema.names)} if len(schema.names) - 1 in left else {*left}
+            )  # the end goes with the last
+            kept = [
+                place
+                for i in range(len(full.lengths))
+                if i not in gone
+                for place in range(starts[i], starts[i] + full.lengths[i])
+            ]
+            assert target.ids == [full.ids[place] for place in kept]
+            assert target.lengths == [0 if i in gone else length for i, length in enumerate(full.lengths)]
+            assert rivals(target) == [rivals(full)[place] for place in kept]
 
 
 def test_a_prefix_that_is_not_legal_ends(schema: Schema, shipped: PreTrainedTokenizerFast) -> None:

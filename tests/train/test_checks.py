@@ -4,7 +4,7 @@ import pytest
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.train.checks import check_settings
+from mmprofile.train.checks import check_settings, unknown_tokens
 
 pytestmark = pytest.mark.fast
 
@@ -27,3 +27,9 @@ pytestmark = pytest.mark.fast
 def test_settings_without_meaning(overrides: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_settings(load_config("train", overrides))
+
+
+def test_the_share_of_unknown_tokens() -> None:
+    assert unknown_tokens([[2, 5, 2], [7]], 2) == 0.5
+    assert unknown_tokens([[2, 5], []], None) == 0.0
+    assert unknown_tokens([], 2) == unknown_tokens([[]], 2) == 0.0

@@ -13,8 +13,8 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import evaluate_model
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.model.exports import load_pretrained
-from mmprofile.predict.run import prediction_view
-from mmprofile.predict.users import InputUser, UserPhotos, select
+from mmprofile.predict.rows import InputUser
+from mmprofile.predict.users import UserPhotos, prediction_view, select
 from mmprofile.profile.schema import Schema
 from mmprofile.train import run as train
 

@@ -140,16 +140,15 @@ def test_training_sees_labels_and_scoring_gold(folder: Path, users: list[str], t
                 known = user.user_id != users[0]
                 assert {n: user.profile[n] for n in YELP.names} == observed.profile
                 assert replace(user, profile=observed.profile, weights={}) == observed
-                attached = dict.fromkeys(TEXT_ONLY.names, ()) | {"Occupation": ("Nurse",) if known else ()}
-                text_only = {n: user.profile[n] for n in TEXT_ONLY.names}
+                attached = {"Occupation": ("Nurse",), "Age": ()} if known else {}  # Unknown is a label, none is not
+                text_only = {n: values for n, values in user.profile.items() if n in TEXT_ONLY.names}
                 assert text_only == (gold[user.user_id] if name == "judged" else attached)
-                weights = dict.fromkeys(TEXT_ONLY.names, 0.0)
-                assert user.weights == (weights | {"Occupation": 0.8, "Age": 0.25} if known else weights)
+                assert user.weights == ({"Occupation": 0.8, "Age": 0.25} if known else {})
     assert draws.users("train")[0].user_id == users[0]
     assert plain.judged("test") == plain.users("test")
     (folder / "gold_text_only.parquet").rename(tmp_path / "gold")
     try:
-        assert all(not user.profile[name] for user in draws.judged("test") for name in TEXT_ONLY.names)  # type: ignore[index]
+        assert all((user.profile or {}).keys() == {*YELP.names} for user in draws.judged("test"))
     finally:
         (tmp_path / "gold").rename(folder / "gold_text_only.parquet")
 

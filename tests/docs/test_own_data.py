@@ -1,0 +1,75 @@
+"""docs/own_data.md: everything on the page is run in a copy of its folder, as a new user would."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.M | re.S)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands of the page have been run."""
+    folder = tmp_path_factory.mktemp("own") / "data"
+    shutil.copytree(ROOT / "docs" / "own_data", folder)
+    commands = [line for block in blocks("bash") for line in block.splitlines()]
+    assert [command.split()[2] for command in commands] == ["mmprofile.train", "mmprofile.predict"]
+    for command in commands:
+        run(folder, *shlex.split(command)[1:])
+    return folder
+
+
+def run(folder: Path, *words: str) -> str:
+    environment = os.environ | {"MMPROFILE_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_model_learns_from_incomplete_labels(folder: Path) -> None:
+    labels = [json.loads(line) for line in (folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert sum(len(row) - 1 for row in labels) < 0.8 * 3 * len(labels)  # the page says that they are incomplete
+    metrics = json.loads((folder / "outputs" / "shops" / "metrics.json").read_text())
+    assert metrics["test"]["macro_f1"] > metrics["baselines"]["majority"]["macro_f1"] + 30
+
+
+def test_people_get_profiles_and_what_is_no_person_is_listed(folder: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "profiles.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["user_id"] for row in rows] == ["neu0", "neu1", "neu2"]
+    assert all(None not in row["profile"].values() for row in rows)  # nobody was labelled Unknown, so nobody is
+    [bad] = [json.loads(line) for line in (folder / "profiles.errors.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert (bad["row"], bad["reason"]) == (3, "user 'leer' has neither reviews nor photos")
+
+
+def test_the_lines_of_python(folder: Path) -> None:
+    [code] = blocks("python")
+    profile, evidence = run(folder, "-c", code).splitlines()
+    assert profile.startswith("<Travels By: ")
+    assert evidence.startswith("Evidence(source='")
+    moved = folder.parent / "elsewhere"
+    shutil.copytree(folder / "outputs" / "shops" / "model", moved)
+    assert run(folder, "-c", code.replace("outputs/shops", str(moved))).splitlines() == [profile, evidence]
+
+
+def test_the_examples_are_of_the_files(folder: Path) -> None:
+    [schema] = blocks("yaml")
+    assert yaml.safe_load(schema) == yaml.safe_load((folder / "shops.yaml").read_text(encoding="utf-8"))
+    review, label = (json.loads(block) for block in blocks("json"))
+    first = json.loads((folder / "reviews.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert review.keys() == first.keys()
+    assert label == json.loads((folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()[0])
