@@ -32,6 +32,7 @@ from PIL import Image, ImageFilter
 from datamodules.demo import write_city
 from datamodules.demo.drawing import draw_photo
 from datamodules.engine import Engine
+from datamodules.label_file import GivenLabels
 from datamodules.options import Options, PhotoOptions, Split
 from datamodules.photos import PhotoStore, process_all, workers
 from datamodules.prepare import Preparation
@@ -59,7 +60,7 @@ def ours(raw: Path, result: Path) -> None:
         source, engine = RawYelp([raw]), Engine(work)
         try:
             tables, reviews = run.select(source, engine, work)
-            data = run.label(source, engine, tables, reviews, tables.photos)
+            data = run.label(GivenLabels(), engine, tables, reviews, tables.photos)
             run.write_users(result, work, engine, data)
         finally:
             engine.close()
