@@ -24,17 +24,8 @@ REVIEWS = ["a fine place", "nice pizza & more", "late lunch"]
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_model: Callable[..., ProfileModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("xattn")
-    model.settings["inputs"]["encoding"] = "segments"
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def profiler(folder: Path) -> Profiler:
-    return Profiler.from_pretrained(folder)
+def profiler(model_folder: Path) -> Profiler:
+    return Profiler.from_pretrained(model_folder)
 
 
 def image(colour: str = "red") -> Image.Image:
@@ -47,11 +38,11 @@ def content(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def test_the_same_as_the_command(profiler: Profiler, folder: Path, tmp_path: Path) -> None:
+def test_the_same_as_the_command(profiler: Profiler, model_folder: Path, tmp_path: Path) -> None:
     people = [{"user_id": f"u{i}", "reviews": REVIEWS[: 1 + i % 3], "photos": ["1.png"] * (i % 2)} for i in range(5)]
     image().save(tmp_path / "1.png")
     write_lines(tmp_path / "users.jsonl", people)
-    words = [f"run={folder}", f"input={tmp_path / 'users.jsonl'}", f"output={tmp_path / 'out.jsonl'}"]
+    words = [f"run={model_folder}", f"input={tmp_path / 'users.jsonl'}", f"output={tmp_path / 'out.jsonl'}"]
     main(load_config("predict", words))
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     given = [{**person, "photos": [tmp_path / "1.png" for _ in person["photos"]]} for person in people]
@@ -224,11 +215,11 @@ def test_people_are_read_some_at_a_time(profiler: Profiler) -> None:
     assert len(taken) == 4
 
 
-def test_it_needs_none_of_the_libraries_of_training(folder: Path) -> None:
+def test_it_needs_none_of_the_libraries_of_training(model_folder: Path) -> None:
     code = f"""
 import sys
 from mmprofile import Profiler
-profile = Profiler.from_pretrained({str(folder)!r}).predict(["a fine place"], explain=True)
+profile = Profiler.from_pretrained({str(model_folder)!r}).predict(["a fine place"], explain=True)
 heavy = "pytorch_lightning", "lightning_fabric", "hydra", "sklearn", "datasets", "pandas", "matplotlib"
 print([name for name in heavy if name in sys.modules])
 """

@@ -4,7 +4,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from PIL import Image
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.model.model import ProfileModel
 from mmprofile.predict import run as predict
 from mmprofile.predict.run import main
 from tests.support.rawdata import write_lines
@@ -21,15 +20,6 @@ from tests.support.rawdata import write_lines
 USERS: list[dict[str, Any]] = [
     {"user_id": f"u{i}", "reviews": [f"a fine place {i}", "nice pizza"], "photos": ["1.jpg"]} for i in range(10)
 ]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tiny_model: Callable[..., ProfileModel], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    model = tiny_model("xattn")
-    model.settings["inputs"]["encoding"] = "segments"
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
