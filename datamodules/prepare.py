@@ -307,7 +307,9 @@ class Preparation:
             if attribute.name not in given.columns
             and (attribute.rule is None or (not businesses and str(attribute.rule["source"]).startswith("business.")))
         ]
-        return [f"nothing says anything about {', '.join(silent)}: a training will refuse that"] if silent else []
+        return (
+            [f"there are none of {', '.join(silent)}: a training refuses attributes without labels"] if silent else []
+        )
 
     def write_users(
         self, result: Path, work: Path, engine: Engine, data: Dataset

@@ -117,7 +117,7 @@ def read_schema_file(path: Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), _AsWritten)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise UserError(f"profile schema {path}: cannot be read ({reason})") from error
     if not isinstance(data, dict):
         raise UserError(f"profile schema {path}: expected a mapping with `name` and `attributes`")

@@ -250,7 +250,7 @@ def test_no_labels_at_all(data: Path, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(UserError, match=r"labels\.jsonl is empty: expected a row for each user"):
         run(data, labels=str(data / "labels.jsonl"))
     run(data, progress=True)
-    assert "labels: nothing says anything about Favorite Category, Preferred Meal," in capsys.readouterr().err
+    assert "labels: there are none of Favorite Category, Preferred Meal," in capsys.readouterr().err
 
 
 def test_labels_of_nobody_here(data: Path) -> None:
