@@ -193,7 +193,8 @@ class EvaluationConfig:
     """Beam sizes on the test and validation splits, rows per batch, resamples.
 
     Without a beam size, the search of :mod:`mmprofile.model.decoding` writes the profiles. ``missing``: score the test users
-    once more, each photo not there with this probability (None: do not).
+    once more, each photo not there with this probability (None: do not). ``risk``: of the sets of values in
+    ``predictions.jsonl`` (:meth:`mmprofile.profile.calibrator.Calibrator.sets`).
     """
 
     beams: int | None = MISSING
@@ -201,6 +202,7 @@ class EvaluationConfig:
     batch_size: int = MISSING
     resamples: int = MISSING
     missing: float | None = MISSING
+    risk: float = MISSING
 
 
 @dataclass
@@ -282,6 +284,7 @@ class PredictConfig:
     output: str | None = MISSING
     photo_root: str | None = MISSING
     beams: int | None = MISSING
+    risk: float | None = MISSING
     batch_size: int = MISSING
     photos: PhotosConfig = field(default_factory=PhotosConfig)
 

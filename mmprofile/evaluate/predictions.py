@@ -1,6 +1,8 @@
 """The profiles that a system predicts for the users of a split: made, scored, written and read."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,13 +10,16 @@ from tqdm import tqdm
 
 from mmprofile.config.settings import EvaluationConfig
 from mmprofile.errors import UserError
+from mmprofile.evaluate.confidence import collect_answers, confidence_scores
 from mmprofile.evaluate.runs import PREDICTIONS
 from mmprofile.files import read_json_lines, write_json_lines
 from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.data import BatchData, ExampleData
 from mmprofile.inputs.views import User, View, drop_photos, unpaired
+from mmprofile.model.confidence import Confidence, WithoutCaptions
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.model import ProfileModel
+from mmprofile.profile.calibrator import Calibrator, Values
 from mmprofile.profile.metrics import Scores, score
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.systems.classical import ceiling, majority, tfidf_lr
@@ -31,6 +36,8 @@ class Prediction(NamedTuple):
         text: what the system wrote.
         profile, faults: the text, parsed.
         confidence: attribute -> the probability of its values; None where a system gives none.
+        uncalibrated: the same before calibration; None where the model has no calibrator.
+        sets: attribute -> the values among which the true one is for most users; None likewise.
     """
 
     user: User
@@ -38,19 +45,28 @@ class Prediction(NamedTuple):
     profile: Profile
     faults: list[str]
     confidence: Mapping[str, float] | None = None
+    uncalibrated: Mapping[str, float] | None = None
+    sets: Mapping[str, Sequence[Values]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a row of ``predictions.jsonl``."""
         gold = {name: list(values) for name, values in (self.user.profile or {}).items()}
         parsed = {name: list(values) for name, values in self.profile.items()}
-        row = {"user_id": self.user.user_id, "gold": gold, "text": self.text, "parsed": parsed, "faults": self.faults}
-        if self.confidence is None:
-            return row
-        return row | {"confidence": {name: round(share, 4) for name, share in self.confidence.items()}}
+        row: dict[str, Any] = {"user_id": self.user.user_id, "gold": gold}
+        row |= {"text": self.text, "parsed": parsed, "faults": self.faults}
+        for key, shares in (("confidence", self.confidence), ("uncalibrated", self.uncalibrated)):
+            if shares is not None:
+                row[key] = {name: round(share, 4) for name, share in shares.items()}
+        return row if self.sets is None else row | {"sets": {n: [[*v] for v in sets] for n, sets in self.sets.items()}}
 
 
 def predict_users(
-    model: ProfileModel, data: BatchData, users: Sequence[User], beams: int | None = None, label: str | None = None
+    model: ProfileModel,
+    data: BatchData,
+    users: Sequence[User],
+    beams: int | None = None,
+    label: str | None = None,
+    risk: float | None = None,
 ) -> list[Prediction]:
     """Return each user's predicted profile.
 
@@ -60,11 +76,12 @@ def predict_users(
         users: whose profiles.
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         label: of a progress bar; None shows none.
+        risk: of the sets of values; None: there are none.
     """
     if beams is not None:
         texts = [text for batch in _batches(model, data, users, label) for text in model.generate(batch, beams)]
         return parse_predictions(model.schema, users, texts)
-    return _predictions(users, decode_users(model, data, users, label))
+    return _predictions(users, decode_users(model, data, users, label), model.confidence, risk)
 
 
 def decode_users(
@@ -74,12 +91,50 @@ def decode_users(
     return [decoded for batch in _batches(model, data, users, label) for decoded in model.decode(batch)]
 
 
-def _predictions(users: Sequence[User], profiles: Sequence[Decoded]) -> list[Prediction]:
+def _predictions(
+    users: Sequence[User], profiles: Sequence[Decoded], known: Confidence | None, risk: float | None = None
+) -> list[Prediction]:
     """Return what our search wrote; it is legal, so its text need not be parsed."""
     return [
-        Prediction(user=user, text=decoded.text, profile=decoded.profile, faults=[], confidence=decoded.confidence)
+        _prediction(user, decoded, None if known is None else known.of(len(user.photos), _captions(user)), risk)
         for user, decoded in zip(users, profiles, strict=True)
     ]
+
+
+def _prediction(user: User, decoded: Decoded, calibrator: Calibrator | None, risk: float | None) -> Prediction:
+    written = Prediction(user, decoded.text, decoded.profile, faults=[], confidence=decoded.confidence)
+    if calibrator is None:
+        return written
+    return written._replace(
+        confidence=decoded.calibrated(calibrator).confidence,
+        uncalibrated=decoded.confidence,
+        sets=None if risk is None else calibrator.sets(decoded.posteriors, decoded.profile, risk),
+    )
+
+
+def _captions(user: User) -> int:
+    return sum(caption is not None for caption in user.captions)
+
+
+def fit_confidence(model: ProfileModel, data: BatchData) -> Confidence:
+    """Return what the validation users tell of a model's confidence, and of what missing captions cost."""
+    users = data.users("validation")
+    gold = [{n: model.schema[n].canonical(values) for n, values in (user.profile or {}).items()} for user in users]
+
+    def fitted(shown: Sequence[User]) -> tuple[Calibrator, float]:
+        decoded = decode_users(model, data, shown)
+        scores = score(model.schema.observed, gold, [profile.profile for profile in decoded], resamples=0)
+        return Calibrator.fit([profile.posteriors for profile in decoded], gold), scores.macro_f1
+
+    calibrator, macro_f1 = fitted(users)
+    bare = [replace(user, captions=(None,) * len(user.captions)) for user in users]
+    reads_captions = data.views[0].captions != "none" and any(map(_captions, users))
+    measured = reads_captions and not math.isnan(macro_f1)
+    return Confidence(
+        users=len(users),
+        calibrator=calibrator,
+        without_captions=WithoutCaptions(*fitted(bare), macro_f1_with=macro_f1) if measured else None,
+    )
 
 
 def _batches(model: ProfileModel, data: BatchData, users: Sequence[User], label: str | None) -> Iterator[Batch]:
@@ -128,7 +183,7 @@ def evaluate_model(
     model.eval()
 
     def predict(users: Sequence[User], label: str) -> list[Prediction]:
-        return predict_users(model, data, users, beams, label if progress else None)
+        return predict_users(model, data, users, beams, label if progress else None, settings.risk)
 
     users = data.judged(split)
     metrics, predictions = evaluate_users(
@@ -139,11 +194,13 @@ def evaluate_model(
         view=data.views[0],
         changed=changed_photos(users, data.inputs["pairing"], settings.missing),
     )
+    if any(prediction.sets is not None for prediction in predictions):
+        metrics["risk"] = settings.risk
     if model.auxiliary is not None:
         label = "decoder and classifiers" if progress else None
         opinions = [model.opinions(batch) for batch in _batches(model, data, users, label)]
         for name, parts in zip(("decoder", "classifiers"), zip(*opinions, strict=True), strict=True):
-            alone = _predictions(users, [decoded for part in parts for decoded in part])
+            alone = _predictions(users, [decoded for part in parts for decoded in part], None)
             metrics[name] = score_predictions(model.schema.observed, alone, settings.resamples).to_dict()
     return metrics, predictions
 
@@ -199,6 +256,9 @@ def evaluate_users(
             metrics[name] = score_predictions(observed, again, resamples).to_dict()
     if text_only is not None and any((user.profile or {}).get(name) for user in users for name in text_only.names):
         metrics["text_only"] = score_predictions(text_only, predictions, resamples).to_dict()
+    answers = collect_answers(schema, observed.names, [prediction.to_dict() for prediction in predictions])
+    if answers:
+        metrics["confidence"] = {name: found._asdict() for name, found in confidence_scores(answers).items()}
     return metrics, predictions
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mmprofile.model.trees import States
+from mmprofile.profile.calibrator import Calibrator
 from mmprofile.profile.grammar import Grammar, Stage
 from mmprofile.profile.schema import Profile, Schema
 
@@ -51,8 +52,12 @@ class Decoded(NamedTuple):
 
     @property
     def confidence(self) -> dict[str, float]:
-        """Attribute -> the probability of the profile's values, not calibrated."""
+        """Attribute -> the probability of the profile's values; calibrated only after :meth:`calibrated`."""
         return {name: self.posteriors[name][values] for name, values in self.profile.items()}
+
+    def calibrated(self, calibrator: Calibrator) -> "Decoded":
+        """Return the same profile with calibrated posteriors."""
+        return self._replace(posteriors=calibrator.calibrated(self.posteriors))
 
 
 def merged(schema: Schema, parts: Sequence[Decoded]) -> Decoded:

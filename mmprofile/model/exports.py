@@ -12,6 +12,7 @@ from torch import nn
 from mmprofile.errors import UserError
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import CONFIG, TOKENIZERS
+from mmprofile.model.confidence import load_confidence
 from mmprofile.model.model import FORMAT, ModelSettings, ProfileModel
 from mmprofile.profile.schema import Schema
 
@@ -48,7 +49,7 @@ def load_pretrained(folder: Path) -> ProfileModel:
         head=settings["head"] | {"auxiliary": settings["auxiliary"]},
         pretrained=False,
     )
-    model.settings = settings
+    model.settings, model.confidence = settings, load_confidence(folder)
     weights = folder / "model.safetensors"
     try:
         _tie_as_saved(model, weights)

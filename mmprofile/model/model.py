@@ -19,6 +19,7 @@ from mmprofile.inputs.batch import IGNORE, Batch, Collator
 from mmprofile.inputs.views import InputSettings, Masking
 from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import attention_queries, build_prompt
+from mmprofile.model.confidence import Confidence
 from mmprofile.model.decoder import ProfileDecoder
 from mmprofile.model.decoding import SEARCH_WIDTH, Decoded, ProfileSearch, merged
 from mmprofile.model.encoder import alike
@@ -106,6 +107,7 @@ class ProfileModel(ProfileDecoder):
         self.head, self.auxiliary = head, auxiliary
         self.schema, self.settings = schema, settings
         self.grammar = Grammar(schema, tokenizer)
+        self.confidence: Confidence | None = None  # fitted after training
         self.adapter: list[Any] = [] if adapter is None else [adapter]  # in a list, so it is not a submodule
         speed_up(self)
 
@@ -379,3 +381,5 @@ class ProfileModel(ProfileDecoder):
             adapter.save_pretrained(folder / "adapter", save_embedding_layers=False)
         write_json(folder / "config.json", {"format": FORMAT, "schema": self.schema.to_dict(), **self.settings})
         save_model(self, str(folder / "model.safetensors"))
+        if self.confidence is not None:
+            self.confidence.save(folder)

@@ -22,6 +22,7 @@ from mmprofile.model.decoding import Decoded
 from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
+from mmprofile.predict.certainty import Certainty, check_calibrator, choose_calibrator
 from mmprofile.predict.rows import InputUser
 from mmprofile.predict.users import ProcessedPhoto, Selection, batches, plain, prediction_view
 from mmprofile.profile.schema import Profile
@@ -61,9 +62,12 @@ class PredictedProfile:
     Attributes:
         user_id: as given.
         values: attribute -> value, a list where it has several, None for Unknown and where the model abstains.
-        confidence: attribute -> the probability that the model gives to the value; it is not calibrated.
+        confidence: attribute -> the probability that the model gives to the value, calibrated on the validation users of
+            its training.
         alternatives: attribute -> its likeliest values.
         abstained: attributes whose value is less likely than ``abstain_below``.
+        sets: attribute -> the values among which the true one is, for all users but the share ``risk``; None: not asked
+            for.
         evidence: attribute -> what each photo and review does to it, the most influential first; None: not asked for.
         reviews, photos: the texts that the model was shown, and the places of the photos among those given.
     """
@@ -73,6 +77,7 @@ class PredictedProfile:
     confidence: dict[str, float]
     alternatives: dict[str, list[Alternative]]
     abstained: list[str]
+    sets: dict[str, list[Any]] | None
     evidence: dict[str, list[Evidence]] | None
     reviews: list[str]
     photos: list[int]
@@ -148,6 +153,7 @@ class Profiler:
         *,
         known: Mapping[str, str | Sequence[str]] | None = None,
         abstain_below: float = 0.0,
+        risk: float | None = None,
         explain: bool = False,
     ) -> PredictedProfile:
         """Return the profile of a person.
@@ -157,14 +163,15 @@ class Profiler:
             photos: likewise.
             captions: parallel to ``photos``, None where a photo has none.
             known: attributes whose values are known; the others are predicted given these.
-            abstain_below: least probability of a value; less likely ones become None.
+            abstain_below: least confidence of a value; less sure ones become None.
+            risk: 0.1 asks for sets of values that hold the true one for 90 % of users.
             explain: whether to say what each photo and review does to each attribute.
 
         Raises:
             UserError: there is nothing to read, a photo cannot be used, or ``known`` does not fit the schema.
         """
         row = {"reviews": reviews, "photos": photos, "captions": captions, "known": known}
-        [profile] = self.predict_many([row], abstain_below=abstain_below, explain=explain)
+        [profile] = self.predict_many([row], abstain_below=abstain_below, risk=risk, explain=explain)
         return profile
 
     def predict_many(
@@ -172,6 +179,7 @@ class Profiler:
         people: Iterable[Mapping[str, Any]],
         *,
         abstain_below: float = 0.0,
+        risk: float | None = None,
         explain: bool = False,
         batch_size: int = 16,
     ) -> Iterator[PredictedProfile]:
@@ -179,7 +187,7 @@ class Profiler:
 
         Args:
             people: mappings with the arguments of :meth:`predict`, and ``user_id``.
-            abstain_below, explain: see :meth:`predict`.
+            abstain_below, risk, explain: see :meth:`predict`.
             batch_size: people at a time.
 
         Raises:
@@ -194,6 +202,7 @@ class Profiler:
                 known.append(self._known(person.get("known"), name))
                 yield photos.take(person, name)
 
+        check_calibrator(self.model, risk)
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: give 1 or more")
 
@@ -206,12 +215,17 @@ class Profiler:
             decoded = self.model.decode(batch, known=given if any(given) else None)
             explained = self._explained(selections, decoded, given, photos) if explain else [None] * len(decoded)
             for selection, profile, evidence in zip(selections, decoded, explained, strict=True):
-                yield self._profile(selection, profile, evidence, abstain_below)
+                certainty = Certainty.of(self.model, selection, profile, risk)
+                yield self._profile(selection, certainty, evidence, abstain_below)
 
     def _profile(
-        self, selection: Selection, decoded: Decoded, evidence: dict[str, list[Evidence]] | None, abstain_below: float
+        self,
+        selection: Selection,
+        certainty: Certainty,
+        evidence: dict[str, list[Evidence]] | None,
+        abstain_below: float,
     ) -> PredictedProfile:
-        schema = self.model.schema
+        schema, decoded = self.model.schema, certainty.decoded
         confidence = decoded.confidence
         abstained = [name for name, share in confidence.items() if share < abstain_below]
         return PredictedProfile(
@@ -226,6 +240,7 @@ class Profiler:
                 for name, shares in decoded.posteriors.items()
             },
             abstained=abstained,
+            sets=certainty.sets,
             evidence=evidence,
             reviews=[*selection.user.reviews] if selection.used["reviews"] else [],
             photos=[int(key.rpartition("/")[2]) for key in selection.user.photos] if selection.used["photos"] else [],
@@ -242,13 +257,15 @@ class Profiler:
         view = prediction_view(self.model)
         collator = self.model.collator(self.model.settings["inputs"], photos, Masking(), 0)
         explained = []
-        for selection, before, given in zip(selections, decoded, known, strict=True):
+        for selection, raw, given in zip(selections, decoded, known, strict=True):
+            calibrator = choose_calibrator(self.model, selection)
+            before = raw.calibrated(calibrator)
             versions = without_each(selection.user, view)
             evidence: dict[str, list[Evidence]] = {name: [] for name in before.profile}
             if versions:
                 batch = collator([*versions.values()], (view,)).to(next(self.model.parameters()).device)
                 again = self.model.decode(batch, known=[given] * len(versions) if given else None)
-                for source, after in zip(versions, again, strict=True):
+                for source, after in zip(versions, [one.calibrated(calibrator) for one in again], strict=True):
                     moved = {row.attribute: row.total_variation for row in effects("", source, before, after)}
                     for name, values in before.profile.items():
                         shares = [decoded.posteriors[name].get(values, 0.0) for decoded in (before, after)]

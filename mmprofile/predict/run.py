@@ -1,7 +1,8 @@
 """The command ``predict``: profiles of anybody, from rows of users (see :mod:`mmprofile.predict.rows`).
 
 Output, a user a line: ``{"user_id", "profile", "text", "faults", "used", "confidence"}``. Confidence is the probability that
-the model gives to each attribute's values; it is not calibrated, and left out with ``beams=``.
+the model gives to each attribute's values, calibrated on the validation users of its training. With ``risk=`` there are
+``sets``, too: the values among which the true one is for all but this share of users. Both are left out with ``beams=``.
 """
 
 import json
@@ -22,9 +23,11 @@ from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
+from mmprofile.predict.certainty import Certainty, check_calibrator
 from mmprofile.predict.output import OutputFile, photo_root
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
 from mmprofile.predict.users import OUTSIDE, Photos, UserPhotos, batches, plain, prediction_view
+from mmprofile.profile.calibrator import check_risk
 
 EVERY = 30
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -78,6 +81,7 @@ def main(cfg: PredictConfig) -> None:
     A file is written beside its place and renamed at the end; the same command goes on where a killed one was.
     """
     torch.set_flush_denormal(True)  # as in training
+    check_risk(cfg.risk)
     rows = read_rows(cfg.input)
     first = next(rows, None)  # before the model is loaded: a wrong path is said at once
     if first is None:
@@ -87,6 +91,7 @@ def main(cfg: PredictConfig) -> None:
     done = 0 if output is None else output.resume(cfg.batch_size, seen.add)
     predictor = load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
+    check_calibrator(model, cfg.risk, beams)
     photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform)
     with ExitStack() as stack:
         bad_rows = None if output is None else stack.enter_context(output.bad_rows())
@@ -96,7 +101,7 @@ def main(cfg: PredictConfig) -> None:
         else:
             file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
         users = islice(intake, done, None)
-        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size), done):
+        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size, cfg.risk), done):
             seen.add(row)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()  # for whoever reads along
@@ -141,7 +146,12 @@ def _with_progress(rows: Iterable[dict[str, Any]], done: int) -> Iterator[dict[s
 
 
 def predict(
-    model: ProfileModel, users: Iterable[InputUser], photos: Photos, beams: int | None, batch_size: int
+    model: ProfileModel,
+    users: Iterable[InputUser],
+    photos: Photos,
+    beams: int | None,
+    batch_size: int,
+    risk: float | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the profiles of users, in order, as rows of the output file.
 
@@ -151,6 +161,7 @@ def predict(
         photos: of these users.
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         batch_size: users at a time.
+        risk: of the sets of values; None: there are none.
     """
     for selections, batch in batches(model, users, photos, batch_size):
         decoded = model.decode(batch) if beams is None else None
@@ -165,14 +176,19 @@ def predict(
                 "used": selection.used,
             }
             if decoded is not None:
-                row["confidence"] = {name: round(share, 3) for name, share in decoded[i].confidence.items()}
+                certainty = Certainty.of(model, selection, decoded[i], risk)
+                row["confidence"] = {name: round(share, 3) for name, share in certainty.decoded.confidence.items()}
+                if certainty.sets is not None:
+                    row["sets"] = certainty.sets
             yield row
 
 
 def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | None) -> Iterator[str]:
     """Yield what the user should know about these predictions."""
     if prediction_view(model).captions != "none" and intake.photos and not intake.captions:
-        yield "this model was trained with captions of the photos, and the input has none: expect worse"
+        known = model.confidence and model.confidence.without_captions
+        cost = known.cost() if known else "expect worse"
+        yield f"this model was trained with captions of the photos, and the input has none: {cost}"
     if "purpose" in model.settings:
         yield f"this model was trained for the purpose: {model.settings['purpose']}"
     if seen.nothing:

@@ -81,6 +81,22 @@ def calibration(
     )
 
 
+def expected_ece(confidence: Array, bins: int = 15, draws: int = 200) -> float:
+    """Return the expected calibration error that confidences have on average if they are right.
+
+    It is above 0, since each bin has few answers: an error near it is as good as none.
+
+    Args:
+        confidence: (U,) in 0..1; each answer is right with its confidence.
+        bins: number of bins.
+        draws: simulated sets of answers, the same for the same confidences.
+    """
+    index, rng = _bin_numbers(confidence, bins), np.random.default_rng(0)
+    right = rng.random((draws, len(confidence))) < confidence
+    gaps = [np.bincount(index, weights=confidence - row, minlength=bins) for row in right]
+    return float(np.abs(gaps).sum() / draws / len(confidence))
+
+
 def bin_confidences(confidence: Array, correct: npt.NDArray[np.bool_] | Array, bins: int = 15) -> Bins:
     """Return the bins that the expected calibration error is computed from.
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from mmprofile.evaluate.confidence import ALL, BINS, ConfidenceScores, collect_answers, confidence_scores
 from mmprofile.evaluate.plots import reliability, risk_coverage, save_figure
 from mmprofile.evaluate.predictions import profiles
 from mmprofile.evaluate.score_table import (
@@ -33,7 +33,6 @@ from mmprofile.profile.metrics import confusion, count
 from mmprofile.profile.schema import Attribute, Schema
 from mmprofile.report.stories import Evidence
 
-BINS = 15
 NAME = "report.html"
 _CONTROL = re.compile("[\0-\b\v\f\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """What no HTML may hold."""
@@ -71,22 +70,10 @@ class Confusion(NamedTuple):
     rows: list[ConfusionRow]
 
 
-class ConfidenceRow(NamedTuple):
-    """How far the confidences of an attribute can be trusted; see :class:`mmprofile.profile.calibration.CalibrationScores`."""
-
-    name: str
-    answers: int
-    accuracy: float
-    mean_confidence: float
-    ece: float
-    brier: float
-    aurc: float
-
-
 class ConfidenceTable(NamedTuple):
-    """A row per attribute, none without confidences, and the figures by name."""
+    """The scores of each attribute, none without confidences, and the figures by name."""
 
-    rows: list[ConfidenceRow]
+    rows: dict[str, ConfidenceScores]
     figures: dict[str, Figure]
 
 
@@ -129,6 +116,7 @@ def write_html(
         confusions=confusions(schema, metrics, predictions),
         bins=BINS,
         confidence=confidence.rows,
+        risk=metrics["test"].get("risk"),
         figures=_figures(folder, confidence, evidence),
         evidence=evidence,
     )
@@ -203,38 +191,19 @@ def confidence_table(
         observed: the attributes that the row ``all`` covers.
         predictions: the rows of ``predictions.jsonl``.
     """
-    if not all("confidence" in row for row in predictions):
-        return ConfidenceTable([], {})
-    answers: dict[str, tuple[list[float], list[bool]]] = {"all": ([], [])}
-    for attribute in schema.attributes:
-        names = (attribute.name, "all") if attribute.name in observed else (attribute.name,)
-        for row in predictions:
-            gold, predicted = (attribute.canonical(row[part].get(attribute.name, ())) for part in ("gold", "parsed"))
-            for name in names:
-                confidences, correct = answers.setdefault(name, ([], []))
-                if gold:
-                    confidences.append(row["confidence"][attribute.name])
-                    correct.append(predicted == gold)
-    known = {
-        name: (np.array(confidences), np.array(correct)) for name, (confidences, correct) in answers.items() if correct
-    }
-    curves = {name: calibration(confidences, correct, BINS) for name, (confidences, correct) in known.items()}
-    rows = [
-        ConfidenceRow(
-            name=name,
-            answers=len(confidences),
-            accuracy=float(correct.mean()),
-            mean_confidence=float(confidences.mean()),
-            ece=curves[name].ece,
-            brier=curves[name].brier,
-            aurc=curves[name].aurc,
-        )
-        for name, (confidences, correct) in known.items()
-    ]
-    if "all" not in known:
+    answers = collect_answers(schema, observed, predictions)
+    rows = confidence_scores(answers)
+    if ALL not in answers:
         return ConfidenceTable(rows, {})
-    figures = {"reliability": reliability(*known["all"], bins=BINS), "risk_coverage": risk_coverage(curves)}
-    return ConfidenceTable(rows, figures)
+    together = answers[ALL]
+    curves = {name: calibration(found.confidence, found.correct, BINS) for name, found in answers.items()}
+    return ConfidenceTable(
+        rows,
+        {
+            "reliability": reliability(together.confidence, together.correct, bins=BINS),
+            "risk_coverage": risk_coverage(curves),
+        },
+    )
 
 
 def png(figure: Figure) -> bytes:

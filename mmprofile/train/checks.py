@@ -9,6 +9,7 @@ from mmprofile.inputs.data import UserData
 from mmprofile.inputs.texts import check_encoding
 from mmprofile.inputs.views import check_inputs, check_paradigm
 from mmprofile.model.heads import check_head
+from mmprofile.profile.calibrator import check_risk
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.systems.systems import check_system
 
@@ -32,6 +33,7 @@ def check_settings(cfg: TrainConfig) -> None:
             raise UserError(f"evaluation.{name}={beams} is not a number of beams: give 1 or more, or null")
     if cfg.probe.users < 0:
         raise UserError(f"probe.users={cfg.probe.users}: give a number of users, or 0 for no probe")
+    check_risk(cfg.evaluation.risk)
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")

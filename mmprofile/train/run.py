@@ -29,6 +29,7 @@ from mmprofile.evaluate.predictions import (
     evaluate_baselines,
     evaluate_model,
     evaluate_users,
+    fit_confidence,
     parse_predictions,
     read_predictions,
     write_predictions,
@@ -131,6 +132,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
 
     load_weights(module, folder / "checkpoints" / "best.ckpt")
     model.fit_validation(batch.to(module.device) for batch in data.val_dataloader())
+    model.confidence = fit_confidence(model, data)
     model.save_pretrained(folder / "model")
     test, predictions = evaluate_model(
         model, data, "test", beams=cfg.evaluation.beams, settings=cfg.evaluation, progress=cfg.trainer.progress

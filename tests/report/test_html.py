@@ -90,10 +90,11 @@ def test_confidence_is_of_answers_with_gold_and_of_observed_attributes_together(
     gold = [{"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}, {"A": ("b",), "T": ("d",)}]
     predicted = [{"A": ("a",), "T": ("c",)}, {"A": ("a",), "T": ("c",)}, {"A": ("b",), "T": ()}]
     table = confidence_table(schema, ["A"], rows_of(gold, predicted, [0.9, 0.8, 0.3]))
-    assert [row[:2] for row in table.rows] == [("all", 3), ("A", 3), ("T", 2)]
+    assert {name: row.answers for name, row in table.rows.items()} == {"all": 3, "A": 3, "T": 2}
     mine = calibration([0.9, 0.8, 0.3], [True, False, True], 15)
-    assert table.rows[0][2:] == pytest.approx((2 / 3, 2 / 3, mine.ece, mine.brier, mine.aurc))
-    assert table.rows[2][2:4] == pytest.approx((1 / 2, 0.6))
+    assert table.rows["all"][1:6] == pytest.approx((2 / 3, 2 / 3, mine.ece, mine.brier, mine.aurc))
+    assert table.rows["T"][1:3] == pytest.approx((1 / 2, 0.6))
+    assert table.rows["all"].ece_uncalibrated is table.rows["all"].coverage is None
     assert set(table.figures) == {"reliability", "risk_coverage"}
 
 
