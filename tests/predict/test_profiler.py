@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,6 +105,34 @@ def test_how_sure_and_what_else(profiler: Profiler) -> None:
     assert set(cautious.values.values()) == {None}
     assert cautious.confidence == profile.confidence
     json.dumps(cautious.to_dict())
+
+
+def test_confidence_is_calibrated_and_sets_are_those_of_the_command(
+    profiler: Profiler, model_folder: Path, tmp_path: Path
+) -> None:
+    profile = profiler.predict(REVIEWS, risk=0.1)
+    assert profiler.predict(REVIEWS).sets is None
+    shutil.copytree(model_folder, tmp_path / "old")
+    (tmp_path / "old" / "calibration.json").unlink()  # as older versions wrote it
+    old = Profiler.from_pretrained(tmp_path / "old")
+    before = old.predict(REVIEWS)
+    assert profile.values == before.values
+    first, second = before.alternatives["Stars"][:2]
+    calibrated = {row.value: row.probability for row in profile.alternatives["Stars"]}
+    ratio = calibrated[first.value] / calibrated[second.value]
+    assert ratio == pytest.approx((first.probability / second.probability) ** 0.5)  # at temperature 2
+    assert profile.sets is not None
+    for name, values in profile.values.items():
+        assert values in profile.sets[name]
+    with pytest.raises(UserError, match=r"no calibration\.json: train it again"):
+        old.predict(REVIEWS, risk=0.1)
+    write_lines(tmp_path / "users.jsonl", [{"user_id": "0", "reviews": REVIEWS}])
+    words = [f"run={model_folder}", f"input={tmp_path / 'users.jsonl'}", f"output={tmp_path / 'out.jsonl'}", "risk=0.1"]
+    main(load_config("predict", words))
+    [row] = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert row["sets"] == profile.sets
+    with pytest.raises(UserError, match="beam search gives no probabilities"):
+        main(load_config("predict", [*words, "beams=2"]))
 
 
 def test_what_is_known_stays(profiler: Profiler) -> None:

@@ -296,7 +296,7 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
     assert all(list(row["confidence"]) == list(row["profile"]) for row in rows)
     assert rows[0]["used"] == {"reviews": 2, "photos": 1, "captions": 0, "unusable_photos": {}}
     assert rows[1]["used"]["unusable_photos"] == {"photos/broken.jpg": "truncated", "photos/gone.jpg": "missing"}
-    assert "the input has none: expect worse" in done.stderr
+    assert "the input has none: on the validation users of its training that costs" in done.stderr
     assert "photos left out: 1 missing, 1 truncated" in done.stderr
     run("predict", "run=out/smoke", "input=users.jsonl", "output=profiles.jsonl", "batch_size=1", cwd=folder)
     assert [json.loads(line) for line in (folder / "profiles.jsonl").read_text().splitlines()] == rows
