@@ -14,26 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-import torch
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from transformers import AutoProcessor, BitsAndBytesConfig, Blip2ForConditionalGeneration
 
 from mmprofile.caption.store import CaptionStore, Photo, Shards
 from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
-from mmprofile.model.checkpoints import (
-    DTYPES,
-    LOCAL,
-    choose_dtype,
-    fingerprint,
-    load_config,
-    load_model,
-    loading,
-)
+from mmprofile.model.captioner import load_blip2, write_captions
+from mmprofile.model.checkpoints import choose_dtype, fingerprint, load_config
 from mmprofile.model.hub import fetch
 
 
@@ -84,28 +75,6 @@ def identity(cfg: CaptionConfig, checkpoint: str) -> dict[str, str]:
     }
 
 
-def load_blip2(cfg: CaptionConfig, checkpoint: str, dtype: str) -> tuple[Any, Any]:
-    """Return model and processor, from the hub or a folder.
-
-    Args:
-        cfg: the command's configuration.
-        checkpoint: hub id or folder of the model.
-        dtype: one of :data:`mmprofile.model.checkpoints.DTYPES`, or ``int8``.
-
-    Raises:
-        UserError: they cannot be loaded.
-    """
-    precision: dict[str, Any] = {"dtype": DTYPES[dtype]}
-    if dtype == "int8":
-        precision = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    found = fetch(checkpoint, "model", cfg.revision)
-    with loading(found):
-        processor = AutoProcessor.from_pretrained(str(found.folder), **LOCAL)
-    model, _ = load_model(Blip2ForConditionalGeneration, found, **precision)
-    processor.num_query_tokens = model.config.num_query_tokens
-    return model.eval(), processor
-
-
 class CaptionPhotos(Dataset[tuple[Photo, Image.Image | str]]):
     """Photos with their decoded image, or with the reason why it cannot be decoded."""
 
@@ -154,39 +123,7 @@ class Captioner(pl.LightningModule):
 
     def predict_step(self, batch: CaptionBatch, batch_idx: int) -> list[str]:
         """Return a caption for each photo, in order; it is empty where the model writes none."""
-        return self.write(batch.inputs) if batch.photos else []
-
-    def write(self, inputs: Mapping[str, Tensor]) -> list[str]:
-        """Return the captions of a batch, made in halves where the device's memory does not hold all of it.
-
-        Args:
-            inputs: of a :class:`CaptionBatch` with P photos.
-
-        Returns:
-            P texts.
-
-        Raises:
-            UserError: the memory does not hold one photo.
-        """
-        try:
-            pixels = inputs["pixel_values"].to(self.model.dtype)
-            ids = self.model.generate(  # (P, L), or (P, queries + N + L) of a decoder-only model
-                **{**inputs, "pixel_values": pixels}, do_sample=False, **self.decoding
-            )
-        except torch.OutOfMemoryError as error:
-            count = len(inputs["pixel_values"])
-            if count == 1:
-                raise UserError(
-                    "the device's memory does not hold the model and one photo: give dtype=int8, a smaller "
-                    "decoding.num_beams, or a smaller model"
-                ) from error
-            torch.cuda.empty_cache()
-            halves = slice(0, count // 2), slice(count // 2, count)
-            return [text for half in halves for text in self.write({k: v[half] for k, v in inputs.items()})]
-        if self.model.config.use_decoder_only_language_model:
-            ids = ids[:, inputs["input_ids"].shape[1] :]  # it repeats its input
-        texts = self.processor.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [" ".join(text.strip().partition("\n")[0].split()) for text in texts]
+        return write_captions(self.model, self.processor, self.decoding, batch.inputs) if batch.photos else []
 
 
 class Writing(Callback):

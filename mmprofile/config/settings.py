@@ -276,6 +276,17 @@ class ReportConfig:
 
 
 @dataclass
+class CaptionerConfig:
+    """``conf/captioner/blip2.yaml``."""
+
+    checkpoint: str | None = MISSING
+    revision: str | None = MISSING
+    prompt: str = MISSING
+    decoding: dict[str, Any] = MISSING  # what the backend generates with
+    dtype: str = MISSING
+
+
+@dataclass
 class PredictConfig:
     """``conf/predict.yaml``."""
 
@@ -286,6 +297,7 @@ class PredictConfig:
     beams: int | None = MISSING
     risk: float | None = MISSING
     batch_size: int = MISSING
+    captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     photos: PhotosConfig = field(default_factory=PhotosConfig)
 
 
@@ -356,19 +368,14 @@ class ApplyConfig:
 
 
 @dataclass
-class CaptionConfig:
+class CaptionConfig(CaptionerConfig):
     """``conf/caption.yaml``."""
 
     data: DataConfig = field(default_factory=DataConfig)
     profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     folder: str | None = MISSING
     backend: str = MISSING
-    checkpoint: str | None = MISSING
-    revision: str | None = MISSING
     path: str | None = MISSING
-    prompt: str = MISSING
-    decoding: dict[str, Any] = MISSING  # what the backend generates with
-    dtype: str = MISSING
     batch_size: int = MISSING
     workers: int | None = MISSING
     shard: int = MISSING

@@ -56,6 +56,8 @@ class OutputFile:
                 "photo_root": str(photo_root(cfg).resolve()),
                 "photos": OmegaConf.to_container(cfg.photos),
                 "beams": cfg.beams,
+                "risk": cfg.risk,
+                "captioner": OmegaConf.to_container(cfg.captioner),
                 "batch_size": cfg.batch_size,
             },
         )

@@ -15,6 +15,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from PIL import Image, ImageOps
 
+from mmprofile.config.settings import CaptionerConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import Masking
 from mmprofile.inspection.counterfactuals import effects, without_each
@@ -24,7 +25,15 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
 from mmprofile.predict.certainty import Certainty, check_calibrator, choose_calibrator
 from mmprofile.predict.rows import InputUser
-from mmprofile.predict.users import ProcessedPhoto, Selection, batches, plain, prediction_view
+from mmprofile.predict.users import (
+    Captioner,
+    DecodedPhotos,
+    ProcessedPhoto,
+    Selection,
+    batches,
+    plain,
+    prediction_view,
+)
 from mmprofile.profile.schema import Profile
 
 PhotoLike = str | Path | bytes | Image.Image | np.ndarray
@@ -119,19 +128,24 @@ class Profiler:
 
     Args:
         model: put into evaluation mode.
+        captioner: captions photos that have no caption, if the model reads captions.
     """
 
-    def __init__(self, model: ProfileModel) -> None:
+    def __init__(self, model: ProfileModel, captioner: Captioner | None = None) -> None:
         self.model = model.eval()
         self._process = _photo_reader()
+        self._captioner = captioner
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "Profiler":
+    def from_pretrained(
+        cls, folder: str | Path, device: str = "cpu", captioner: str | Path | None = None
+    ) -> "Profiler":
         """Return a profiler with a trained model.
 
         Args:
             folder: a finished run, its ``model/`` or another exported model.
             device: of torch.
+            captioner: hub id or folder of a BLIP-2 that captions photos without captions, for a model that reads them.
 
         Raises:
             UserError: there is none, or it is damaged.
@@ -143,7 +157,7 @@ class Profiler:
             path = path / "model"
         elif not (path / "config.json").is_file():
             raise UserError(f"{folder}: neither a run (config.yaml) nor an exported model (config.json) is there")
-        return cls(load_pretrained(path).to(device))
+        return cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
 
     def predict(
         self,
@@ -193,7 +207,7 @@ class Profiler:
         Raises:
             UserError: as :meth:`predict`; names the person.
         """
-        photos = _GivenPhotos(self._process, self.model.transform)
+        photos = _GivenPhotos(self._process, self.model.transform, keep_images=self._captioner is not None)
         known: list[Profile] = []
 
         def rows() -> Iterator[InputUser]:
@@ -206,7 +220,7 @@ class Profiler:
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: give 1 or more")
 
-        for selections, batch in batches(self.model, rows(), photos, batch_size):
+        for selections, batch in batches(self.model, rows(), photos, batch_size, self._captioner):
             given, known[:] = list(known), []
             for selection in selections:
                 if not any(selection.used[name] for name in ("reviews", "photos", "captions")):
@@ -302,11 +316,12 @@ class _GivenPhotos:
         self,
         process: Callable[[bytes | Path], ProcessedPhoto],
         transform: Callable[[Image.Image], np.ndarray] | None,
+        keep_images: bool,
     ) -> None:
-        self.process, self.transform = process, transform
+        self.process, self._decoded = process, DecodedPhotos(transform, keep_images)
+        self.images = self._decoded.images
         self._people = 0
         self._given: dict[str, tuple[PhotoLike, str]] = {}
-        self._pixels: dict[str, np.ndarray] = {}
 
     def take(self, person: Mapping[str, Any], name: str) -> InputUser:
         """Return a person as a row of an input, and remember the photos.
@@ -339,22 +354,22 @@ class _GivenPhotos:
         Raises:
             UserError: it cannot be used.
         """
-        if self.transform is None or path in self._pixels:
+        if path in self._decoded:
             return None
         given, what = self._given[path]
         photo = self.process(_content(given, what))
         if photo.jpeg is None or photo.reason is not None:
             raise UserError(f"{what}: {photo.reason}")
-        self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
+        self._decoded.add(path, photo.jpeg)
         return None
 
     def __call__(self, path: str) -> np.ndarray:
-        return self._pixels[path]
+        return self._decoded.pixels[path]
 
     def forget(self) -> None:
         """Drop all photos."""
         self._given.clear()
-        self._pixels.clear()
+        self._decoded.clear()
 
 
 def _content(photo: PhotoLike, what: str) -> bytes | Path:
@@ -383,6 +398,14 @@ def _content(photo: PhotoLike, what: str) -> bytes | Path:
 
 def _written(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value if value is not None else "Unknown")
+
+
+def _load_captioner(checkpoint: str) -> Captioner:
+    """Return a captioner with the settings of ``conf/captioner/blip2.yaml``."""
+    from mmprofile.model.captioner import PhotoCaptioner
+
+    settings: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "captioner" / "blip2.yaml"))
+    return PhotoCaptioner(CaptionerConfig(**settings | {"checkpoint": checkpoint}))
 
 
 def _photo_reader() -> Callable[[bytes | Path], ProcessedPhoto]:

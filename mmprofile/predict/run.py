@@ -26,7 +26,7 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.predict.certainty import Certainty, check_calibrator
 from mmprofile.predict.output import OutputFile, photo_root
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
-from mmprofile.predict.users import OUTSIDE, Photos, UserPhotos, batches, plain, prediction_view
+from mmprofile.predict.users import OUTSIDE, Captioner, Photos, UserPhotos, batches, plain, prediction_view
 from mmprofile.profile.calibrator import check_risk
 
 EVERY = 30
@@ -92,7 +92,8 @@ def main(cfg: PredictConfig) -> None:
     predictor = load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
     check_calibrator(model, cfg.risk, beams)
-    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform)
+    captioner = load_captioner(cfg, model)
+    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform, captioner is not None)
     with ExitStack() as stack:
         bad_rows = None if output is None else stack.enter_context(output.bad_rows())
         intake = Intake(chain([first], rows), lambda row: _write_bad_row(row, bad_rows))
@@ -101,7 +102,7 @@ def main(cfg: PredictConfig) -> None:
         else:
             file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
         users = islice(intake, done, None)
-        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size, cfg.risk), done):
+        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size, cfg.risk, captioner), done):
             seen.add(row)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()  # for whoever reads along
@@ -113,8 +114,23 @@ def main(cfg: PredictConfig) -> None:
     if output is not None:
         output.finish(intake.bad)
         print(f"{done:,} profiles in {output.target}")
-    for line in notes(model, intake, seen, output):
+    for line in notes(model, intake, seen, output, captioner is not None):
         print(line, file=sys.stderr)
+
+
+def load_captioner(cfg: PredictConfig, model: ProfileModel) -> Captioner | None:
+    """Return what captions photos; None where no checkpoint is named.
+
+    Raises:
+        UserError: the checkpoint cannot be loaded, or the model reads no captions.
+    """
+    if cfg.captioner.checkpoint is None:
+        return None
+    if prediction_view(model).captions == "none":
+        raise UserError("captioner.checkpoint=...: this model reads no captions; leave it out")
+    from mmprofile.model.captioner import PhotoCaptioner
+
+    return PhotoCaptioner(cfg.captioner)
 
 
 def _is_stream(output: str) -> bool:
@@ -152,6 +168,7 @@ def predict(
     beams: int | None,
     batch_size: int,
     risk: float | None = None,
+    captioner: Captioner | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield the profiles of users, in order, as rows of the output file.
 
@@ -162,8 +179,9 @@ def predict(
         beams: see :meth:`mmprofile.model.model.ProfileModel.generate`.
         batch_size: users at a time.
         risk: of the sets of values; None: there are none.
+        captioner: captions photos without captions; None: they stay without.
     """
-    for selections, batch in batches(model, users, photos, batch_size):
+    for selections, batch in batches(model, users, photos, batch_size, captioner):
         decoded = model.decode(batch) if beams is None else None
         texts = model.generate(batch, beams) if decoded is None else [profile.text for profile in decoded]
         for i, (selection, text) in enumerate(zip(selections, texts, strict=True)):
@@ -183,12 +201,13 @@ def predict(
             yield row
 
 
-def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | None) -> Iterator[str]:
+def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | None, captioned: bool) -> Iterator[str]:
     """Yield what the user should know about these predictions."""
-    if prediction_view(model).captions != "none" and intake.photos and not intake.captions:
+    if prediction_view(model).captions != "none" and intake.photos and not intake.captions and not captioned:
         known = model.confidence and model.confidence.without_captions
         cost = known.cost() if known else "expect worse"
-        yield f"this model was trained with captions of the photos, and the input has none: {cost}"
+        advice = "give captions, or captioner.checkpoint="
+        yield f"this model was trained with captions of the photos, and the input has none: {cost}; {advice}"
     if "purpose" in model.settings:
         yield f"this model was trained for the purpose: {model.settings['purpose']}"
     if seen.nothing:

@@ -3,6 +3,7 @@
 import io
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -33,7 +34,13 @@ class ProcessedPhoto(Protocol):
 
 
 class Photos(Protocol):
-    """The photos of users, by path or another key."""
+    """The photos of users, by path or another key.
+
+    Attributes:
+        images: by path, those without a problem; None: they are not kept.
+    """
+
+    images: dict[str, Image.Image] | None
 
     def problem(self, path: str) -> str | None:
         """Decode a photo and keep its pixels; return the reason where that is impossible."""
@@ -45,6 +52,38 @@ class Photos(Protocol):
         """Drop all pixels."""
 
 
+class DecodedPhotos:
+    """Photos as the model and a captioner take them, by path.
+
+    Args:
+        transform: the photo -> pixels for the model; None: the model sees no photos.
+        keep_images: whether a captioner sees them.
+    """
+
+    def __init__(self, transform: Callable[[Image.Image], np.ndarray] | None, keep_images: bool) -> None:
+        self.transform = transform
+        self.pixels: dict[str, np.ndarray] = {}
+        self.images: dict[str, Image.Image] | None = {} if keep_images else None
+
+    def __contains__(self, path: str) -> bool:
+        """Whether a photo is decoded, or nobody wants it."""
+        return (self.transform is None or path in self.pixels) and (self.images is None or path in self.images)
+
+    def add(self, path: str, jpeg: bytes) -> None:
+        """Decode a photo."""
+        image = Image.open(io.BytesIO(jpeg))
+        if self.transform is not None:
+            self.pixels[path] = np.asarray(self.transform(image))
+        if self.images is not None:
+            self.images[path] = image
+
+    def clear(self) -> None:
+        """Drop all of them."""
+        self.pixels.clear()
+        if self.images is not None:
+            self.images.clear()
+
+
 class UserPhotos:
     """The photos of an input as pixels, uint8 (3, H, W), by path.
 
@@ -53,7 +92,8 @@ class UserPhotos:
     Args:
         root: the folder that paths are relative to, and which they must not leave.
         process: the file -> the photo as preparation would store it.
-        transform: the photo -> pixels for the model; None: the model sees no photos, and none is opened.
+        transform: the photo -> pixels for the model; None: the model sees no photos.
+        keep_images: whether to keep ``images``, too, for a captioner. If nobody wants a photo, none is opened.
     """
 
     def __init__(
@@ -61,13 +101,15 @@ class UserPhotos:
         root: Path,
         process: Callable[[Path], ProcessedPhoto],
         transform: Callable[[Image.Image], np.ndarray] | None,
+        keep_images: bool = False,
     ) -> None:
-        self.root, self.process, self.transform = root.resolve(), process, transform
-        self._pixels: dict[str, np.ndarray] = {}
+        self.root, self.process = root.resolve(), process
+        self._decoded = DecodedPhotos(transform, keep_images)
+        self.images = self._decoded.images
 
     def problem(self, path: str) -> str | None:
         """Decode a photo and keep its pixels; return the reason where that is impossible."""
-        if self.transform is None or path in self._pixels:
+        if path in self._decoded:
             return None
         try:
             place = (self.root / path).resolve()
@@ -80,15 +122,15 @@ class UserPhotos:
         photo = self.process(place)
         if photo.jpeg is None or photo.reason is not None:
             return str(photo.reason)
-        self._pixels[path] = np.asarray(self.transform(Image.open(io.BytesIO(photo.jpeg))))
+        self._decoded.add(path, photo.jpeg)
         return None
 
     def __call__(self, path: str) -> np.ndarray:
-        return self._pixels[path]
+        return self._decoded.pixels[path]
 
     def forget(self) -> None:
         """Drop all pixels; users who are done need them no more."""
-        self._pixels.clear()
+        self._decoded.clear()
 
 
 class Selection(NamedTuple):
@@ -104,15 +146,33 @@ def prediction_view(model: ProfileModel) -> View:
     return paradigm_views(modality, ["text" if modality == "text" else "fusion"])[0]
 
 
+Captioner = Callable[[Sequence[Image.Image]], list[str]]
+"""Photos -> a caption for each; empty where there is none."""
+
+
 def batches(
-    model: ProfileModel, users: Iterable[InputUser], photos: Photos, batch_size: int
+    model: ProfileModel,
+    users: Iterable[InputUser],
+    photos: Photos,
+    batch_size: int,
+    captioner: Captioner | None = None,
 ) -> Iterator[tuple[list[Selection], Batch]]:
-    """Yield what a model is shown of users, some at a time, as selections and as a batch; pixels are kept until the next."""
+    """Yield what a model is shown of users, some at a time, as selections and as a batch; pixels are kept until the next.
+
+    Args:
+        model: whose settings say what is shown.
+        users: in order.
+        photos: of these users; with a captioner it keeps images.
+        batch_size: users at a time.
+        captioner: captions the photos that have no caption; None: they stay without.
+    """
     inputs, view = model.settings["inputs"], prediction_view(model)
     collator = model.collator(inputs, photos, Masking(), 0)
     remaining = iter(users)
     while chunk := list(islice(remaining, batch_size)):
         selections = [select(user, inputs, view, photos) for user in chunk]
+        if captioner is not None and photos.images is not None and view.captions != "none":
+            selections = captioned(selections, photos.images, captioner)
         yield selections, collator([selection.user for selection in selections], (view,))
         photos.forget()
 
@@ -157,6 +217,27 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos
         "unusable_photos": unusable,
     }
     return Selection(user=user, used=used)
+
+
+def captioned(
+    selections: Sequence[Selection], images: Mapping[str, Image.Image], captioner: Captioner
+) -> list[Selection]:
+    """Return the selections with a caption for each photo that had none; equal photos are captioned once."""
+    shown = [
+        (photo, caption) for s in selections for photo, caption in zip(s.user.photos, s.user.captions, strict=True)
+    ]
+    bare = [*dict.fromkeys(photo for photo, caption in shown if caption is None)]
+    written = dict(zip(bare, captioner([images[photo] for photo in bare]), strict=True)) if bare else {}
+    result = []
+    for selection in selections:
+        user = selection.user
+        captions = tuple(
+            caption if caption is not None else written[photo] or None
+            for photo, caption in zip(user.photos, user.captions, strict=True)
+        )
+        used = selection.used | {"captions": sum(caption is not None for caption in captions)}
+        result.append(Selection(replace(user, captions=captions), used))
+    return result
 
 
 def plain(attribute: Attribute, values: Sequence[str]) -> Any:

@@ -13,10 +13,11 @@ from PIL import Image
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
-from mmprofile.caption.blip2 import Captioner, CaptionPhotos, Collate, identity, load_blip2
+from mmprofile.caption.blip2 import CaptionPhotos, Collate, identity
 from mmprofile.config.compose import load_config
 from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
+from mmprofile.model.captioner import load_blip2, write_captions
 from mmprofile.model.checkpoints import fingerprint
 from tests.support.captioning import QUIET, command, rows, run
 from tests.support.realphotos import kill_after_a_shard
@@ -127,10 +128,10 @@ def test_a_batch_too_large_for_memory_is_halved(kind: str, models: dict[str, Pat
     model, processor = load_blip2(cfg, checkpoint, "float32")
     todo = captions.todo(identity(cfg, checkpoint))
     inputs = Collate(processor, "a photo of")([*map(CaptionPhotos(todo, captions.jpeg).__getitem__, range(13))]).inputs
-    whole = Captioner(model, processor, {"num_beams": 2, "min_new_tokens": 2}).write(inputs)
+    whole = write_captions(model, processor, {"num_beams": 2, "min_new_tokens": 2}, inputs)
     small = Small(model)
-    assert Captioner(small, processor, {"num_beams": 2, "min_new_tokens": 2}).write(inputs) == whole
+    assert write_captions(small, processor, {"num_beams": 2, "min_new_tokens": 2}, inputs) == whole
     assert small.seen == [13, 6, 3, 3, 7, 3, 4, 2, 2]
     small.most = 0
     with pytest.raises(UserError, match="does not hold the model and one photo"):
-        Captioner(small, processor, {}).write(inputs)
+        write_captions(small, processor, {}, inputs)

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from transformers import Blip2ForConditionalGeneration, Blip2Processor
 
 from datamodules.captions import Captions
-from mmprofile.caption.blip2 import load_blip2
 from mmprofile.caption.run import main
 from mmprofile.config.compose import load_config
+from mmprofile.model.captioner import load_blip2
 from tests.support.captioning import QUIET, command, rows, run
 from tests.support.published import PUBLISHED, save_miniature
 from tests.support.realphotos import kill_after_a_shard

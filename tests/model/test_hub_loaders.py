@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from mmprofile.apply.sentiment import load_classifier
-from mmprofile.caption.blip2 import identity, load_blip2
+from mmprofile.caption.blip2 import identity
 from mmprofile.config.compose import load_config
 from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
@@ -17,6 +17,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.teacher.local import Local, LocalConfig
 from mmprofile.llm.teacher.protocol import Question
+from mmprofile.model.captioner import load_blip2
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from tests.support.hubserver import Hub, connect, serving
