@@ -25,6 +25,9 @@ from mmprofile.inputs.views import Cues, Example
 from mmprofile.profile.metrics import count, macro_scores
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
+_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+WORD = rf"(?u)[{_UNSPACED}]|[^\W{_UNSPACED}]{{2,}}"
+"""A term of TF-IDF: a word of two letters or more or, in a script without blanks (Chinese, Japanese, Thai), a character."""
 Array: TypeAlias = npt.NDArray[np.float64]
 Matrix: TypeAlias = Any
 """(N, F) features, a NumPy array or a sparse matrix of SciPy."""
@@ -135,7 +138,9 @@ def tfidf(captions: bool = False) -> FitFeatures:
     def fit(train: Sequence[Example]) -> Transform:
         # A pair of words seen once says nothing about other users, and there are very many of them.
         rare = 2 if len(train) >= MIN_FOR_FOLDS else 1
-        vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=rare, max_features=50_000)
+        vectorizer = TfidfVectorizer(
+            token_pattern=WORD, ngram_range=(1, 2), sublinear_tf=True, min_df=rare, max_features=50_000
+        )
         try:
             vectorizer.fit([text(e) for e in train])
         except ValueError:  # no term is left: the texts are empty, or share nothing

@@ -7,7 +7,9 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.views import Example
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from mmprofile.systems.classical import ceiling, majority, tfidf_lr
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from mmprofile.systems.classical import WORD, ceiling, majority, tfidf_lr
 
 STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
 LIKES = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), kind="set", size=2)
@@ -131,3 +133,17 @@ def test_cues_seen_only_in_test_are_ignored() -> None:
     train, test = users(40, 0), users(2, 1)
     odd = [Example(e.text, [*e.review_cues, {"Mood": "glad"}], e.photo_cues) for e in test]
     assert len(ceiling(SCHEMA, train, odd)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("Grüße aus Köln, it's a 4-star café_x a b ok 12", None),
+        ("مرحبا بالعالم naïve Straße", None),
+        ("iPhone很好用 ok", ["iphone", "很", "好", "用", "ok"]),
+        ("ラーメンde", ["ラ", "ー", "メ", "ン", "de"]),
+    ],
+)
+def test_terms_are_words_and_the_characters_of_scripts_without_blanks(text: str, terms: list[str] | None) -> None:
+    found = TfidfVectorizer(token_pattern=WORD).build_analyzer()(text)
+    assert found == (terms or TfidfVectorizer().build_analyzer()(text))  # with blanks: what scikit-learn takes
