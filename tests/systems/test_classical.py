@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import Example
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from sklearn.feature_extraction.text import TfidfVectorizer
-
 from mmprofile.systems.classical import WORD, ceiling, majority, tfidf_lr
 
 STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
