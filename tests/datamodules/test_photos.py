@@ -52,6 +52,16 @@ def test_large_photo_is_scaled_to_the_shorter_side_and_small_one_keeps_its_size(
     assert decoded(encoded(Image.new("RGB", (90, 40)), "JPEG")).size == (90, 40)
 
 
+@pytest.mark.parametrize("size", [(4000, 3000), (1537, 2049), (600, 513)])
+def test_a_large_jpeg_that_is_decoded_at_reduced_size_is_the_same_photo(size: tuple[int, int]) -> None:
+    """A PNG of the same pixels is decoded in full."""
+    smooth = noise(25, 19).resize(size, Image.Resampling.BICUBIC)
+    jpeg, png = (np.asarray(decoded(encoded(smooth, kind)), dtype=int) for kind in ("JPEG", "PNG"))
+    assert jpeg.shape == png.shape
+    assert np.abs(jpeg - png).mean() < 2
+    assert process(encoded(smooth, "JPEG")[:-200], OPTIONS).reason == "truncated"
+
+
 def test_exif_rotation_is_applied_and_metadata_are_gone() -> None:
     image = Image.new("RGB", (40, 20), "white")
     image.paste((255, 0, 0), (0, 0, 20, 20))  # left half red
