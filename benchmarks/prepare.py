@@ -39,6 +39,7 @@ from datamodules.prepare import Preparation
 from datamodules.progress import Progress
 from datamodules.raw import RawYelp
 from datamodules.selection import hashed_id, split_users, user_key
+from datamodules.users import write_users
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
@@ -61,7 +62,7 @@ def ours(raw: Path, result: Path) -> None:
         try:
             tables, reviews = run.select(source, engine, work)
             data = run.label(GivenLabels(), engine, tables, reviews, tables.photos)
-            run.write_users(result, work, engine, data)
+            write_users(result, work, engine, data, run.schema, run.key)
         finally:
             engine.close()
 

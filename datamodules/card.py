@@ -94,7 +94,7 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
         "pretty_name": f"mmprofile, {kind} data",
         "license": licence,
         "language": ["en"],
-        "task_categories": ["text-generation", "image-text-to-text"],
+        "task_categories": ["text-generation", *(["image-text-to-text"] if manifest["photos"]["stored"] else [])],
         "size_categories": [_size_category(users)],
         "tags": ["user-profiling", "multimodal"],
     }
@@ -103,8 +103,7 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{head}---\n# Users, their reviews and photos, and their profiles ({kind})\n",
-        "One row is a user: reviews with the photos of the business they are about, "
-        f"and a profile of {len(schema.names)} attributes.\n",
+        f"One row is a user: {_shown(manifest)}, and a profile of {len(schema.names)} attributes.\n",
         "## Origin and licence\n\n" + origin + "\n",
         _kept(manifest),
         _labels(schema, manifest),
@@ -112,6 +111,13 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
         _limits(),
     ]
     return "\n".join(sections)
+
+
+def _shown(manifest: dict[str, Any]) -> str:
+    if manifest["photos"]["stored"]:
+        return "reviews with the photos of the business they are about"
+    asked = manifest["config"]["photos"]["policy"] == "none"
+    return "reviews without photos" + (", as was asked (`photos=none`)" if asked else "")
 
 
 def _size_category(users: int) -> str:
@@ -143,8 +149,9 @@ def _kept(manifest: dict[str, Any]) -> str:
     unknown = ", ".join(f"{name} {count:,}" for name, count in manifest["labels"]["unknown"].items())
     averages = manifest["averages"]
     text = "## What was kept and what was dropped\n\n" + _table(("step", "reviews", "users", "businesses"), steps)
-    text += f"\nPhotos looked at: {photos['wanted']:,}; usable {photos['usable']:,}; dropped: {reasons}. "
-    text += f"Stored, because a kept review uses them: {photos['stored']:,}.\n"
+    if photos["wanted"]:
+        text += f"\nPhotos looked at: {photos['wanted']:,}; usable {photos['usable']:,}; dropped: {reasons}. "
+        text += f"Stored, because a kept review uses them: {photos['stored']:,}.\n"
     text += (
         f"\nUsers without a label, before those with too few were left out: {unknown or 'no attribute is labelled'}.\n"
     )

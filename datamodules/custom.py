@@ -8,7 +8,10 @@ label if the schema allows it, and else none.
 
 import hashlib
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
-from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, well_formed, word_count
+from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, no_photos, well_formed, word_count
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
 
@@ -38,14 +41,19 @@ JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 class RawCustom:
     """The files of ``data=custom``.
 
+    Args:
+        source: where they lie.
+        photos: whether photos are read.
+
     Raises:
         UserError: a file or folder is not there, or has another ending than .jsonl, .ndjson, .json or .parquet.
     """
 
-    def __init__(self, source: CustomSource) -> None:
+    def __init__(self, source: CustomSource, photos: bool = True) -> None:
+        self._with_photos = photos
         self.reviews = _existing(source.reviews, "reviews")
         self.label_file = _existing(source.labels, "labels") if source.labels else None
-        self.photo_file = _existing(source.photos, "photos") if source.photos else None
+        self.photo_file = _existing(source.photos, "photos") if source.photos and photos else None
         self.photo_root = Path(source.photo_root).expanduser() if source.photo_root else self.reviews.parent
         if not self.photo_root.is_dir():
             raise UserError(f"data.prepare.source.photo_root: {self.photo_root} is not a folder")
@@ -57,8 +65,34 @@ class RawCustom:
         return [SourceFile.of(path) for path in (self.reviews, self.photo_file, self.label_file) if path is not None]
 
     def stamps(self) -> list[Any]:
-        """Return the sizes and times of the sources."""
-        return [*(source.stamp for source in self.sources), self.photo_root.stat().st_mtime_ns]
+        """Return the sizes and times of the sources, and a hash of those of the photos that they name."""
+        return [*(source.stamp for source in self.sources), stamp_of(self.photo_root, self._named_photos)]
+
+    @property
+    def has_photos(self) -> bool:
+        """Return whether the files name photos, which may be missing or damaged."""
+        return bool(self._named_photos)
+
+    @cached_property
+    def _named_photos(self) -> list[str]:
+        """Return the paths in the files, sorted.
+
+        Raises:
+            UserError: a file cannot be read, or its photos are no lists.
+        """
+        if not self._with_photos:
+            return []
+        with tempfile.TemporaryDirectory() as work:
+            engine = Engine(Path(work))
+            try:
+                reviews = _read(engine, self.reviews, {"photos": "VARCHAR[]"}, ())
+                _check_photo_lists(self.reviews)
+                paths = reviews.select(path=reviews.photos.unnest())
+                if self.photo_file is not None:
+                    paths = paths.union(_read(engine, self.photo_file, PHOTO_COLUMNS, ("path",)).select("path"))
+                return sorted(row["path"] for row in engine.rows(paths.drop_null("path").distinct()))
+            finally:
+                engine.close()
 
     def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
         """Return the reviews, and a photo row for every photo that a review names.
@@ -68,7 +102,6 @@ class RawCustom:
         """
         notes: dict[str, Any] = {}
         lines = _read(engine, self.reviews, REVIEW_COLUMNS | {"photos": "VARCHAR[]"}, REQUIRED)
-        _check_photo_lists(self.reviews)
         rows = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
         rows = rows.mutate(
             business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=word_count(rows.text)
@@ -79,12 +112,16 @@ class RawCustom:
         )
         rows = rows.mutate(review_id=ibis.coalesce(rows.review_id, "row-" + place.cast("string").lpad(9, "0")))
         reviews = engine.table("reviews", rows.mutate(photo_key=rows.review_id))
+        photos = self._photos_of(engine, reviews, notes) if self._with_photos else no_photos(engine)
+        full = reviews.drop("photos")
+        return Tables(reviews=full.drop("text", "date"), full=full, photos=photos, notes=notes)
+
+    def _photos_of(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
+        """Return the photos that the reviews or the photos file name."""
         named = reviews.select("review_id", "business_id", path=reviews.photos.unnest()).drop_null("path")
         if self.photo_file is not None:
             named = named.union(self._listed(engine, reviews, notes))
-        photos = engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
-        full = reviews.drop("photos")
-        return Tables(reviews=full.drop("text", "date"), full=full, photos=photos, notes=notes)
+        return engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
 
     def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
         """Return review_id, business_id and path of the photos file: by review where it names one, else by business."""
@@ -141,6 +178,19 @@ def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[s
     return table.select(
         **{name: table[name].cast(kind) if name in table.columns else ibis.null(kind) for name, kind in types.items()}
     )
+
+
+def stamp_of(root: Path, paths: Iterable[str]) -> str:
+    """Return a hash of the sizes and times of files, which tells whether one of them has changed or is gone."""
+    digest = hashlib.sha256()
+    for path in paths:  # no Path: there may be a million of them
+        try:
+            found = os.stat(os.path.join(root, os.path.expanduser(path)))
+            stamp = f"{found.st_size} {found.st_mtime_ns}"
+        except (OSError, ValueError):  # a NUL in a path
+            stamp = "missing"
+        digest.update(f"{path}\0{stamp}\0".encode())
+    return digest.hexdigest()
 
 
 def _existing(name: str, key: str) -> Path:

@@ -4,7 +4,7 @@ The values here are for calls from Python that leave some out; they are those of
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from omegaconf import MISSING
@@ -47,14 +47,24 @@ class Split:
         """Whether the sizes are numbers of users."""
         return isinstance(self.train, int)
 
+    @property
+    def asked(self) -> int:
+        """Return the number of users that are asked for; 0 where the sizes are shares."""
+        return int(self.train + self.validation + self.test) if self.counted else 0
+
 
 @dataclass(frozen=True)
 class PhotoOptions:
-    """What to do with photos: ``policy`` drop or error for unusable ones, sizes in pixels."""
+    """What to do with photos: ``policy`` drop or error for unusable ones, none for all of them; sizes in pixels."""
 
     policy: str = "drop"
     shorter_side: int = 256
     max_pixels: int = 50_000_000
+
+    @property
+    def read(self) -> bool:
+        """Whether there are photos in the data."""
+        return self.policy != "none"
 
 
 @dataclass(frozen=True)
@@ -69,21 +79,23 @@ class DemoSource:
 
 @dataclass(frozen=True)
 class YelpSource:
-    """The Yelp Open Dataset as downloaded: a folder, a zip or tar, or several of them."""
+    """The Yelp Open Dataset as downloaded: a folder, a zip or tar, or several of them. ``users``: at most so many; None: all."""
 
     path: Any = MISSING  # a path or a list of them
     kind: str = "yelp"
+    users: int | None = None
 
 
 @dataclass(frozen=True)
 class CustomSource:
-    """A user's own data: JSONL or Parquet of reviews, a folder of photos, and optionally labels."""
+    """A user's own data: JSONL or Parquet of reviews, a folder of photos, and optionally labels. ``users``: as for Yelp."""
 
     reviews: str = MISSING
     kind: str = "custom"
     photos: str | None = None
     photo_root: str | None = None
     labels: str | None = None
+    users: int | None = None
 
 
 Source = DemoSource | YelpSource | CustomSource
@@ -124,12 +136,16 @@ class Options:
             engine=engine,
         )
         options._check_values()
+        if not options.photos.read:  # nobody can be asked for reviews with photos
+            return replace(options, selection=replace(options.selection, photo_reviews=0))
         return options
 
     def _check_values(self) -> None:
         for name in ("path", "reviews"):
             if not getattr(self.source, name, True):
                 raise UserError(f"data.prepare.source.{name} is not set: say where the raw data lie")
+        if self.source.users is not None and self.source.users < 1:
+            raise UserError(f"data.prepare.source.users={self.source.users}: give 1 or more")
         selection, photos, split = self.selection, self.photos, self.split
         least = min(selection.min_words, selection.min_reviews, selection.photo_reviews, selection.min_labels or 0)
         if selection.min_words > selection.max_words or least < 0:
@@ -137,8 +153,8 @@ class Options:
                 "data.prepare.selection: needs 0 <= min_words <= max_words, and no number below 0 of min_reviews, "
                 "photo_reviews and min_labels"
             )
-        if photos.policy not in ("drop", "error"):
-            raise UserError(f"data.prepare.photos.policy is {photos.policy!r}: choose drop or error")
+        if photos.policy not in ("drop", "error", "none"):
+            raise UserError(f"data.prepare.photos.policy is {photos.policy!r}: choose drop, error or none")
         if photos.shorter_side < 16 or not 0 < photos.max_pixels <= MAX_PIXELS_LIMIT:
             raise UserError(f"data.prepare.photos: needs shorter_side >= 16 and 0 < max_pixels <= {MAX_PIXELS_LIMIT}")
         sizes = (split.train, split.validation, split.test)
@@ -156,4 +172,6 @@ class Options:
         if data["selection"]["min_labels"] is None:
             del data["selection"]["min_labels"]  # data prepared before there was this option are the same
         data["source"] = {key: value for key, value in data["source"].items() if key not in ON_THIS_MACHINE}
+        if data["source"]["users"] is None:
+            del data["source"]["users"]  # likewise
         return data

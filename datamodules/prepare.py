@@ -3,29 +3,26 @@
 The folder is complete or absent (:mod:`datamodules.destination`). The same inputs and options give the same bytes.
 """
 
-import errno
 import hashlib
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, overload
 
-import duckdb
 import ibis.expr.types as ir
 import pyarrow as pa
 from omegaconf import OmegaConf
 
 from datamodules import prepared as out
 from datamodules.card import balance, dataset_card, versions
-from datamodules.custom import RawCustom
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
+from datamodules.faults import explained
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
-from datamodules.labels import Labels, check_rules, derive
-from datamodules.options import CustomSource, DemoSource, Options, YelpSource
+from datamodules.labels import Derived, check_rules, derive
+from datamodules.options import CustomSource, DemoSource, Options
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
@@ -33,67 +30,66 @@ from datamodules.raw import RawYelp
 from datamodules.selection import (
     Funnel,
     candidates,
-    full_rows,
     hashed_id,
+    only_some,
+    shuffled,
     split_users,
-    totals_of,
+    too_many,
     user_key,
     wanted_photos,
     with_usable_photos,
 )
 from datamodules.sidecars import copy_sidecars
+from datamodules.sources import Raw, raw_files
+from datamodules.users import Dataset, Totals, write_users
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
 from mmprofile.files import write_json, write_text
-from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
 
 __all__ = ["Prepared", "open_prepared", "prepare"]
 
 
-class Raw(Protocol):
-    """Raw data of any kind: a Yelp folder or archive, or a user's own files."""
-
-    @property
-    def sources(self) -> list[SourceFile]: ...
-    def stamps(self) -> list[Any]: ...
-    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables: ...
-    def labels(self, schema: Schema, people: set[str]) -> GivenLabels: ...
-    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]: ...
-    def where(self) -> str: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """The users who stay, before they are written.
+class Look(NamedTuple):
+    """What is known of a data set before it is prepared.
 
     Attributes:
-        tables: the raw tables.
-        reviews: the reviews that stay.
-        usable: the photo rows whose photo can be used.
-        labels: raw user id -> profile.
-        notes: what the manifest says of the labels.
-        splits: split -> raw user ids, in order.
+        folder: where it is or would be.
+        photos: whether it has photos; whether they can be used is not known yet.
+        captions: whether its photos come with captions.
     """
 
-    tables: Tables
-    reviews: ir.Table
-    usable: ir.Table
-    labels: Labels
-    notes: dict[str, Any]
-    splits: dict[str, list[str]]
+    folder: Path
+    photos: bool
+    captions: bool
 
 
-@dataclass(frozen=True)
-class Totals:
-    """Counts for the manifest; photos are counted once per user."""
-
-    reviews: int
-    words: int
-    user_photos: int
-
-
+@overload
+def prepare(
+    source: Mapping[str, Any],
+    selection: Mapping[str, Any] | None = None,
+    split: Mapping[str, Any] | None = None,
+    photos: Mapping[str, Any] | None = None,
+    engine: str = "duckdb",
+    folder: str | Path | None = None,
+    schema: Schema | Mapping[str, Any] | None = None,
+    progress: bool = True,
+    look: Literal[False] = False,
+) -> Path: ...
+@overload
+def prepare(
+    source: Mapping[str, Any],
+    selection: Mapping[str, Any] | None = None,
+    split: Mapping[str, Any] | None = None,
+    photos: Mapping[str, Any] | None = None,
+    engine: str = "duckdb",
+    folder: str | Path | None = None,
+    schema: Schema | Mapping[str, Any] | None = None,
+    progress: bool = True,
+    *,
+    look: Literal[True],
+) -> Look: ...
 def prepare(
     source: Mapping[str, Any],
     selection: Mapping[str, Any] | None = None,
@@ -104,7 +100,7 @@ def prepare(
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
     look: bool = False,
-) -> Path:
+) -> Path | Look:
     """Prepare a data set, unless it is prepared already.
 
     Args:
@@ -115,12 +111,12 @@ def prepare(
         look: True prepares and writes nothing.
 
     Returns:
-        The prepared folder; open it with :func:`open_prepared`. With ``look`` it may not be there yet.
+        The prepared folder; open it with :func:`open_prepared`. With ``look`` what is known without preparing.
 
     Raises:
         UserError: the options are wrong, or the raw files or the disk have a problem.
     """
-    try:
+    with explained():
         options = Options.checked(source, selection, split, photos, engine)
         if schema is None:
             raise UserError("prepare needs a profile schema: give schema=, for example conf/profile/yelp.yaml")
@@ -129,26 +125,6 @@ def prepare(
         path = None if folder is None else Path(folder).expanduser().absolute()
         preparation = Preparation(options, schema, path, Progress(progress), make_key=not look)
         return preparation.look() if look else preparation.run()
-    except OSError as error:
-        raise _disk_error(error) from error
-    except duckdb.InvalidInputException as error:
-        raise UserError(f"the raw data cannot be read: {_first_line(error)}: get the file again") from error
-    except duckdb.Error as error:
-        advice = "check free disk space and memory, then run the same command again"
-        raise UserError(f"the database engine stopped: {_first_line(error)}: {advice}") from error
-
-
-def _first_line(error: duckdb.Error) -> str:
-    return str(error).partition("\n")[0]  # what follows is the query or general advice
-
-
-def _disk_error(error: OSError) -> UserError:
-    advice = {
-        errno.ENOSPC: "free some space or choose another data.prepare.folder",
-        errno.EROFS: "choose another data.prepare.folder or set MMPROFILE_CACHE",
-        errno.EACCES: "choose another data.prepare.folder or set MMPROFILE_CACHE",
-    }.get(error.errno or 0, "check the path and the disk")
-    return UserError(f"cannot read or write {error.filename or 'a file'}: {error.strerror or error}: {advice}")
 
 
 class Preparation:
@@ -167,7 +143,7 @@ class Preparation:
     ) -> None:
         self.options, self.schema, self.progress = options, schema, progress
         self.columns = check_rules(schema)
-        self.raw = _raw_files(options)
+        self.raw = raw_files(options)
         self.key = user_key(options.source.kind, make_key)
         identity = self._identity()
         name = f"{options.source.kind}-{fingerprint_of(identity)[:12]}"
@@ -189,15 +165,16 @@ class Preparation:
             "key": hashed_id(self.key, "key"),
         }
 
-    def look(self) -> Path:
-        """Return the prepared folder, which may not be there yet.
+    def look(self) -> Look:
+        """Return where the data are or would be, and what they have.
 
         Raises:
             UserError: it holds something else, or raw files are missing.
         """
         if not self.destination.is_there() and isinstance(self.raw, RawYelp):
             self.raw.check()
-        return self.destination.folder
+        photos = self.options.photos.read if self.raw is None else self.raw.has_photos
+        return Look(self.destination.folder, photos, photos and self.raw is None)
 
     def run(self) -> Path:
         """Return the prepared folder, prepared now if it is not there yet."""
@@ -219,6 +196,7 @@ class Preparation:
             given = raw.labels(self.schema, _people(engine, reviews))
             for line in [*given.lines(self.schema), *self._without_source(given)]:
                 self.progress.say(f"prepare: labels: {line}")
+            reviews = self.foresee(given, engine, tables, reviews)
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
                 photos = raw.photos(set(wanted))
@@ -228,7 +206,7 @@ class Preparation:
                     raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")
                 data = self.label(given, engine, tables, reviews, _usable(engine, tables, store))
                 with self.progress.step("writing the prepared data"):
-                    totals, photo_rows = self.write_users(result, work, engine, data)
+                    totals, photo_rows = write_users(result, work, engine, data, self.schema, self.key)
                     photo_counts["stored"] = out.save_photos(result, work, store, photo_rows)
         finally:
             engine.close()
@@ -256,7 +234,7 @@ class Preparation:
         folder.mkdir()
         self.progress.say(f"prepare: building the demo city of {source.users:,} users ...")
         write_city(folder, users=source.users, seed=source.seed, progress=self.progress.shown)
-        return RawYelp([folder]), folder
+        return RawYelp([folder], self.options.photos.read), folder
 
     def select(self, raw: Raw, engine: Engine, work: Path) -> tuple[Tables, ir.Table]:
         """Return the raw tables, and the reviews of the users who stay if every photo row has a photo."""
@@ -264,6 +242,41 @@ class Preparation:
             tables = raw.tables(engine, work, self.columns)
         with self.progress.step("selecting users"):
             return tables, candidates(engine, tables, self.options.selection, self.funnel)
+
+    def foresee(self, given: GivenLabels, engine: Engine, tables: Tables, reviews: ir.Table) -> ir.Table:
+        """Return the reviews whose photos are worth reading: those of ``source.users`` users with labels, if it is set.
+
+        Args:
+            given, engine, tables, reviews: as for :meth:`label`.
+
+        Raises:
+            UserError: even if every photo is usable, too few users have labels.
+        """
+        source, labels = self.options.source, derive(self.schema, reviews, tables.businesses, engine)
+        labels.add_file(given.labels, given.columns)
+        known, _ = self._labelled(labels, _people(engine, reviews))
+        self.funnel.steps.pop()  # counted again with the photos that are usable
+        if source.users is None or isinstance(source, DemoSource):
+            return reviews
+        return only_some(engine, reviews, shuffled(known, self.options.split.seed)[: source.users], self.funnel)
+
+    def _labelled(self, labels: Derived, people: set[str]) -> tuple[set[str], dict[str, int]]:
+        """Return the users with enough labels, and attribute -> the number of users without a label of it.
+
+        Raises:
+            UserError: there are none, or fewer than the split asks for.
+        """
+        least, split = self.options.selection.min_labels, self.options.split
+        known, unlabelled = labels.labelled(people, least)
+        enough = "whose required labels are all known" if least is None else f"with {least} or more labels"
+        self.funnel.add(f"users {enough}", len(known))
+        self.funnel.check()
+        if split.asked > len(known):
+            self.progress.say(self.funnel.table())
+            name = max(unlabelled, key=unlabelled.__getitem__, default="")
+            lacking = f"; {name}: {unlabelled[name]:,} of {len(people):,} users have no label" if name else ""
+            raise too_many(split, len(known), lacking)
+        return known, unlabelled
 
     def label(self, given: GivenLabels, engine: Engine, tables: Tables, reviews: ir.Table, usable: ir.Table) -> Dataset:
         """Derive the labels, and split the users whose labels are known.
@@ -279,11 +292,7 @@ class Preparation:
             reviews = with_usable_photos(engine, reviews, usable, self.options.selection, self.funnel)
             labels = derive(self.schema, reviews, tables.businesses, engine)
             labels.add_file(given.labels, given.columns)
-            least = self.options.selection.min_labels
-            known, unknown = labels.labelled(_people(engine, reviews), least)
-            enough = "whose required labels are all known" if least is None else f"with {least} or more labels"
-            self.funnel.add(f"users {enough}", len(known))
-            self.funnel.check()
+            known, unknown = self._labelled(labels, _people(engine, reviews))
             splits = split_users(sorted(known), self.options.split)
             self.funnel.add("users in a split", sum(map(len, splits.values())))
             cuts = labels.cut(splits["train"])
@@ -311,39 +320,6 @@ class Preparation:
             [f"there are none of {', '.join(silent)}: a training refuses attributes without labels"] if silent else []
         )
 
-    def write_users(
-        self, result: Path, work: Path, engine: Engine, data: Dataset
-    ) -> tuple[Totals, list[dict[str, str]]]:
-        """Write the splits.
-
-        Returns:
-            The totals, and the rows of the photos that the reviews use.
-        """
-        order = [user for users in data.splits.values() for user in users]
-        place = pa.table(
-            {"user_id": order, "place": range(len(order))},
-            schema=pa.schema([("user_id", pa.string()), ("place", pa.int64())]),
-        )
-        rows = engine.table("rows", data.reviews.inner_join(engine.table("users", place), "user_id"))
-        totals = Totals(**totals_of(engine, rows, data.usable))
-        photos: dict[str, dict[str, str]] = {}
-        for row in engine.rows(data.usable.semi_join(rows, "photo_key").order_by("photo_id", "photo_key")):
-            row.pop("photo_key")
-            photos.setdefault(row["photo_id"], row)
-        sorted_rows = full_rows(rows, data.tables.full, data.usable).order_by("place", "date", "review_id")
-        reviews = out.Sorted(engine.stream(sorted_rows))
-        schema = out.user_schema(self.schema)
-        writers = {name: out.RowWriter(work / f"{name}.arrow", schema) for name in SPLITS}
-        end = 0
-        for name, users in data.splits.items():
-            for batch in (users[start : start + out.BATCH] for start in range(0, len(users), out.BATCH)):
-                first, end = end, end + len(batch)
-                hashed = [hashed_id(self.key, user) for user in batch]
-                profiles = [data.labels[user] for user in batch]
-                writers[name].write(out.user_rows(reviews.until(end), first, hashed, profiles, schema))
-        out.save_splits(result, {name: writer.dataset(name) for name, writer in writers.items()})
-        return totals, list(photos.values())
-
     def _manifest(
         self, *, sources: list[dict[str, Any]], photo_counts: dict[str, int], data: Dataset, totals: Totals
     ) -> dict[str, Any]:
@@ -366,16 +342,6 @@ class Preparation:
             "notes": data.tables.notes,
             "versions": versions(),
         }
-
-
-def _raw_files(options: Options) -> Raw | None:
-    """Return the raw files; None for a city that is yet to be generated."""
-    if isinstance(options.source, YelpSource):
-        paths = options.source.path
-        return RawYelp([Path(str(path)).expanduser() for path in (paths if isinstance(paths, list) else [paths])])
-    if isinstance(options.source, CustomSource):
-        return RawCustom(options.source)
-    return None
 
 
 def _people(engine: Engine, reviews: ir.Table) -> set[str]:

@@ -46,5 +46,9 @@ class Progress:
         """Return a bar to ``update``; use it as a context manager. Without a terminal it prints every 10 seconds."""
         terminal = sys.stderr.isatty()
         return tqdm(
-            total=total, desc=f"prepare: {text}", unit=unit, disable=not self.shown, mininterval=0.2 if terminal else 10
+            total=total,
+            desc=f"prepare: {text}",
+            unit=unit,
+            disable=not self.shown or not total,
+            mininterval=0.2 if terminal else 10,
         )

@@ -41,13 +41,15 @@ class RawYelp:
 
     Args:
         paths: a folder or an archive, or several.
+        photos: whether photos are read; without them the JSON files are enough.
 
     Raises:
         UserError: a path is not there, or is neither a folder nor an archive.
     """
 
-    def __init__(self, paths: list[Path]) -> None:
+    def __init__(self, paths: list[Path], photos: bool = True) -> None:
         self.paths = paths
+        self._roles, self._with_photos = [role for role in ROLES if photos or role != "photos"], photos
         self._files: dict[str, Path] = {}
         self._photo_folders: list[Path] = []
         self._archives: list[Path] = []
@@ -65,13 +67,14 @@ class RawYelp:
         """Find JSON files and photo folders in a folder and two levels down; archives where these are not complete."""
         levels = [folder, *_subfolders(folder)]
         levels += [below for level in levels[1:] if level.name != "photos" for below in _subfolders(level)]
-        for role in ROLES:
+        for role in self._roles:
             candidates = [level / name for name in NAMES[role] for level in levels]
             file = next((path for path in candidates if path.is_file()), None)
             if file is not None:
                 self._files.setdefault(role, file)
-        self._photo_folders += [level for level in levels if level.name == "photos"]
-        if set(self._files) != set(ROLES) or not self._photo_folders:
+        if self._with_photos:
+            self._photo_folders += [level for level in levels if level.name == "photos"]
+        if set(self._files) != set(self._roles) or (self._with_photos and not self._photo_folders):
             self._archives += sorted(
                 path for level in levels for path in level.iterdir() if path.is_file() and is_archive(path)
             )
@@ -88,6 +91,11 @@ class RawYelp:
         counts = [len(os.listdir(folder)) for folder in self._photo_folders]
         return [*(source.stamp for source in self.sources), counts]
 
+    @property
+    def has_photos(self) -> bool:
+        """Return whether photos are read; they must be there then."""
+        return self._with_photos
+
     def check(self) -> None:
         """Check that no file is missing, as far as this can be seen without reading archives.
 
@@ -98,13 +106,13 @@ class RawYelp:
             self.json_files(Path())
 
     def json_files(self, work: Path) -> dict[str, Path]:
-        """Return the three JSON files, copied to ``work`` when they are inside an archive.
+        """Return the JSON files by role, copied to ``work`` when they are inside an archive.
 
         Raises:
             UserError: one is missing (says which names were looked for), or an archive is broken.
         """
-        missing = set(ROLES) - set(self._files)
-        has_photos = bool(self._photo_folders)
+        missing = set(self._roles) - set(self._files)
+        has_photos = bool(self._photo_folders) or not self._with_photos
         for archive in self._archives if missing or not has_photos else ():
             for name, file in walk_archive(archive):
                 role = _role(name)
@@ -116,12 +124,13 @@ class RawYelp:
                     self._files[role] = target
                     missing.discard(role)
         if missing or not has_photos:
-            wanted = [" or ".join(NAMES[role]) for role in ROLES if role in missing]
+            wanted = [" or ".join(NAMES[role]) for role in self._roles if role in missing]
             if not has_photos:
                 wanted.append("a folder photos/ with <photo_id>.jpg")
             where = ", ".join(str(path) for path in self.paths)
+            without = ", or do without photos: photos=none" if missing <= {"photos"} else ""
             raise UserError(
-                f"raw data: not complete in {where}: looked for {'; '.join(wanted)}: check data.prepare.source.path"
+                f"raw data: not complete in {where}: looked for {'; '.join(wanted)}: check data.prepare.source.path{without}"
             )
         return dict(self._files)
 

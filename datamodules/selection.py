@@ -7,11 +7,12 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
+import pyarrow as pa
 
 from datamodules.engine import Engine
 from datamodules.options import Selection, Split
@@ -103,6 +104,19 @@ def candidates(engine: Engine, tables: Tables, chosen: Selection, funnel: Funnel
     return engine.table("candidates", reviews)
 
 
+def only_some(engine: Engine, reviews: ir.Table, users: Sequence[str], funnel: Funnel) -> ir.Table:
+    """Return the reviews of some users."""
+    ids = pa.table({"user_id": users}, schema=pa.schema([("user_id", pa.string())]))
+    reviews = engine.table("some_candidates", reviews.semi_join(engine.table("some_users", ids), "user_id"))
+    funnel.count("some users with labels (data.prepare.source.users)", reviews)
+    return reviews
+
+
+def shuffled(users: Iterable[str], seed: int) -> list[str]:
+    """Return users in a random order that depends on the seed and the raw ids only."""
+    return sorted(users, key=lambda user: hashlib.sha256(f"{seed}:{user}".encode()).digest())
+
+
 def _without_repeats(engine: Engine, tables: Tables) -> ir.Table:
     """Keep the first of the reviews with one id, by user, business, date and text, also in ``tables``."""
     counts = tables.reviews.group_by("review_id").aggregate(n=tables.reviews.count())
@@ -159,16 +173,12 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
     Raises:
         UserError: more users asked for than there are, or a split with a size above 0 would be empty.
     """
-    order = sorted(users, key=lambda user: hashlib.sha256(f"{split.seed}:{user}".encode()).digest())
+    order = shuffled(users, split.seed)
     wanted = [split.train, split.validation, split.test]
     if split.counted:
         sizes = [int(size) for size in wanted]
-        if sum(sizes) > len(order):
-            raise UserError(
-                f"the split asks for {sum(sizes)} users ({' + '.join(map(str, sizes))}), "
-                f"but {len(order)} are left after the selection: "
-                "lower data.prepare.split or the thresholds in data.prepare.selection"
-            )
+        if split.asked > len(order):
+            raise too_many(split, len(order))
     else:
         # Rounded half up one after the other on the running total, so that fractions adding up to 1 use everybody.
         ends = [int(sum(wanted[: i + 1]) * len(order) + 0.5 + 1e-9) for i in range(3)]
@@ -180,6 +190,15 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
             )
     starts = [0, sizes[0], sizes[0] + sizes[1]]
     return {name: order[start : start + size] for name, start, size in zip(SPLITS, starts, sizes, strict=True)}
+
+
+def too_many(split: Split, left: int, lacking: str = "") -> UserError:
+    """Return the error of a split that asks for more users than are left; ``lacking``: why they are so few."""
+    return UserError(
+        f"the split asks for {split.asked} users ({split.train} + {split.validation} + {split.test}), "
+        f"but {left} are left after the selection{lacking}: "
+        "lower data.prepare.split or the thresholds in data.prepare.selection"
+    )
 
 
 def user_key(kind: str, make: bool = True) -> bytes:

@@ -86,10 +86,10 @@ word_count = ibis.udf.scalar.pyarrow(count_words, signature=((dt.string,), dt.in
 
 
 def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
-    """Return the three raw files as tables.
+    """Return the raw files as tables.
 
     Args:
-        files: paths of the business, review and photos files.
+        files: paths of the business, review and photos files; without the last one there are no photos.
         keys: business columns that the label rules name -> how to read them (``list``, ``flag`` or ``number``).
 
     Raises:
@@ -106,14 +106,7 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
     reviews, full = (
         table.mutate(photo_key=table.business_id) for table in (reviews, raw.filter(_complete(raw, REVIEW_REQUIRED)))
     )
-    lines = engine.table("photo_lines", engine.read_json(files["photos"], PHOTO_COLUMNS))
-    rows = well_formed(lines, files["photos"], PHOTO_REQUIRED, notes).mutate(label=ibis._.label.fill_null(""))
-    # A photo id is one photo: of several rows the first in alphabetical order stays.
-    order = ibis.row_number().over(group_by=rows.photo_id, order_by=[rows.business_id, rows.label])
-    photos = rows.mutate(copy=order).filter(ibis._.copy == 0).drop("copy").mutate(photo_key=ibis._.business_id)
-    photos = engine.table("photo_rows", photos)
-    notes["photo_rows"] = _count(rows)
-    notes["duplicate_photo_rows"] = notes["photo_rows"] - _count(photos)
+    photos = _photo_rows(engine, files["photos"], notes) if "photos" in files else no_photos(engine)
     notes["malformed_lines"] |= about.pop("malformed_lines")
     return Tables(
         reviews=reviews,
@@ -122,6 +115,25 @@ def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) ->
         businesses=engine.table("businesses", businesses),
         notes=notes | about,
     )
+
+
+def _photo_rows(engine: Engine, path: Path, notes: dict[str, Any]) -> ir.Table:
+    """Return the photos of a file, and count them in ``notes``."""
+    lines = engine.table("photo_lines", engine.read_json(path, PHOTO_COLUMNS))
+    rows = well_formed(lines, path, PHOTO_REQUIRED, notes).mutate(label=ibis._.label.fill_null(""))
+    # A photo id is one photo: of several rows the first in alphabetical order stays.
+    order = ibis.row_number().over(group_by=rows.photo_id, order_by=[rows.business_id, rows.label])
+    photos = rows.mutate(copy=order).filter(ibis._.copy == 0).drop("copy").mutate(photo_key=ibis._.business_id)
+    photos = engine.table("photo_rows", photos)
+    notes["photo_rows"] = _count(rows)
+    notes["duplicate_photo_rows"] = notes["photo_rows"] - _count(photos)
+    return photos
+
+
+def no_photos(engine: Engine) -> ir.Table:
+    """Return the photos of data without photos."""
+    schema = pa.schema([(name, pa.string()) for name in ("photo_id", "photo_key", "business_id", "label")])
+    return engine.table("photo_rows", schema.empty_table())
 
 
 def well_formed(lines: ir.Table, path: Path, required: tuple[str, ...], notes: dict[str, Any]) -> ir.Table:

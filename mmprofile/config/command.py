@@ -4,10 +4,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
@@ -18,7 +19,9 @@ from mmprofile.paths import conf_dir
 INTERRUPTED = "interrupted; the same command goes on from there"
 
 
-def run_command(name: str, run: Callable[[Any], None]) -> None:
+def run_command(
+    name: str, run: Callable[[Any], None], more: Callable[[Any, Sequence[str]], list[str]] | None = None
+) -> None:
     """Run a command on its configuration, which is composed once, before ``run`` imports anything heavy.
 
     Flags (``-m`` for a multirun, ``--help``, ``--cfg``) are handed to Hydra. The exit status is 2 after a user's mistake
@@ -27,15 +30,21 @@ def run_command(name: str, run: Callable[[Any], None]) -> None:
     Args:
         name: of the configuration: the file in ``conf/``.
         run: the command.
+        more: returns the words that a configuration and its words leave to be added; it is composed again with them.
     """
     quiet()
     words = translate(name, sys.argv[1:])
+
+    def start(cfg: Any, given: Sequence[str]) -> None:
+        added = more(cfg, given) if more else []
+        run(load_config(name, [*given, *added]) if added else cfg)
+
     if not any(word.startswith("-") for word in words):
-        guarded(lambda: run(load_config(name, words)))
+        guarded(lambda: start(load_config(name, words), words))
         return
 
     def job(cfg: DictConfig) -> None:
-        guarded(lambda: run(typed(name, cfg)))
+        guarded(lambda: start(typed(name, cfg), HydraConfig.get().overrides.task))
 
     spec = sys.modules["__main__"].__spec__  # of python -m
     shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"

@@ -8,15 +8,18 @@ from typing import Any
 
 from mmprofile.files import read_schema_file
 
+_PHOTOS = {"photos": "data.prepare.photos.policy"}
 SHORT = {
+    "train": _PHOTOS,
+    "prepare": _PHOTOS,
     "caption": {"model": "checkpoint"},
-    "llm": {"teacher": "llm/teacher@teacher"},
+    "llm": {"teacher": "llm/teacher@teacher"} | _PHOTOS,
 }
 """What users write on a command line -> the key or group it stands for.
 
 ``model=`` of ``caption`` is a hub id or folder. Hydra would look for it in the group ``conf/model``, so the key is called
 ``checkpoint`` in ``conf/caption.yaml``; documentation and messages say ``model=``. The teachers of ``llm`` are in
-``conf/llm/teacher``.
+``conf/llm/teacher``. ``photos=none`` prepares data without photos.
 """
 FLAGS = {"caption": {"--verify": "verify=true"}}
 """Flags of our own, which Hydra does not know -> the override that each stands for."""

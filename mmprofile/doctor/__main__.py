@@ -1,7 +1,10 @@
 """``python -m mmprofile.doctor paradigm=both``, with the words of ``mmprofile.train``"""
 
+from collections.abc import Sequence
+
 from mmprofile.config.command import run_command
 from mmprofile.config.settings import TrainConfig
+from mmprofile.errors import UserError
 
 
 def run(cfg: TrainConfig) -> None:
@@ -11,5 +14,15 @@ def run(cfg: TrainConfig) -> None:
     main(cfg)
 
 
+def more(cfg: TrainConfig, words: Sequence[str]) -> list[str]:
+    """Return what ``train`` would add to the command line."""
+    from mmprofile.train.paradigm import follow_data
+
+    try:
+        return follow_data(cfg, words)
+    except UserError:  # the data are looked at once more, and then it is one problem among others
+        return []
+
+
 if __name__ == "__main__":
-    run_command("train", run)
+    run_command("train", run, more)

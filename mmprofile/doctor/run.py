@@ -26,7 +26,7 @@ from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.systems import SYSTEMS
-from mmprofile.train.checks import check_settings
+from mmprofile.train.checks import check_photos, check_settings
 from mmprofile.train.devices import choose_precision
 from mmprofile.train.run import peak_rss_mb, run_folder
 
@@ -94,8 +94,9 @@ class Doctor:
         found = self.tried(lambda: find_data(self.cfg.data, self.schema))
         if found is None:
             return f"{self.cfg.data.name}: cannot be prepared"
-        folder, there = found
-        if not there:
+        self.tried(lambda: check_photos(self.cfg, found.photos))
+        folder = found.folder
+        if not found.there:
             return f"{self.cfg.data.name}: would be prepared in {folder}"
         self.prepared = folder
         counts = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("splits", {})

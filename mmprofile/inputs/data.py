@@ -1,8 +1,9 @@
 """What the data of a run can do, whoever made them: ``conf/`` names the classes, :mod:`datamodules` has them."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hydra.utils import instantiate
 
@@ -77,8 +78,24 @@ class BatchData(UserData, Protocol):
         """Return the optimizer steps of an epoch on each of ``world`` ranks."""
 
 
-def find_data(data: Any, schema: Schema) -> tuple[Path, bool]:
-    """Return what :func:`prepare_data` would return, and whether the data are there; nothing is prepared or written.
+class FoundData(NamedTuple):
+    """Data that are prepared, or that could be.
+
+    Attributes:
+        folder: where they are or would be.
+        there: whether they are prepared.
+        photos: whether they have photos, as far as can be seen.
+        captions: whether the photos have captions; only a generated city has some before it is prepared.
+    """
+
+    folder: Path
+    there: bool
+    photos: bool
+    captions: bool
+
+
+def find_data(data: Any, schema: Schema) -> FoundData:
+    """Return what can be said of the data without preparing them; nothing is written.
 
     Args:
         data, schema: as for :func:`prepare_data`.
@@ -86,8 +103,13 @@ def find_data(data: Any, schema: Schema) -> tuple[Path, bool]:
     Raises:
         UserError: the data could not be prepared: raw files are missing, say.
     """
-    folder = Path(instantiate(data.prepare, _partial_=True)(schema=schema.observed, look=True))
-    return folder, (folder / "manifest.json").is_file()
+    folder, photos, captions = instantiate(data.prepare, _partial_=True)(schema=schema.observed, look=True)
+    there = (folder / "manifest.json").is_file()
+    if there:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        photos = manifest.get("photos", {}).get("stored") != 0
+        captions = (folder / "captions.parquet").is_file()
+    return FoundData(folder, there, photos, captions)
 
 
 def prepare_data(data: Any, schema: Schema) -> Path:

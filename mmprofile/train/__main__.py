@@ -1,5 +1,7 @@
 """``python -m mmprofile.train paradigm=both``"""
 
+from collections.abc import Sequence
+
 from mmprofile.config.command import run_command
 from mmprofile.config.settings import TrainConfig
 
@@ -11,5 +13,12 @@ def run(cfg: TrainConfig) -> None:
     main(cfg)
 
 
+def more(cfg: TrainConfig, words: Sequence[str]) -> list[str]:
+    """Return what the data add to the command line: their paradigm, where none was chosen."""
+    from mmprofile.train.paradigm import follow_data
+
+    return follow_data(cfg, words)
+
+
 if __name__ == "__main__":
-    run_command("train", run)
+    run_command("train", run, more)

@@ -54,6 +54,25 @@ def check_labels(schema: Schema, data: UserData) -> None:
             )
 
 
+def check_photos(cfg: TrainConfig, photos: bool) -> None:
+    """Refuse a model that reads photos or captions, where there are none.
+
+    Args:
+        cfg: the run's configuration.
+        photos: whether the data have photos.
+
+    Raises:
+        UserError: they have none.
+    """
+    if photos or cfg.model.system != "neural" or cfg.paradigm.modality == "text":
+        return
+    shown = "captions of photos" if cfg.paradigm.modality == "uni" else "photos"
+    raise UserError(
+        f"paradigm={cfg.paradigm.name} reads {shown}, and data={cfg.data.name} has no photos here: choose paradigm=text, "
+        f"or prepare data with photos"
+    )
+
+
 def unknown_tokens(tokens: Iterable[Sequence[int]], unknown: int | None) -> float:
     """Return the share of tokens that a tokenizer has no name for, 0 to 1.
 

@@ -37,7 +37,7 @@ from mmprofile.evaluate.predictions import (
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.files import write_json, write_text
-from mmprofile.inputs.data import BatchData, prepare_data
+from mmprofile.inputs.data import BatchData, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
@@ -47,7 +47,7 @@ from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
-from mmprofile.train.checks import check_labels, check_settings, unknown_tokens
+from mmprofile.train.checks import check_labels, check_photos, check_settings, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
@@ -93,6 +93,7 @@ def main(cfg: TrainConfig) -> None:
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_config(cfg.profile)
+    check_photos(cfg, find_data(cfg.data, schema).photos)
     neural = cfg.model.system == "neural"
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
@@ -111,6 +112,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     clock.lap("prepare")
 
     data = make_data(cfg, model, prepared)
+    check_photos(cfg, len(data.prepared.photos) > 0)
     check_labels(schema, data)
     trainer = make_trainer(cfg.trainer, folder, precision)
     module = ProfileModule(

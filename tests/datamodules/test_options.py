@@ -51,7 +51,7 @@ def test_config_files_prepare_their_data(tmp_path: Path) -> None:
         ({"selection": {"min_words": 9, "max_words": 8}}, "min_words <= max_words"),
         ({"split": {"train": 10, "validation": 0.1, "test": 0.2}}, "three integers"),
         ({"split": {"train": 0.9, "validation": 0.1, "test": 0.2}}, "more than 1"),
-        ({"photos": {"policy": "ignore"}}, "choose drop or error"),
+        ({"photos": {"policy": "ignore"}}, "choose drop, error or none"),
         ({"photos": {"max_pixels": 10**9}}, "max_pixels <="),
         ({"engine": "sparkle"}, "engine is 'sparkle'"),
         ({"schema": None}, "needs a profile schema"),

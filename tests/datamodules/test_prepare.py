@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from datamodules import selection
 from datamodules.engine import Engine
 from datamodules.prepare import open_prepared, prepare
 from mmprofile.errors import UserError
+from mmprofile.profile.schema import Schema
 from tests.support.preparing import digests, rows_of, run
 from tests.support.rawdata import (
     BUSINESSES,
+    SMALL,
     TEXT,
     as_tar,
     as_zip,
@@ -183,6 +186,70 @@ def test_users_in_many_batches_stay_whole(tmp_path: Path, monkeypatch: pytest.Mo
     stream = Engine.stream
     monkeypatch.setattr(Engine, "stream", lambda self, expression: stream(self, expression, rows=7))
     assert rows_of(run(str(raw), folder=tmp_path / "parts")) == rows_of(whole)
+
+
+def test_yelp_without_photos(tmp_path: Path) -> None:
+    """Most people download the JSON only: a tar, or the folder it unpacks to. Nobody is asked for photos then."""
+    raw = city(tmp_path / "raw")
+    names = ["yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"]
+    tar = as_tar(raw, tmp_path / "yelp_dataset.tar", "w:gz", names)
+    with pytest.raises(
+        UserError, match=r"photos\.json.*check data.prepare.source.path, or do without photos: photos=none"
+    ):
+        run(str(tar))
+    first, second = (run(str(path), photos={"policy": "none"}) for path in (tar, raw))
+    assert rows_of(first) == rows_of(second)
+    prepared = open_prepared(first)
+    assert len(prepared.photos) == 0
+    assert {tuple(each["photo_ids"]) for each in prepared.datasets["train"][0]["reviews"]} == {()}
+    assert rows_of(first)["train"][0]["profile"] == rows_of(run(str(raw)))["train"][0]["profile"]
+    manifest = prepared.manifest
+    assert (manifest["config"]["photos"]["policy"], manifest["config"]["selection"]["photo_reviews"]) == ("none", 0)
+    assert not any("photo" in row["step"] for row in manifest["steps"])
+    assert [source["name"] for source in open_prepared(second).manifest["sources"]] == sorted(names)
+    card = (first / "README.md").read_text()
+    assert "One row is a user: reviews without photos, as was asked (`photos=none`), and a profile" in card
+    assert "Photos looked at" not in card
+    assert "image-text-to-text" not in card
+    (raw / "yelp_academic_dataset_review.json").unlink()
+    with pytest.raises(UserError, match=r"looked for yelp_academic_dataset_review.json or review.json: check [\w.]+$"):
+        run(str(raw), photos={"policy": "none"})
+
+
+@pytest.mark.parametrize("selection", [SMALL, SMALL | {"photo_reviews": 0}])
+def test_a_split_of_too_many_is_answered_before_photos_are_read(
+    selection: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the steps so far, and the attribute that most users lack."""
+    raw = city(tmp_path / "raw")
+    write_lines(raw / "yelp_academic_dataset_business.json", [each | {"attributes": None} for each in BUSINESSES])
+    schema = Schema("two", [yelp_schema()["Stars"], yelp_schema()["Preferred Meal"]])
+    with pytest.raises(UserError, match="no user is left after the step 'users whose required labels are all known'"):
+        run(str(raw), schema=schema, selection=selection, progress=True)
+    write_lines(raw / "yelp_academic_dataset_business.json", BUSINESSES)
+    lines = (raw / "yelp_academic_dataset_review.json").read_text().splitlines()
+    at_garage = [{**json.loads(line), "business_id": "garage"} for line in lines[:10]]  # where nobody eats
+    write_lines(raw / "yelp_academic_dataset_review.json", [*at_garage, *lines[10:]])
+    said = (
+        r"^the split asks for 6 users \(4 \+ 1 \+ 1\), but 4 are left after the selection; "
+        r"Preferred Meal: 2 of 6 users have no label: lower data.prepare.split or"
+    )
+    with pytest.raises(UserError, match=said):
+        run(str(raw), schema=schema, selection=selection, progress=True)
+    shown = capsys.readouterr().err
+    assert re.search(r"^users whose required labels are all known +4 *$", shown, re.M)
+    assert "photos:" not in shown
+
+
+def test_a_trial_takes_so_many_users_with_labels(tmp_path: Path) -> None:
+    raw = city(tmp_path / "raw")
+    shares = {"train": 0.5, "validation": 0.25, "test": 0.25}
+    source = {"kind": "yelp", "path": str(raw), "users": 4}
+    prepared = open_prepared(prepare(source, SMALL, shares, schema=yelp_schema(), progress=False))
+    assert prepared.manifest["splits"] == {"train": 2, "validation": 1, "test": 1}
+    assert "some users with labels (data.prepare.source.users)" in [row["step"] for row in prepared.manifest["steps"]]
+    with pytest.raises(UserError, match=r"data\.prepare\.source\.users=0: give 1 or more"):
+        prepare(source | {"users": 0}, SMALL, shares, schema=yelp_schema(), progress=False)
 
 
 def test_only_photos_that_are_used_are_stored(tmp_path: Path) -> None:

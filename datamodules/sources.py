@@ -1,0 +1,43 @@
+"""Raw data of any kind, and which reader opens them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from datamodules.custom import RawCustom
+from datamodules.engine import Engine
+from datamodules.files import SourceFile
+from datamodules.label_file import GivenLabels
+from datamodules.options import CustomSource, Options, YelpSource
+from datamodules.raw import RawYelp
+from datamodules.yelp import Tables
+from mmprofile.profile.schema import Schema
+
+
+class Raw(Protocol):
+    """A Yelp folder or archive, or a user's own files."""
+
+    @property
+    def sources(self) -> list[SourceFile]: ...
+    @property
+    def has_photos(self) -> bool: ...
+    def stamps(self) -> list[Any]: ...
+    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables: ...
+    def labels(self, schema: Schema, people: set[str]) -> GivenLabels: ...
+    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]: ...
+    def where(self) -> str: ...
+
+
+def raw_files(options: Options) -> Raw | None:
+    """Return the raw files; None for a city that is yet to be generated.
+
+    Raises:
+        UserError: they are not there.
+    """
+    if isinstance(options.source, YelpSource):
+        given = options.source.path
+        paths = [Path(str(path)).expanduser() for path in (given if isinstance(given, list) else [given])]
+        return RawYelp(paths, options.photos.read)
+    if isinstance(options.source, CustomSource):
+        return RawCustom(options.source, options.photos.read)
+    return None
