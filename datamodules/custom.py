@@ -11,7 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -66,33 +66,18 @@ class RawCustom:
 
     def stamps(self) -> list[Any]:
         """Return the sizes and times of the sources, and a hash of those of the photos that they name."""
-        return [*(source.stamp for source in self.sources), stamp_of(self.photo_root, self._named_photos)]
+        return [*(source.stamp for source in self.sources), stamp_of(self.photo_root, self._named_photos())]
 
     @property
     def has_photos(self) -> bool:
         """Return whether the files name photos, which may be missing or damaged."""
-        return bool(self._named_photos)
+        return bool(self._named_photos())
 
-    @cached_property
-    def _named_photos(self) -> list[str]:
-        """Return the paths in the files, sorted.
-
-        Raises:
-            UserError: a file cannot be read, or its photos are no lists.
-        """
+    def _named_photos(self) -> tuple[str, ...]:
+        """Return the paths in the files."""
         if not self._with_photos:
-            return []
-        with tempfile.TemporaryDirectory() as work:
-            engine = Engine(Path(work))
-            try:
-                reviews = _read(engine, self.reviews, {"photos": "VARCHAR[]"}, ())
-                _check_photo_lists(self.reviews)
-                paths = reviews.select(path=reviews.photos.unnest())
-                if self.photo_file is not None:
-                    paths = paths.union(_read(engine, self.photo_file, PHOTO_COLUMNS, ("path",)).select("path"))
-                return sorted(row["path"] for row in engine.rows(paths.drop_null("path").distinct()))
-            finally:
-                engine.close()
+            return ()
+        return named_photos(SourceFile.of(self.reviews), self.photo_file and SourceFile.of(self.photo_file))
 
     def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
         """Return the reviews, and a photo row for every photo that a review names.
@@ -178,6 +163,26 @@ def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[s
     return table.select(
         **{name: table[name].cast(kind) if name in table.columns else ibis.null(kind) for name, kind in types.items()}
     )
+
+
+@lru_cache(maxsize=1)  # a command asks several times, and an unchanged file need not be read again
+def named_photos(reviews: SourceFile, photos: SourceFile | None) -> tuple[str, ...]:
+    """Return the paths of photos that the reviews and a photos file name, sorted.
+
+    Raises:
+        UserError: a file cannot be read, or its photos are no lists.
+    """
+    with tempfile.TemporaryDirectory() as work:
+        engine = Engine(Path(work))
+        try:
+            lines = _read(engine, reviews.path, {"photos": "VARCHAR[]"}, ())
+            _check_photo_lists(reviews.path)
+            paths = lines.select(path=lines.photos.unnest())
+            if photos is not None:
+                paths = paths.union(_read(engine, photos.path, PHOTO_COLUMNS, ("path",)).select("path"))
+            return tuple(sorted(row["path"] for row in engine.rows(paths.drop_null("path").distinct())))
+        finally:
+            engine.close()
 
 
 def stamp_of(root: Path, paths: Iterable[str]) -> str:

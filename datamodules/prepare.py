@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import itertools
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -273,8 +274,8 @@ class Preparation:
         self.funnel.check()
         if split.asked > len(known):
             self.progress.say(self.funnel.table())
-            name = max(unlabelled, key=unlabelled.__getitem__, default="")
-            lacking = f"; {name}: {unlabelled[name]:,} of {len(people):,} users have no label" if name else ""
+            name, count = max(unlabelled.items(), key=itemgetter(1), default=("", 0))
+            lacking = f"; {name}: {count:,} of {len(people):,} users have no label" if count else ""
             raise too_many(split, len(known), lacking)
         return known, unlabelled
 

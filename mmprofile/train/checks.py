@@ -3,6 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 
+from omegaconf import OmegaConf
+
 from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import UserData
@@ -67,9 +69,10 @@ def check_photos(cfg: TrainConfig, photos: bool) -> None:
     if photos or cfg.model.system != "neural" or cfg.paradigm.modality == "text":
         return
     shown = "captions of photos" if cfg.paradigm.modality == "uni" else "photos"
+    left_out = OmegaConf.select(cfg.data.prepare, "photos.policy") == "none"
     raise UserError(
         f"paradigm={cfg.paradigm.name} reads {shown}, and data={cfg.data.name} has no photos here: choose paradigm=text, "
-        f"or prepare data with photos"
+        f"or {'leave out photos=none' if left_out else 'prepare data with photos'}"
     )
 
 

@@ -97,7 +97,9 @@ def test_a_schema_that_cannot_be_read(word: str, says: str, tmp_path: Path, monk
 def test_what_a_short_name_stands_for_exists() -> None:
     assert load_config("caption", ["model=org/blip2"]).checkpoint == "org/blip2"
     assert load_config("llm", ["teacher=openai", "teacher.name=x"]).teacher.kind == "openai"
-    assert set(SHORT) == {"caption", "llm"}
+    for command in ("train", "prepare", "llm"):
+        assert load_config(command, ["photos=none"]).data.prepare.photos.policy == "none"
+    assert set(SHORT) == {"train", "prepare", "caption", "llm"}
     for command, keys in RENAMED.items():
         config = load_config(command, [])
         for old, new in keys.items():

@@ -121,6 +121,38 @@ def test_photos_are_looked_for_beside_the_reviews_or_under_photo_root(data: Path
     assert [len(each["photo_ids"]) for each in users(prepared)["5.0"]["reviews"]] == [1, 1]
 
 
+def test_what_is_read_makes_the_data_and_nothing_else(data: Path) -> None:
+    """Not the folder's time: a changed or missing photo is other data, a new file beside it is not."""
+    first = run(data).folder
+    (data / "a" / "notes.txt").write_text("not read")
+    (data / "notes.txt").write_text("not read")
+    assert run(data).folder == first
+    assert run(data, photo_root=str(data)).folder == first  # the same photos, found in another way
+    (data / "a" / "1.jpg").write_bytes(jpeg((1, 2, 3)))
+    second = run(data)
+    assert second.folder != first
+    (data / "a" / "2.jpg").unlink()
+    third = run(data)
+    assert third.folder not in (first, second.folder)
+    assert (len(second.photos), len(third.photos)) == (2, 1)
+    files = {"photos": str(data / "photos.jsonl"), "photo_root": str(data / "a")}
+    write_lines(data / "photos.jsonl", [{"path": "3.jpg", "review_id": "mine"}])
+    write_lines(data / "reviews.jsonl", [{key: value for key, value in row.items() if key != "photos"} for row in ROWS])
+    (data / "a" / "3.jpg").write_bytes(jpeg())
+    fourth = run(data, **files).folder
+    (data / "a" / "3.jpg").write_bytes(jpeg((4, 5, 6)))
+    assert run(data, **files).folder != fourth
+
+
+def test_without_photos_their_files_do_not_matter(data: Path) -> None:
+    source = {"kind": "custom", "reviews": str(data / "reviews.jsonl"), "photos": str(data / "nowhere.jsonl")}
+    rest: dict[str, Any] = {"schema": yelp_schema(), "progress": False, "photos": {"policy": "none"}}
+    first = prepare(source, OPEN, THIRDS, **rest)
+    assert len(open_prepared(first).photos) == 0
+    (data / "a" / "1.jpg").unlink()
+    assert prepare(source, OPEN, THIRDS, **rest) == first
+
+
 LABELS: list[dict[str, Any]] = [
     {"user_id": "ann", "Favorite Category": ["shopping", "Pizza"], "Discount Preference": True, "Stars": 2},
     {"user_id": "bob", "Favorite Category": ["Pizza", "Automotive"], "Discount Preference": "false", "Stars": 3.0},
