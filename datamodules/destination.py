@@ -113,11 +113,19 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 def remove_leftovers(folder: Path) -> None:
     """Remove the drafts that killed runs on this machine have left beside ``folder``."""
     for draft in folder.parent.glob(f"{folder.name}.tmp-*"):
-        pid = draft.name.rsplit("-", 1)[-1]
-        with contextlib.suppress(OSError):
-            host = (draft / "host").read_text() if (draft / "host").is_file() else socket.gethostname()
-            if pid.isdigit() and host == socket.gethostname() and (int(pid) == os.getpid() or not _alive(int(pid))):
-                shutil.rmtree(draft, ignore_errors=True)
+        if left_behind(draft):
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def left_behind(folder: Path) -> bool | None:
+    """Return whether a folder is a draft that a killed run on this machine has left; None where it is no draft."""
+    _, mark, pid = folder.name.rpartition(".tmp-")
+    if not mark or not pid.isdigit():
+        return None
+    with contextlib.suppress(OSError):
+        host = (folder / "host").read_text() if (folder / "host").is_file() else socket.gethostname()
+        return host == socket.gethostname() and (int(pid) == os.getpid() or not _alive(int(pid)))
+    return False
 
 
 def _alive(pid: int) -> bool:

@@ -6,7 +6,9 @@ The folder is complete or absent (:mod:`datamodules.destination`). The same inpu
 import hashlib
 import importlib
 import itertools
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -23,7 +25,7 @@ from datamodules.faults import explained
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
 from datamodules.labels import Derived, check_rules, derive
-from datamodules.options import CustomSource, DemoSource, Options
+from datamodules.options import ON_THIS_MACHINE, CustomSource, DemoSource, Options
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
@@ -166,6 +168,14 @@ class Preparation:
             "key": hashed_id(self.key, "key"),
         }
 
+    @property
+    def origin(self) -> str:
+        """Return a hash of where the raw data lie, which tells changed files from other ones."""
+        values = [value for key, value in asdict(self.options.source).items() if key in ON_THIS_MACHINE]
+        paths = [path for value in values for path in (value if isinstance(value, list) else [value])]
+        places = [str(Path(path).expanduser().absolute()) for path in paths if isinstance(path, str)]
+        return hashlib.sha256(json.dumps([self.options.source.kind, *places]).encode()).hexdigest()
+
     def look(self) -> Look:
         """Return where the data are or would be, and what they have.
 
@@ -222,6 +232,7 @@ class Preparation:
         write_json(result / "manifest.json", manifest, ensure_ascii=False)
         write_text(result / "README.md", dataset_card(self.schema, manifest))
         write_text(result / ".fingerprint", self.destination.fingerprint)
+        write_text(result / ".origin", self.origin)
         if isinstance(self.options.source, DemoSource) and self.options.source.keep_raw:
             raw_folder.rename(result / "raw")
 

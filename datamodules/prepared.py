@@ -1,11 +1,12 @@
 """The prepared folder, written and opened: users by split, photos, captions, cues, schema, manifest, card."""
 
 import json
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import datasets
 import numpy as np
@@ -19,6 +20,11 @@ from datamodules.photos import PhotoStore
 from mmprofile.errors import UserError
 from mmprofile.files import write_text
 from mmprofile.profile.schema import Profile, Schema
+
+try:
+    import fcntl
+except ImportError:  # Windows, which does not remove files that are open
+    fcntl = None  # type: ignore[assignment]
 
 FORMAT_VERSION = 1
 BATCH = 256  # users written at a time
@@ -89,7 +95,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
     index = {photo_id: row for row, photo_id in enumerate(ids)}
-    return Prepared(
+    prepared = Prepared(
         folder=folder,
         datasets=splits,
         photos=photos,
@@ -99,6 +105,34 @@ def open_prepared(folder: str | Path) -> Prepared:
         schema=schema,
         manifest=manifest,
     )
+    if (held := _locked(folder, exclusive=False)) is not None:
+        weakref.finalize(
+            prepared, held.close
+        )  # not an attribute: a process that is sent the data could not take it along
+    return prepared
+
+
+def in_use(folder: Path) -> bool:
+    """Return whether a process on this machine has a prepared folder open, as far as the system tells."""
+    if fcntl is None:
+        return False
+    held = _locked(folder, exclusive=True)
+    if held is not None:
+        held.close()
+    return held is None
+
+
+def _locked(folder: Path, exclusive: bool) -> BinaryIO | None:
+    """Return a file that holds a lock on a prepared folder until it is closed; None where there is none to be had."""
+    if fcntl is None or not (folder / ".fingerprint").is_file():
+        return None
+    file = (folder / ".fingerprint").open("rb")
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -84,6 +84,14 @@ def read_numbered_lines(path: Path, setting: str, content: str) -> Iterator[Json
         yield JsonLine(number, place, value)
 
 
+def size(count: float) -> str:
+    """Return a number of bytes in words: 12 MB, 1.4 GB, 87 GB (powers of 1000)."""
+    for unit, bytes_of_it in (("TB", 1e12), ("GB", 1e9)):
+        if count >= bytes_of_it:
+            return f"{count / bytes_of_it:.{1 if count < 10 * bytes_of_it else 0}f} {unit}"
+    return f"{count / 1e6:.{1 if count < 1e7 else 0}f} MB"
+
+
 def without_nan(value: Any) -> Any:
     """Return the value with None for every NaN in it, since JSON has no NaN; tuples become lists."""
     if isinstance(value, dict):

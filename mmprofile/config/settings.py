@@ -244,6 +244,8 @@ class PrepareConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
+    clean: Any = MISSING  # false, list or true
+    cleaner: PartialConfig = field(default_factory=PartialConfig)
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
+from mmprofile.files import size
 from mmprofile.train.devices import choose_device
 
 PACKAGES = ("torch", "transformers", "timm", "pytorch-lightning")
@@ -119,11 +120,3 @@ def disk(path: Path) -> tuple[Path, int]:
     if not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"{path}: {there} cannot be written to; choose another folder")
     return there, shutil.disk_usage(there).free
-
-
-def size(count: float) -> str:
-    """Return a number of bytes in words: 12 MB, 1.4 GB, 87 GB (powers of 1000)."""
-    for unit, bytes_of_it in (("TB", 1e12), ("GB", 1e9)):
-        if count >= bytes_of_it:
-            return f"{count / bytes_of_it:.{1 if count < 10 * bytes_of_it else 0}f} {unit}"
-    return f"{count / 1e6:.{1 if count < 1e7 else 0}f} MB"

@@ -17,10 +17,11 @@ from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor import machine
 from mmprofile.doctor.estimate import ALLOWANCE, Estimate, estimate
-from mmprofile.doctor.machine import Device, size
+from mmprofile.doctor.machine import Device
 from mmprofile.doctor.screen import row, table
 from mmprofile.doctor.weights import Weights, state, weights_of
 from mmprofile.errors import UserError
+from mmprofile.files import size
 from mmprofile.inputs.data import find_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir

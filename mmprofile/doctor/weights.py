@@ -10,7 +10,7 @@ from huggingface_hub import constants, get_token
 
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor.catalogue import CheckpointFacts, published
-from mmprofile.doctor.machine import size
+from mmprofile.files import size
 from mmprofile.model.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,

@@ -13,9 +13,9 @@ from mmprofile.config.compose import load_config
 from mmprofile.doctor.batches import largest_batches
 from mmprofile.doctor.catalogue import CheckpointFacts, published
 from mmprofile.doctor.estimate import without_weights
-from mmprofile.doctor.machine import size
 from mmprofile.doctor.memory import needs
 from mmprofile.doctor.weights import MISSING, Weights
+from mmprofile.files import size
 from mmprofile.profile.schema import Schema
 from tests.support.published import PUBLISHED
 from tests.support.published.chain import chain_table

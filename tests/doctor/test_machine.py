@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from mmprofile.doctor import machine
-from mmprofile.doctor.machine import disk, memory, size
+from mmprofile.doctor.machine import disk, memory
 from mmprofile.doctor.screen import row, table
 from mmprofile.errors import UserError
+from mmprofile.files import size
 
 pytestmark = pytest.mark.fast
 
