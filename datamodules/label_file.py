@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from datamodules.labels import Labels
 from datamodules.yelp import json_lines
-from mmprofile.errors import UserError, nearest
+from mmprofile.errors import UserError, counted, nearest
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 SHOWN = 5
@@ -175,4 +175,5 @@ def _wrong_values(attribute: Attribute, found: GivenLabels) -> str:
     if attribute.size > 1:
         wanted = f"{attribute.size} different values of {', '.join(attribute.values)}"
     hint = nearest(wrong.most_common(1)[0][0], attribute.values)
-    return f"{wrong.total():,} of {found.given[attribute.name]:,} users: {attribute.name}={shown} is not {wanted}{hint}"
+    users = counted(found.given[attribute.name], "user")
+    return f"{wrong.total():,} of {users}: {attribute.name}={shown} is not {wanted}{hint}"

@@ -46,7 +46,7 @@ from datamodules.sidecars import copy_sidecars
 from datamodules.sources import Raw, raw_files
 from datamodules.users import Dataset, Totals, write_users
 from datamodules.yelp import Tables
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, counted
 from mmprofile.files import write_json, write_text
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
@@ -286,7 +286,7 @@ class Preparation:
         if split.asked > len(known):
             self.progress.say(self.funnel.table())
             name, count = max(unlabelled.items(), key=itemgetter(1), default=("", 0))
-            lacking = f"; {name}: {count:,} of {len(people):,} users have no label" if count else ""
+            lacking = f"; {name}: {count:,} of {counted(len(people), 'user')} have no label" if count else ""
             raise too_many(split, len(known), lacking)
         return known, unlabelled
 

@@ -15,6 +15,11 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 user``, ``2,000 users``."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Return `` (did you mean x?)`` with the choice that is most like a word, or nothing."""
     choices = list(choices)

@@ -93,10 +93,18 @@ def shown_profiles(choice: str, model: ProfileModel, data: BatchData, split: str
     users = data.judged(split)
     if choice == "none":
         return {}
-    shown = [user.profile or {} for user in users] if choice == "gold" else source.profiles(model, data, split)
+    if choice == "gold":
+        return {user.user_id: known_labels(model.schema, user.profile or {}) for user in users}
+    shown = source.profiles(model, data, split)
     if choice == "shuffled":
         shown = [shown[donor] for donor in donors(len(users), data.inputs["sample_seed"])]
     return {user.user_id: model.schema.render(profile) for user, profile in zip(users, shown, strict=True)}
+
+
+def known_labels(schema: Schema, labels: Profile) -> str:
+    """Return labels as the text of a profile: ``Unknown`` is said where it is the label, and nothing where there is none."""
+    given = [attribute for attribute in schema.attributes if attribute.name in labels]
+    return Schema(schema.name, given).render(labels) if given else ""
 
 
 class Source(NamedTuple):

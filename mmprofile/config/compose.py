@@ -1,5 +1,6 @@
 """The typed configuration, and the way from a command line to it: every mistake is one line that names the nearest choice."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,24 @@ def typed(name: str, cfg: DictConfig) -> Any:
         merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), _complete(name, cfg))
         if name in SIZED:
             _check_size(SIZED[name], merged)
-        OmegaConf.resolve(merged)
+        _resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
     missing = [key for key, value in _flatten(OmegaConf.to_container(merged)).items() if value == "???"]
     if missing:
         raise UserError(f"{missing[0]} is not set; add {missing[0]}=... to the command line")
     return merged
+
+
+def _resolve(cfg: Any) -> None:
+    """Resolve interpolations in place. A profile schema has none: what looks like one is a name or value as it was written."""
+    schema = OmegaConf.to_container(cfg.profile) if "profile" in cfg else None
+    written = json.dumps(schema, default=str)
+    if "${" in written:
+        cfg.profile = json.loads(written.replace("${", r"\\${"))
+    OmegaConf.resolve(cfg)
+    if "${" in written:
+        cfg.profile = schema
 
 
 def _complete(name: str, cfg: DictConfig) -> DictConfig:
@@ -194,6 +206,9 @@ def explain(error: Exception, name: str) -> str:
         more = "; or a YAML file: profile=path/to/mine.yaml" if group[2] == "profile" else ""
         known = ", ".join(options)
         return f"{group[2]}={choice}: there is no such choice{nearest(choice, options)}; choices: {known}{more}"
+    several = re.search(r"Ambiguous value for argument '(.*)'", text)
+    if several:
+        return f"{several[1]}: several values are a multirun, which needs -m; quotes around a value keep its comma"
     full = re.search(r"full_key: ([\w./\[\]-]+)", text)
     key = re.search(r"Could not override '([\w./@-]+)'|Key '([\w./-]+)' (?:is )?not in", text)
     if key:

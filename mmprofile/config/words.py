@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmprofile.errors import UserError
 from mmprofile.files import read_schema_file
+from mmprofile.paths import conf_dir
 
 _PHOTOS = {"photos": "data.prepare.photos.policy"}
 SHORT = {
@@ -40,16 +42,31 @@ def translate(command: str, words: Sequence[str]) -> list[str]:
 
 
 def _schema_words(command: str, word: str) -> list[str]:
-    """Return what chooses a schema. A file that Hydra does not compose stands as a path, which is read afterwards."""
+    """Return what chooses a schema, or several in a multirun. A file that Hydra does not compose stands as a path.
+
+    Raises:
+        UserError: a file cannot be read, or stands beside a name of ours: Hydra would look for them in different places.
+    """
     name, _, value = word.partition("=")
     if name != "profile" or command not in WITH_SCHEMA:
         return [word]
-    path = Path(value)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        path = Path("conf", "profile", f"{value}.yaml")
-        if not path.is_file() or "defaults" in read_schema_file(path):
-            return [word]
-    return ["~profile", f"+profile.path={json.dumps(str(path), ensure_ascii=False)}"]
+    values = [value] if Path(value).is_file() else value.split(",")
+    paths = [path for choice in values if (path := _schema_file(choice))]
+    if not paths:
+        return [word]
+    if len(paths) < len(values):
+        raise UserError(
+            f"{word}: give files only or names only; a shipped schema is also a file, in {conf_dir() / 'profile'}"
+        )
+    return ["~profile", f"+profile.path={','.join(json.dumps(str(path), ensure_ascii=False) for path in paths)}"]
+
+
+def _schema_file(choice: str) -> Path | None:
+    """Return the file of a schema; None where Hydra composes it."""
+    if Path(choice).suffix.lower() in (".yaml", ".yml"):
+        return Path(choice)
+    path = Path("conf", "profile", f"{choice}.yaml")
+    return path if path.is_file() and "defaults" not in read_schema_file(path) else None
 
 
 def _translated(command: str, word: str) -> str:

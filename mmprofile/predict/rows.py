@@ -71,7 +71,7 @@ def read_rows(source: str) -> Iterator[InputUser | BadRow]:
             yield BadRow(raw.number, raw.reason, raw.text[:SHOWN])
             continue
         try:
-            user = _checked(raw.value, str(raw.number))
+            user = _checked(raw.value, f"row-{raw.number}")
         except ValueError as error:
             yield BadRow(raw.number, str(error), raw.text[:SHOWN])
             continue

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from tqdm import tqdm
 
 from mmprofile.config.settings import PredictConfig
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, counted
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.certainty import Certainty, check_calibrator
@@ -110,10 +110,12 @@ def main(cfg: PredictConfig) -> None:
         if not done:
             if output is not None:
                 output.discard()
-            raise UserError(f"input={cfg.input}: none of its {intake.bad} rows is a user; the first: {_said(first)}")
+            raise UserError(
+                f"input={cfg.input}: none of its {counted(intake.bad, 'row')} is a user; the first: {_said(first)}"
+            )
     if output is not None:
         output.finish(intake.bad)
-        print(f"{done:,} profiles in {output.target}")
+        print(f"{counted(done, 'profile')} in {output.target}")
     for line in notes(model, intake, seen, output, captioner is not None):
         print(line, file=sys.stderr)
 
@@ -211,7 +213,8 @@ def notes(model: ProfileModel, intake: Intake, seen: Seen, output: OutputFile | 
     if "purpose" in model.settings:
         yield f"this model was trained for the purpose: {model.settings['purpose']}"
     if seen.nothing:
-        yield f"of {seen.nothing:,} users the model could read nothing (see `used`): their profiles are guesses without evidence"
+        users = counted(seen.nothing, "user")
+        yield f"of {users} the model could read nothing (see `used`): their profiles are guesses without evidence"
     if seen.unusable:
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(seen.unusable.items()))
         advice = "; photo_root= says which folder they may lie in" if OUTSIDE in seen.unusable else ""

@@ -1,7 +1,7 @@
 """Score predicted profiles against gold ones: macro-F1 with bootstrap intervals, and confusion matrices.
 
 The classes of an attribute are the schema's values, fixed for every system. A missing, invalid or out-of-schema value
-is a wrong prediction and is never dropped. An attribute whose gold value is unknown (``()``) is not scored for that
+is a wrong prediction and is never dropped. An attribute whose gold value is Unknown (``()``) or missing is not scored for that
 user; ``not_scored`` counts these users.
 
 All scores are computed from one table of counts per user: true positives, false positives and false negatives of each

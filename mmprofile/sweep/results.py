@@ -98,7 +98,8 @@ def read_run(folder: Path) -> ScoredRun:
         metrics=metrics,
         schema=schema,
         ids=[row["user_id"] for row in predictions],
-        gold=_profiles(predictions, "gold"),
+        # Nothing is scored where a label is missing, which earlier versions wrote as an empty list.
+        gold=[{n: v for n, v in profile.items() if v} for profile in _profiles(predictions, "gold")],
         parsed=_profiles(predictions, "parsed"),
     )
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from datamodules.draws import Draws
 from datamodules.prepare import prepare
-from mmprofile.apply.shown import PROFILES, Source, first_sentences, held_out, shown_profiles
+from mmprofile.apply.shown import PROFILES, Source, first_sentences, held_out, known_labels, shown_profiles
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import prepare_data
@@ -101,6 +101,13 @@ def test_users_without_another_review_are_left_out_and_counted(tmp_path: Path) -
     assert found.left_out == {"no_other_review": 2, "no_stars": 2}
     assert [user.profile for user in found.reviews] == [{"Sentiment": ("3",)}] * 2
     assert len({user.reviews for user in found.reviews}) == 2
+
+
+def test_gold_says_nothing_where_there_is_no_label() -> None:
+    schema = Schema("two", [Attribute("Stars", ("1", "2")), Attribute("Age", ("young", "old"), unknown=True)])
+    assert known_labels(schema, {"Stars": ("2",), "Age": ()}) == "Stars: 2; Age: Unknown"
+    assert known_labels(schema, {"Age": ("old",)}) == "Age: old"
+    assert known_labels(schema, {}) == ""
 
 
 def test_profiles_are_the_users_own_nobodys_or_somebody_elses(trained: Path, tmp_path: Path) -> None:

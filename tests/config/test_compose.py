@@ -72,6 +72,7 @@ def test_the_papers_settings() -> None:
         (["+nonsense=1"], "unknown config key 'nonsense'"),
         (["both"], "give key=value"),
         (["paradigm=[a"], "cannot be read"),
+        (["seed=0,1"], "seed=0,1: several values are a multirun, which needs -m"),
     ],
 )
 def test_mistakes_are_one_line_that_names_the_nearest_choice(overrides: list[str], says: str) -> None:

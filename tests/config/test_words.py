@@ -1,5 +1,7 @@
 """Short names of keys, and names that keys had in earlier versions."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,37 @@ attributes:
         assert [attribute.unknown for attribute in schema.attributes] == [False, True, False]
     assert load_config("train", ["profile=yelp"]).profile.name == "yelp"
     assert [a.values for a in Schema.from_config(load_config("train", ["profile=MINE.YAML"]).profile).attributes]
+
+
+def test_a_value_that_looks_like_an_interpolation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what was written, also in the config.yaml of a run, which is read again."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(
+        "{name: mine, attributes: [{name: 'Costs ${seed}', values: ['${x}', '$ {y}', '\\\\${z}']}]}"
+    )
+    cfg = load_config("train", ["profile=mine.yaml", "name=run-${profile.name}-${seed}"])
+    [attribute] = Schema.from_config(cfg.profile).attributes
+    assert (attribute.name, attribute.values) == ("Costs ${seed}", ("${x}", "$ {y}", "\\\\${z}"))
+    assert cfg.name == "run-mine-0"
+    (open_run(cfg) / "checkpoints").mkdir()
+    assert open_run(cfg).name == "run-mine-0"
+    assert typed("train", OmegaConf.load(open_run(cfg) / "config.yaml")) == cfg  # type: ignore[arg-type]
+
+
+def test_several_schemas_of_a_multirun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a,b"):
+        Path(f"{name}.yaml").write_text(f"{{name: '{name}', attributes: [{{name: X, values: [1, 2]}}]}}")
+    assert translate("train", ["profile=a.yaml,b.yaml"]) == ["~profile", '+profile.path="a.yaml","b.yaml"']
+    assert load_config("train", ["profile=a,b.yaml"]).profile.name == "a,b"
+    assert translate("train", ["profile=yelp,text_only"]) == ["profile=yelp,text_only"]
+    with pytest.raises(UserError, match=r"^profile=yelp,b\.yaml: give files only or names only"):
+        translate("train", ["profile=yelp,b.yaml"])
+    words = ["-m", "profile=a.yaml,b.yaml", "model=majority", "data.prepare.source.users=0", "name=${profile.name}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mmprofile.train", *words], capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert (done.returncode, done.stdout) == (2, "")
 
 
 def test_a_schema_of_ones_own_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:

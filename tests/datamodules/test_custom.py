@@ -218,11 +218,11 @@ def test_a_user_with_one_label_is_kept_where_one_is_enough(data: Path) -> None:
         ),
         (
             {"user_id": "bob", "Preferred Meal": "Diner"},
-            "1 of 1 users: Preferred Meal='Diner' is not one of Breakfast, Brunch, Lunch, Dinner .did you mean Dinner",
+            "1 of 1 user: Preferred Meal='Diner' is not one of Breakfast, Brunch, Lunch, Dinner .did you mean Dinner",
         ),
         (
             {"user_id": "bob", "Favorite Category": "Pizza"},
-            "1 of 1 users: Favorite Category='Pizza' is not 2 different values of",
+            "1 of 1 user: Favorite Category='Pizza' is not 2 different values of",
         ),
     ],
 )

@@ -28,10 +28,18 @@ def test_users_are_read_with_what_is_left_out(tmp_path: Path) -> None:
     first = b'\xef\xbb\xbf{"reviews": ["a", " ", null]}\r\n\n'
     more = b'{"user_id": 7, "photos": ["x.jpg"]}\n{"user_id": null, "reviews": ["b"]}'
     assert read(tmp_path / "users.jsonl", first + more) == [
-        InputUser("1", ["a"]),
+        InputUser("row-1", ["a"]),
         InputUser("7", [], photos=["x.jpg"]),
-        InputUser("4", ["b"]),
+        InputUser("row-4", ["b"]),
     ]
+
+
+def test_a_row_without_an_id_takes_nobodys(tmp_path: Path) -> None:
+    rows = (
+        b'{"reviews": ["a"]}\n{"user_id": 1, "reviews": ["b"]}\n{"user_id": "3", "reviews": ["c"]}\n{"reviews": ["d"]}'
+    )
+    users = read(tmp_path / "users.jsonl", rows)
+    assert [user.user_id for user in users if isinstance(user, InputUser)] == ["row-1", "1", "3", "row-4"]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +92,7 @@ def test_csv(tmp_path: Path) -> None:
     assert [row for row in found if isinstance(row, InputUser)] == [
         InputUser("ann", ["one", "two"], photos=["a.jpg"]),
         InputUser("bob", ["one, in\ntwo lines"]),
-        InputUser("7", ["just text"]),
+        InputUser("row-7", ["just text"]),
         InputUser("fay", ["fine"]),
     ]
     bad = [row for row in found if isinstance(row, BadRow)]

@@ -153,7 +153,7 @@ def test_users_of_whom_nothing_can_be_read_are_counted(
 ) -> None:
     write_lines(tmp_path / "users.jsonl", [{"photos": ["nowhere.jpg"]}, {"reviews": ["a"]}])
     run(model_folder, tmp_path / "users.jsonl", tmp_path / "new" / "out.jsonl")  # the folder is made
-    assert "of 1 users the model could read nothing" in capsys.readouterr().err
+    assert "of 1 user the model could read nothing" in capsys.readouterr().err
 
 
 def test_an_output_that_is_no_file(model_folder: Path, users: Path, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_what_is_refused(model_folder: Path, users: Path, tmp_path: Path) -> Non
     bad.write_text("{}\n[]\n")
     with pytest.raises(UserError, match="no rows in it"):
         run(model_folder, empty)
-    with pytest.raises(UserError, match="none of its 2 rows is a user; the first: row 1: user '1' has neither"):
+    with pytest.raises(UserError, match="none of its 2 rows is a user; the first: row 1: user 'row-1' has neither"):
         run(model_folder, bad)
     with pytest.raises(UserError, match="none of its 2 rows is a user"):
         run(model_folder, bad, tmp_path / "none.jsonl")

@@ -1,5 +1,6 @@
 """Figures of hand-made runs, which can be computed another way."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,20 @@ def test_runs_on_different_users_are_not_compared(make_run: MakeRun) -> None:
     rows = [planned(RowConfig("a"), make_run("a", 0.5)), planned(RowConfig("b"), make_run("b", 0.5, ids="other"))]
     with pytest.raises(UserError, match=r"a and .*b were tested on different users"):
         collect(rows, None, 10)
+
+
+def test_a_missing_label_is_no_label_however_it_was_written(make_run: MakeRun) -> None:
+    """Earlier versions wrote an empty list; to the scores it is the same."""
+    old, new = make_run("old", 0.5), make_run("new", 0.5)
+    for folder in (old, new):
+        rows = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        for row in rows[:5]:
+            row["gold"] |= {"Stars": []}
+            if folder == new:
+                del row["gold"]["Stars"]
+        (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = collect([planned(RowConfig("old"), old), planned(RowConfig("new"), new)], None, 10)
+    assert (first.macro_f1, first.per_attribute) == (second.macro_f1, second.per_attribute)
 
 
 def test_a_run_that_is_missing_is_a_row_with_a_reason(make_run: MakeRun, tmp_path: Path) -> None:

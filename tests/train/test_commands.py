@@ -289,7 +289,7 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
     (folder / "users.jsonl").write_text("\n".join(json.dumps(user) for user in users))
     done = run("predict", "run=out/smoke", "input=users.jsonl", cwd=folder)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["user_id"] for row in rows] == ["ann", "bob", "3"]
+    assert [row["user_id"] for row in rows] == ["ann", "bob", "row-3"]
     assert all(set(row["profile"]) == set(ATTRIBUTES) and row["faults"] == [] for row in rows)
     assert all(len(row["profile"]["Favorite Category"]) == 2 for row in rows)
     assert all(0 < share <= 1 for row in rows for share in row["confidence"].values())
