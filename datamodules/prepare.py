@@ -1,6 +1,7 @@
 """Raw files -> prepared folder, from the readers to the dataset card.
 
-The folder is complete or absent (:mod:`datamodules.destination`). The same inputs and options give the same bytes.
+The folder is complete or absent (:mod:`datamodules.destination`). The same inputs and options give the same bytes, but for
+``.origin``, a hash of where the raw files lie.
 """
 
 import hashlib

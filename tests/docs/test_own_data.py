@@ -26,9 +26,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "data"
     shutil.copytree(ROOT / "docs" / "own_data", folder)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert [command.split()[2] for command in commands] == ["mmprofile.train", "mmprofile.predict"]
-    for command in commands:
-        run(folder, *shlex.split(command)[1:])
+    assert [command.split()[2] for command in commands] == ["mmprofile.train", "mmprofile.prepare", "mmprofile.predict"]
+    trained, listed, _ = [run(folder, *shlex.split(command)[1:]) for command in commands]
+    assert trained.startswith("no captions: paradigm=multi\n")
+    assert "this command's" in listed
     return folder
 
 
@@ -46,6 +47,15 @@ def test_a_model_learns_from_incomplete_labels(folder: Path) -> None:
     assert sum(len(row) - 1 for row in labels) < 0.8 * 3 * len(labels)  # the page says that they are incomplete
     metrics = json.loads((folder / "outputs" / "shops" / "metrics.json").read_text())
     assert metrics["test"]["macro_f1"] > metrics["baselines"]["majority"]["macro_f1"] + 30
+
+
+def test_everything_is_tried_on_a_few_people(folder: Path) -> None:
+    [train, *_] = blocks("bash")
+    words = [word for word in shlex.split(train)[1:] if not word.startswith(("trainer.", "name="))]
+    done = run(folder, *words, "experiment=smoke", "photos=none")
+    assert done.startswith("no photos: paradigm=text\n")
+    assert "run text-tiny-custom-seed0 in outputs/text-tiny-custom-seed0" in done
+    assert (folder / "outputs" / "text-tiny-custom-seed0" / "metrics.json").is_file()
 
 
 def test_people_get_profiles_and_what_is_no_person_is_listed(folder: Path) -> None:
