@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.destination import left_behind
+from datamodules.faults import explained
 from datamodules.options import ON_THIS_MACHINE, Options
 from datamodules.prepare import Preparation
 from datamodules.prepared import FORMAT_VERSION, in_use, read_manifest
@@ -58,15 +59,16 @@ def clean(prepare: Mapping[str, Any], schema: Schema, remove: bool) -> str:
     Raises:
         UserError: the options are wrong, or a folder cannot be removed.
     """
-    rest: dict[str, Any] = {part: prepare.get(part) for part in PARTS}
-    options = Options.checked(prepare.get("source"), **rest)
-    present = Preparation(options, schema, None, Progress(False), make_key=False)
-    folder = cache_dir() / "prepared"
-    names = sorted(folder.iterdir()) if folder.is_dir() else []
-    entries = [entry for path in names if path.is_dir() and (entry := _entry(path, present, prepare["source"]))]
-    going = [entry for entry in entries if entry.kept is None]
-    for entry in going if remove else ():
-        _remove(entry.path)
+    with explained():
+        rest: dict[str, Any] = {part: prepare.get(part) for part in PARTS}
+        options = Options.checked(prepare.get("source"), **rest)
+        present = Preparation(options, schema, None, Progress(False), make_key=False)
+        folder = cache_dir() / "prepared"
+        names = sorted(folder.iterdir()) if folder.is_dir() else []
+        entries = [entry for path in names if path.is_dir() and (entry := _entry(path, present, prepare["source"]))]
+        going = [entry for entry in entries if entry.kept is None]
+        for entry in going if remove else ():
+            _remove(entry.path)
     total = f"{len(going)} of {len(entries)} folders, {size(sum(entry.bytes for entry in going))}"
     told = "removed" if remove else "clean=true removes"
     verdicts = [entry.kept or f"{'removed' if remove else 'may go'}: {entry.reason}" for entry in entries]

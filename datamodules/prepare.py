@@ -265,6 +265,7 @@ class Preparation:
         Raises:
             UserError: even if every photo is usable, too few users have labels.
         """
+        # Reviews that lose their photos give nobody a label more, unless rounding moves a mean into the schema's values.
         source, labels = self.options.source, derive(self.schema, reviews, tables.businesses, engine)
         labels.add_file(given.labels, given.columns)
         known, _ = self._labelled(labels, _people(engine, reviews))
