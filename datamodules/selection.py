@@ -17,7 +17,7 @@ import pyarrow as pa
 from datamodules.engine import Engine
 from datamodules.options import Selection, Split
 from datamodules.yelp import Tables
-from mmprofile.errors import UserError, counted
+from mmprofile.errors import UserError
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 
@@ -195,7 +195,7 @@ def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
 def too_many(split: Split, left: int, lacking: str = "") -> UserError:
     """Return the error of a split that asks for more users than are left; ``lacking``: why they are so few."""
     return UserError(
-        f"the split asks for {counted(split.asked, 'user')} ({split.train} + {split.validation} + {split.test}), "
+        f"the split asks for {split.asked} users ({split.train} + {split.validation} + {split.test}), "
         f"but {left} are left after the selection{lacking}: "
         "lower data.prepare.split or the thresholds in data.prepare.selection"
     )
