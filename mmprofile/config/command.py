@@ -48,6 +48,8 @@ def run_command(
 
     spec = sys.modules["__main__"].__spec__  # of python -m
     shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
+    # Hydra wants all overrides side by side, wherever a flag was given.
+    words.sort(key=lambda word: not word.startswith("-") and ("=" in word or word.startswith("~")))
     sys.argv[1:] = [*words, *HYDRA_QUIET, f"hydra.help.app_name={shown}"]
     guarded(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job))
 

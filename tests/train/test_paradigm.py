@@ -1,9 +1,12 @@
 """The default paradigm follows the data, and one that the data cannot serve is refused before they are prepared."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from datamodules.prepared import CAPTION_COLUMNS, save_parquet
 from mmprofile.config.compose import load_config
@@ -12,6 +15,7 @@ from mmprofile.inputs.data import find_data, prepare_data
 from mmprofile.profile.schema import Schema
 from mmprofile.train.checks import check_photos
 from mmprofile.train.paradigm import follow_data, is_chosen
+from mmprofile.train.run import main
 from tests.support.rawdata import jpeg, write_lines
 
 
@@ -95,6 +99,39 @@ def test_what_reads_photos_is_refused_where_there_are_none(paradigm: str, tmp_pa
             check_photos(cfg, photos)
         check_photos(load_config("train", [*words, "paradigm=text"]), photos)
         check_photos(load_config("train", [*words, f"paradigm={paradigm}", "model=majority"]), photos)
+
+
+def test_the_refusal_comes_before_the_preparation(tmp_path: Path) -> None:
+    """Unless only the preparation shows that no review with a photo is kept."""
+    words = own(tmp_path, photos=False)
+    with pytest.raises(UserError, match="choose paradigm=text, or prepare data with photos"):
+        main(load_config("train", [*words, "paradigm=multi", f"out={tmp_path}"]))
+    assert not (tmp_path / "cache" / "prepared").exists()
+    words = own(tmp_path, photos=True)
+    rows = [json.loads(line) for line in (tmp_path / "reviews-True.jsonl").read_text().splitlines()]
+    write_lines(tmp_path / "reviews-True.jsonl", [{**rows[0], "text": "too long " * 200}, *rows[1:]])
+    assert follow(*words) == ["paradigm=multi"]
+    with pytest.raises(UserError, match="paradigm=multi reads photos, and data=custom has no photos here"):
+        main(load_config("train", [*words, "paradigm=multi", f"out={tmp_path}"]))
+    assert follow(*words) == ["paradigm=text"]
+
+
+def test_each_run_of_a_multirun_follows_its_data(tmp_path: Path) -> None:
+    (tmp_path / "stars.yaml").write_text(
+        "{name: s, attributes: [{name: Stars, values: [1, 2, 3, 4, 5], rule: "
+        "{source: review.stars, aggregation: mean_round_half_up}}]}"
+    )
+    words = [*own(tmp_path, photos=True), "profile=stars.yaml", "model=majority", "photos=drop,none", "-m"]
+    command = [sys.executable, "-m", "mmprofile.train", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("no ")] == [
+        "no captions: paradigm=multi", "no photos: paradigm=text",
+    ]  # fmt: skip
+    for paradigm in ("multi", "text"):
+        run = tmp_path / "outputs" / f"{paradigm}-majority-custom-seed0"
+        assert OmegaConf.load(run / "config.yaml").paradigm.name == paradigm
+        assert (run / "metrics.json").is_file()
 
 
 @pytest.mark.parametrize("experiment", ["smoke", "paper"])
