@@ -1,9 +1,15 @@
-"""The output file of ``predict``: written beside its place, continued after a kill, renamed at the end."""
+"""The output file of ``predict``: written beside its place, continued after a kill, renamed at the end.
+
+Several processes (:mod:`mmprofile.predict.ranks`) each write a file of their own, which are joined at the end.
+"""
 
 import json
+import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -11,7 +17,11 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
-from mmprofile.files import write_json
+from mmprofile.files import whole, write_json
+from mmprofile.predict.ranks import Ranks
+
+AddRow = Callable[[Mapping[str, Any]], object]
+"""Is called with each row that is found written."""
 
 
 def photo_root(cfg: PredictConfig) -> Path:
@@ -75,40 +85,68 @@ class OutputFile:
     def _about(self) -> Path:
         return self.target.with_name(f"{self.target.name}.partial.json")
 
-    def resume(self, batch_size: int, add: Callable[[Mapping[str, Any]], None]) -> int:
+    def resume(self, batch_size: int, ranks: Ranks, add: AddRow) -> int:
         """Return the number of users whose rows a killed command has written, in whole batches; the rest is cut off.
+
+        The files of another number of processes are joined first, as far as no batch is missing.
 
         Args:
             batch_size: users of a batch.
+            ranks: the processes of this command; the first calls this before the others.
             add: is called with each of these rows.
 
         Raises:
             UserError: the folder cannot be written.
         """
         try:
+            if not ranks.first:
+                return whole_batches(self._partial, batch_size, add)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
             if self._said() is None or self._said() != self.identity:
                 self.discard()
-            self.target.parent.mkdir(parents=True, exist_ok=True)
             if self.identity is not None:
                 write_json(self._about, self.identity)
-            self._partial.touch()
+            start = whole_batches(self._partial, batch_size, add)
+            for path, (begun, count) in self._parts().items():
+                if begun != start:  # is in the joined file already
+                    path.unlink()
+                elif count != ranks.count:
+                    for rank in range(count):
+                        whole_batches(self.part(start, Ranks(rank, count)), batch_size)
+                    return self.join(start, count, batch_size, add)
         except OSError as error:
             raise UserError(f"output={self.target}: cannot be written ({error.strerror})") from error
-        end = done = 0
-        batch: list[dict[str, Any]] = []
-        with self._partial.open("r+b") as file:
-            for line in file:
-                try:
-                    batch.append(json.loads(line if line.endswith(b"\n") else b""))
-                except ValueError:  # cut off, or damaged when the machine went down
+        return start
+
+    def part(self, start: int, ranks: Ranks) -> Path:
+        """Return the file that a process writes its rows into, those of users from number ``start`` on."""
+        name = self._partial.name
+        return self._partial if ranks.alone else self.target.with_name(f"{name}.{start}.{ranks.rank}of{ranks.count}")
+
+    def _parts(self) -> dict[Path, tuple[int, int]]:
+        """Return the files of several processes, each with the user it begins from and the number of processes."""
+        name = re.compile(rf"{re.escape(self._partial.name)}\.(\d+)\.\d+of(\d+)")
+        found = {path: name.fullmatch(path.name) for path in self.target.parent.iterdir()}
+        return {path: (int(match[1]), int(match[2])) for path, match in found.items() if match}
+
+    def join(self, start: int, count: int, batch_size: int, add: AddRow) -> int:
+        """Join what ``count`` processes have written from user ``start`` on; return the number of users that are there now."""
+        parts = [self.part(start, Ranks(rank, count)) for rank in range(count)]
+        users = start
+        with self._writing(), whole(self._partial) as joined, ExitStack() as stack:
+            shutil.copyfile(self._partial, joined)
+            target = stack.enter_context(joined.open("ab"))
+            for file in cycle([stack.enter_context(part.open("rb")) for part in parts]):
+                batch = [*islice(file, batch_size)]
+                users += len(batch)
+                target.writelines(batch)
+                for line in batch:
+                    add(json.loads(line))
+                if len(batch) < batch_size:
                     break
-                if len(batch) == batch_size:
-                    done, end = done + batch_size, file.tell()
-                    for row in batch:
-                        add(row)
-                    batch = []
-            file.truncate(end)
-        return done
+        for part in parts:
+            part.unlink()
+        return users
 
     def _said(self) -> Any:
         """Return what the rows there are of; None where that is not known."""
@@ -118,9 +156,9 @@ class OutputFile:
             return None
 
     @contextmanager
-    def rows(self) -> Iterator[TextIO]:
-        """Give the file that rows are added to."""
-        with self._writing(), self._partial.open("a", encoding="utf-8") as file:
+    def rows(self, part: Path) -> Iterator[TextIO]:
+        """Give the file that rows are added to; ``part``: see :meth:`part`."""
+        with self._writing(), part.open("a", encoding="utf-8") as file:
             yield file
 
     @contextmanager
@@ -140,8 +178,8 @@ class OutputFile:
 
     def discard(self) -> None:
         """Remove what a killed command has left."""
-        self._partial.unlink(missing_ok=True)
-        self._about.unlink(missing_ok=True)
+        for path in (self._partial, self._about, *self._parts()):
+            path.unlink(missing_ok=True)
 
     def finish(self, bad: int) -> None:
         """Put the rows in their place; an empty list of bad rows goes away."""
@@ -149,3 +187,23 @@ class OutputFile:
         self._about.unlink(missing_ok=True)
         if not bad:
             self.errors.unlink(missing_ok=True)
+
+
+def whole_batches(path: Path, batch_size: int, add: AddRow = len) -> int:
+    """Return the number of rows in a file that is made if it is not there, in whole batches; the rest is cut off."""
+    end = rows = 0
+    batch: list[dict[str, Any]] = []
+    path.touch()
+    with path.open("r+b") as file:
+        for line in file:
+            try:
+                batch.append(json.loads(line if line.endswith(b"\n") else b""))
+            except ValueError:  # cut off, or damaged when the machine went down
+                break
+            if len(batch) == batch_size:
+                rows, end = rows + batch_size, file.tell()
+                for row in batch:
+                    add(row)
+                batch = []
+        file.truncate(end)
+    return rows

@@ -24,7 +24,8 @@ from mmprofile.errors import UserError, counted
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.certainty import Certainty, check_calibrator
-from mmprofile.predict.output import OutputFile, photo_root
+from mmprofile.predict.output import OutputFile, photo_root, whole_batches
+from mmprofile.predict.ranks import Ranks, started_ranks
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
 from mmprofile.predict.users import OUTSIDE, Captioner, Photos, UserPhotos, batches, plain, prediction_view
 from mmprofile.profile.calibrator import check_risk
@@ -37,13 +38,13 @@ class Intake:
     """The users of an input, one at a time; rows that are none are handed on and counted.
 
     Attributes:
-        bad: their number.
+        users, bad: how many of both.
         photos, captions: whether any user had some.
     """
 
     def __init__(self, rows: Iterable[InputUser | BadRow], bad_row: Callable[[BadRow], None]) -> None:
         self._rows, self._bad_row = rows, bad_row
-        self.bad, self.photos, self.captions = 0, False, False
+        self.users, self.bad, self.photos, self.captions = 0, 0, False, False
 
     def __iter__(self) -> Iterator[InputUser]:
         for row in self._rows:
@@ -51,6 +52,7 @@ class Intake:
                 self.bad += 1
                 self._bad_row(row)
                 continue
+            self.users += 1
             self.photos |= bool(row.photos)
             self.captions |= bool(row.captions)
             yield row
@@ -81,6 +83,14 @@ def main(cfg: PredictConfig) -> None:
     A file is written beside its place and renamed at the end; the same command goes on where a killed one was.
     """
     torch.set_flush_denormal(True)  # as in training
+    with started_ranks() as ranks:
+        _write(cfg, ranks)
+
+
+def _write(cfg: PredictConfig, ranks: Ranks) -> None:
+    """Write this process's share; the first process checks what is asked for and ends the work."""
+    if not ranks.first:
+        ranks.wait()  # until the first has checked all that follows: a mistake is said once
     check_risk(cfg.risk)
     rows = read_rows(cfg.input)
     first = next(rows, None)  # before the model is loaded: a wrong path is said at once
@@ -88,34 +98,47 @@ def main(cfg: PredictConfig) -> None:
         raise UserError(f"input={cfg.input}: no rows in it")
     seen = Seen()
     output = OutputFile.of(cfg) if cfg.output is not None and not _is_stream(cfg.output) else None
-    done = 0 if output is None else output.resume(cfg.batch_size, seen.add)
+    if not ranks.alone and (output is None or cfg.input == "-"):
+        raise UserError("several processes (torchrun) cannot share standard input or output: give files")
+    start = 0 if output is None else output.resume(cfg.batch_size, ranks, seen.add)
     predictor = load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
     photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform, captioner is not None)
+    if ranks.first:
+        ranks.wait()
     with ExitStack() as stack:
-        bad_rows = None if output is None else stack.enter_context(output.bad_rows())
-        intake = Intake(chain([first], rows), lambda row: _write_bad_row(row, bad_rows))
+        bad_rows = None if output is None or not ranks.first else stack.enter_context(output.bad_rows())
+        intake = Intake(chain([first], rows), lambda row: _write_bad_row(row, bad_rows) if ranks.first else None)
+        users, done = islice(intake, start, None), start
         if output is not None:
-            file: TextIO = stack.enter_context(output.rows())
+            part = output.part(start, ranks)
+            if not ranks.alone:
+                done = whole_batches(part, cfg.batch_size)
+                users = islice(ranks.share(users, cfg.batch_size), done, None)
+            file: TextIO = stack.enter_context(output.rows(part))
         else:
             file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
-        users = islice(intake, done, None)
-        for row in _with_progress(predict(model, users, photos, beams, cfg.batch_size, cfg.risk, captioner), done):
-            seen.add(row)
+        computed = predict(model, users, photos, beams, cfg.batch_size, cfg.risk, captioner)
+        for row in _with_progress(computed, done, ranks):
+            if ranks.alone:
+                seen.add(row)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()  # for whoever reads along
-            done += 1
-        if not done:
-            if output is not None:
-                output.discard()
-            raise UserError(
-                f"input={cfg.input}: none of its {counted(intake.bad, 'row')} is a user; the first: {_said(first)}"
-            )
+    ranks.wait()
+    if not ranks.first:
+        return
+    if not intake.users:
+        if output is not None:
+            output.discard()
+        none = f"none of its {counted(intake.bad, 'row')} is a user"
+        raise UserError(f"input={cfg.input}: {none}; the first: {_said(first)}")
     if output is not None:
+        if not ranks.alone:
+            output.join(start, ranks.count, cfg.batch_size, seen.add)
         output.finish(intake.bad)
-        print(f"{counted(done, 'profile')} in {output.target}")
+        print(f"{counted(intake.users, 'profile')} in {output.target}")
     for line in notes(model, intake, seen, output, captioner is not None):
         print(line, file=sys.stderr)
 
@@ -153,14 +176,18 @@ def _said(row: InputUser | BadRow) -> str:
     return f"row {row.row}: {row.reason}" if isinstance(row, BadRow) else row.user_id
 
 
-def _with_progress(rows: Iterable[dict[str, Any]], done: int) -> Iterator[dict[str, Any]]:
-    """Show how many users are done: a bar on a terminal, elsewhere a line now and then."""
-    said, bar = time.monotonic(), tqdm(rows, initial=done, unit="user", disable=None, leave=False)
+def _with_progress(rows: Iterable[dict[str, Any]], done: int, ranks: Ranks) -> Iterator[dict[str, Any]]:
+    """Show how many users are done, as far as the first process knows: a bar on a terminal, elsewhere a line now and then."""
+    if not ranks.first:
+        yield from rows
+        return
+    whose = "" if ranks.alone else f" (process 1 of {ranks.count})"
+    said, bar = time.monotonic(), tqdm(rows, initial=done, unit=f"user{whose}", disable=None, leave=False)
     for number, row in enumerate(bar, done + 1):
         yield row
         if bar.disable and time.monotonic() - said > EVERY:
             said = time.monotonic()
-            print(f"{number:,} users", file=sys.stderr, flush=True)
+            print(f"{number:,} users{whose}", file=sys.stderr, flush=True)
 
 
 def predict(

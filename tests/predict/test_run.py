@@ -76,7 +76,7 @@ def test_a_killed_command_goes_on(
 
     for after in range(len(USERS)):
         with monkeypatch.context() as patch:
-            patch.setattr(predict, "_with_progress", lambda rows, done: killed(rows, done, after))  # noqa: B023
+            patch.setattr(predict, "_with_progress", lambda rows, done, ranks: killed(rows, done, after))  # noqa: B023
             with pytest.raises(KeyboardInterrupt):
                 run(model_folder, users, out)
         assert not out.exists()
@@ -85,7 +85,7 @@ def test_a_killed_command_goes_on(
             file.write(b'{"user_id": "cut of')
         computed: list[dict[str, Any]] = []
         with monkeypatch.context() as patch:
-            patch.setattr(predict, "_with_progress", lambda rows, done: (computed.append(row) or row for row in rows))  # noqa: B023
+            patch.setattr(predict, "_with_progress", lambda rows, *_: (computed.append(row) or row for row in rows))  # noqa: B023
             run(model_folder, users, out)
         assert out.read_bytes() == whole.read_bytes()
         assert len(computed) == len(USERS) - kept // 4 * 4
@@ -98,7 +98,7 @@ def test_rows_of_another_input_are_not_continued(
 ) -> None:
     out = tmp_path / "out.jsonl"
 
-    def killed(rows: Iterator[dict[str, Any]], done: int) -> Iterator[dict[str, Any]]:
+    def killed(rows: Iterator[dict[str, Any]], *_: object) -> Iterator[dict[str, Any]]:
         for number, row in enumerate(rows):
             if number == 5:
                 raise KeyboardInterrupt
@@ -121,7 +121,7 @@ def test_rows_with_other_photos_are_not_continued(
     (tmp_path / "empty").mkdir()
     run(model_folder, users, whole)
 
-    def killed(rows: Iterator[dict[str, Any]], done: int) -> Iterator[dict[str, Any]]:
+    def killed(rows: Iterator[dict[str, Any]], *_: object) -> Iterator[dict[str, Any]]:
         yield from (row for number, row in enumerate(rows) if number < 9 or kill())
 
     def kill() -> bool:
