@@ -6,6 +6,8 @@ The public names are loaded when they are first used: ``import mmprofile`` itsel
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mmprofile.imports import heavy_imports
+
 if TYPE_CHECKING:
     from mmprofile.predict.profiler import Profiler
     from mmprofile.profile.schema import Profile, Schema
@@ -21,7 +23,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    with heavy_imports():
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
