@@ -24,6 +24,7 @@ COMMANDS = {
     "llm.distill": "labels -> a student that writes them",
     "llm.reinforce": "the student refined by reinforcement learning",
 }
+SHELLS = ("bash", "zsh", "fish")
 
 
 def main() -> None:
@@ -34,6 +35,9 @@ def main() -> None:
         width = max(map(len, COMMANDS))
         for name, purpose in COMMANDS.items():
             print(f"  {name:<{width}}  {purpose}")
+        print(f"\nmmprofile completion {'|'.join(SHELLS)} prints the script that your shell completes all this with")
+    elif words[0] == "completion":
+        _print_completion(words[1:])
     elif words[0] not in COMMANDS:
         print(
             f"error: {words[0]!r} is no command{nearest(words[0], COMMANDS)}; mmprofile alone lists them",
@@ -43,6 +47,16 @@ def main() -> None:
     else:
         sys.argv = [words[0], *words[1:]]
         runpy.run_module(f"mmprofile.{words[0]}", run_name="__main__", alter_sys=True)
+
+
+def _print_completion(words: list[str]) -> None:
+    """Print the completion script of a shell; the exit status is 2 where there is none."""
+    if len(words) != 1 or words[0] not in SHELLS:
+        print(f"error: mmprofile completion {' '.join(words)}: give {', '.join(SHELLS)}", file=sys.stderr)
+        sys.exit(2)
+    from mmprofile.config.completion import completion_script
+
+    print(completion_script(words[0], COMMANDS), end="")
 
 
 if __name__ == "__main__":

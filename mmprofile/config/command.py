@@ -24,14 +24,16 @@ def run_command(
 ) -> None:
     """Run a command on its configuration, which is composed once, before ``run`` imports anything heavy.
 
-    Flags (``-m`` for a multirun, ``--help``, ``--cfg``) are handed to Hydra. The exit status is 2 after a user's mistake
-    and 130 after an interrupt.
+    Other flags than ``--help`` (``-m`` for a multirun, ``--cfg``) are handed to Hydra. The exit status is 2 after a user's
+    mistake and 130 after an interrupt.
 
     Args:
         name: of the configuration: the file in ``conf/``.
         run: the command.
         more: returns the words that a configuration and its words leave to be added; it is composed again with them.
     """
+    if show_help(name, run):
+        return
     quiet()
     words = translate(name, sys.argv[1:])
 
@@ -46,17 +48,29 @@ def run_command(
     def job(cfg: DictConfig) -> None:
         guarded(lambda: start(typed(name, cfg), HydraConfig.get().overrides.task))
 
-    spec = sys.modules["__main__"].__spec__  # of python -m
-    shown = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
     # Hydra wants all overrides side by side, wherever a flag was given.
     words.sort(key=lambda word: not word.startswith("-") and ("=" in word or word.startswith("~")))
-    sys.argv[1:] = [*words, *HYDRA_QUIET, f"hydra.help.app_name={shown}"]
+    sys.argv[1:] = [*words, *HYDRA_QUIET]
     guarded(hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job))
 
 
-def print_help(name: str) -> None:
-    """Print a command's configuration with its comments, for a command whose words Hydra does not read."""
-    print((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"), end="")
+def show_help(name: str, run: Callable[..., Any]) -> bool:
+    """Print the options of a command if the command line asks for them; return whether it does.
+
+    Args:
+        name: of the configuration.
+        run: the command; the first sentence of its docstring says what it is for.
+    """
+    words = sys.argv[1:]
+    if not {"-h", "--help"} & set(words):
+        return False
+    from mmprofile.config.options import print_help
+
+    spec = sys.modules["__main__"].__spec__  # of python -m
+    command = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"
+    purpose = f"{(run.__doc__ or '').split('.')[0]}."
+    guarded(lambda: print_help(name, command, purpose, [word for word in words if not word.startswith("-")]))
+    return True
 
 
 def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:

@@ -62,8 +62,21 @@ def load_config(name: str, overrides: list[str]) -> Any:
     Raises:
         UserError: an unknown key or group choice, a wrong type, a value that must be given and is not.
     """
+    return typed(name, compose_config(name, translate(name, overrides)))
+
+
+def compose_config(name: str, words: list[str]) -> DictConfig:
+    """Compose ``conf/<name>.yaml`` with overrides; nothing is checked or resolved yet.
+
+    Args:
+        name: the file in ``conf/``.
+        words: what :func:`mmprofile.config.words.translate` returns.
+
+    Raises:
+        UserError: an unknown key or group choice, or a word that is no override.
+    """
     try:
-        return typed(name, _compose(name, translate(name, overrides)))
+        return _compose(name, words)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # ValueError: group=true
         raise UserError(explain(error, name)) from error
 

@@ -4,13 +4,13 @@ import signal
 import sys
 from types import FrameType
 
-from mmprofile.config.command import guarded, print_help, quiet
+from mmprofile.config.command import guarded, quiet, show_help
 
 AGAIN = "interrupted; the same command goes on with what is not done yet"
 
 
 def run() -> int:
-    """Make whole tables and return 1 if a row has failed. The imports take a second."""
+    """Make whole tables; the exit status is 1 if a row has failed. The imports take a second."""
     from mmprofile.sweep.run import main
 
     return main(sys.argv[1:])
@@ -22,8 +22,7 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
-    if {"--help", "-h"} & set(sys.argv[1:]):
-        print_help("sweep")
+    if show_help("sweep", run):
         sys.exit()
     quiet()
     signal.signal(signal.SIGTERM, interrupt)

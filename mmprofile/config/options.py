@@ -1,0 +1,237 @@
+"""The options of each command, as ``--help`` and the completion of shells show them.
+
+Nothing is said twice: keys and defaults are those of ``conf/``, choices are its files, and a description is the comment that
+stands beside a key there. A key without a comment has that of the same key in another choice of its group, or of ``train``.
+"""
+
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import is_dataclass
+from itertools import groupby, takewhile
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from mmprofile.config.compose import CONFIGS, compose_config
+from mmprofile.config.words import FLAGS, SHORT, translate
+from mmprofile.paths import conf_dir
+
+WIDEST = 36
+"""Characters of ``key=default`` that a description stands beside."""
+LONGEST = 60
+"""Characters of a default that are shown."""
+
+
+class Option(NamedTuple):
+    """What may stand on a command line as ``key=value``.
+
+    Attributes:
+        key: in front of the sign.
+        default: its value as it would be typed; empty where one must be given.
+        description: what it means.
+        described: the key that the comment stands beside: this one, or a mapping that it is in.
+        choices: the values that are files of ``conf/``; empty: others.
+        group: whether a choice sets further options.
+    """
+
+    key: str
+    default: str
+    description: str
+    described: str
+    choices: tuple[str, ...] = ()
+    group: bool = False
+
+
+class _Group(NamedTuple):
+    """An entry of a configuration's defaults: its key there, the folder in ``conf/``, where its keys stand, the choice."""
+
+    key: str
+    folder: str
+    node: str
+    choice: str | None
+
+
+def options(name: str, words: Sequence[str] = ()) -> list[Option]:
+    """Return the options of a command, groups first.
+
+    Args:
+        name: of the configuration: the file in ``conf/``.
+        words: overrides; another choice of a group has other options.
+    """
+    words = translate(name, words)
+    cfg = compose_config(name, words)
+    groups = _groups(name, words)
+    says = _descriptions(name, groups)
+    short = {long: key for key, long in SHORT.get(name, {}).items()}
+    found = []
+    for group in groups:
+        key, says_of = short.get(group.key, group.key), says.get(f"defaults.{group.key}", "")
+        found.append(Option(key, _shown(group.choice), says_of, key, _choices(group.folder), True))
+    elsewhere = {g.node for g in groups if g.folder == "profile"} | {g.folder for g in groups if not g.node}
+    inside = {g.node for g in groups}
+    for key, value in sorted(
+        _leaves(OmegaConf.to_container(cfg), CONFIGS[name]), key=lambda leaf: leaf[0].split(".")[0] in inside
+    ):
+        if key.split(".")[0] not in elsewhere:
+            described = key
+            while described not in says and "." in described:
+                described = described.rpartition(".")[0]
+            typed = short.get(key, key)
+            described = typed if described == key else described
+            found.append(
+                Option(
+                    typed,
+                    _shown(_resolved(cfg, key, value)),
+                    says.get(described, says.get(key, "")),
+                    described,
+                    _choices(key),
+                )
+            )
+    return found
+
+
+def _groups(name: str, words: Sequence[str]) -> list[_Group]:
+    chosen = dict(word.split("=", 1) for word in words if "=" in word)
+    found = []
+    for entry in yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")).get("defaults", []):
+        if isinstance(entry, dict):
+            [(key, choice)] = entry.items()
+            folder, _, node = key.partition("@")
+            first = next((conf_dir() / folder).glob("*.yaml")).read_text(encoding="utf-8")
+            node = "" if first.startswith("# @package _global_") else node or folder
+            found.append(_Group(key, folder, node, chosen.get(key, choice)))
+    return found
+
+
+def _choices(folder: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (conf_dir() / folder).glob("*.yaml"))) if "." not in folder else ()
+
+
+def _descriptions(name: str, groups: Sequence[_Group]) -> dict[str, str]:
+    """Return key -> comment; the command's own comments first, then those of the chosen files, then of others."""
+    found = _comments(conf_dir() / f"{name}.yaml")
+    for group in groups:
+        folder = conf_dir() / group.folder
+        files = sorted(
+            folder.rglob("*.yaml"), key=lambda path: (path.stem != group.choice, path.parent == folder, path)
+        )
+        for path in files:
+            found = {f"{group.node}.{key}".lstrip("."): text for key, text in _comments(path).items()} | found
+    return found if name == "train" else _descriptions("train", _groups("train", [])) | found
+
+
+def _comments(path: Path) -> dict[str, str]:
+    """Return key -> the comment beside it in a YAML file, else the lines above it (but not those on top of the file)."""
+    text = path.read_text(encoding="utf-8")
+    lines = text.split("\n")
+    ends: dict[int, int] = {}
+    for token in yaml.scan(text):
+        ends[token.end_mark.line] = token.end_mark.column  # the last one of a line stays
+    found = {}
+    for key, first, last in _keys(yaml.compose(text)):
+        beside = lines[last][ends.get(last, 0) :].partition("#")[2].strip()
+        above: list[str] = []
+        while first - len(above) > 0 and lines[first - len(above) - 1].lstrip().startswith("#"):
+            above.insert(0, lines[first - len(above) - 1].strip(" #"))
+        if beside or (above and len(above) < first):
+            found[key] = beside or " ".join(above)
+    return found
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    """Yield the keys of a YAML mapping, each with its line and the line that its comment stands on."""
+    if isinstance(node, yaml.SequenceNode) and prefix == "defaults.":
+        for item in node.value:
+            yield from _keys(item, prefix)
+    if not isinstance(node, yaml.MappingNode):
+        return
+    for key, value in node.value:
+        block = value.flow_style is False if isinstance(value, yaml.CollectionNode) else value.style in ("|", ">")
+        yield f"{prefix}{key.value}", key.start_mark.line, (key if block else value).end_mark.line
+        if block:
+            yield from _keys(value, f"{prefix}{key.value}.")
+
+
+def _leaves(node: Mapping[str, Any], kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the keys that are set and their values; a mapping whose keys are free (sizes, students) is a value."""
+    hints = get_type_hints(kind) if is_dataclass(kind) else {}
+    for key, value in node.items():
+        if key.startswith("_"):
+            continue
+        if isinstance(value, dict) and value and get_origin(hints.get(key)) is not dict:
+            yield from _leaves(value, hints.get(key), f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def print_help(name: str, command: str, purpose: str, words: Sequence[str] = ()) -> None:
+    """Print all options of a command with their defaults and what they mean.
+
+    Args:
+        name: of the configuration.
+        command: what is typed, such as ``mmprofile.train``.
+        purpose: a sentence.
+        words: overrides.
+    """
+    found = options(name, words)
+    width = max(60, shutil.get_terminal_size((110, 24)).columns)
+    print(f"usage: python -m {command} [key=value ...]\n\n{purpose}\n")
+    for line in takewhile(
+        lambda line: line.startswith("# "), (conf_dir() / f"{name}.yaml").read_text("utf-8").split("\n")
+    ):
+        print(f"  {line[2:]}")
+    for title, group in (("groups: a choice sets further keys", True), ("options", False)):
+        rows = [option for option in found if option.group == group]
+        if rows:
+            print(f"\n{title}")
+        for described, together in groupby(rows, key=attrgetter("described")):
+            [option, *_] = members = [*together]
+            choices = f"[{', '.join(option.choices)}]" if option.choices else ""
+            must = "" if option.default else "(required)"
+            left = f"{option.key}={option.default or '...'}"
+            if option.key != described:
+                inside = (
+                    f"{member.key.removeprefix(described + '.')}: {member.default or '...'}" for member in members
+                )
+                left = f"{described}={{{', '.join(inside)}}}"
+            _print_row(left, f"{must} {option.description} {choices}".strip(), width)
+    flags = {word: f"the same as {stands}" for word, stands in FLAGS.get(name, {}).items()}
+    if name != "sweep":
+        flags |= {"-m": "run all combinations of key=a,b,c", "--cfg job": "print the configuration and end"}
+    print("\nflags")
+    for flag, meaning in (
+        flags | {"--help": "print this; with key=value it shows the options of other choices"}
+    ).items():
+        _print_row(flag, meaning, width)
+
+
+def _resolved(cfg: DictConfig, key: str, written: Any) -> Any:
+    """Return a value without references, or as it is written where it refers to what other choices have."""
+    try:
+        value = written if written == "???" else OmegaConf.select(cfg, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except InterpolationResolutionError:
+        return written
+
+
+def _shown(value: Any) -> str:
+    if value == "???":
+        return ""
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1e9, allow_unicode=True)
+    text = text.removesuffix("...\n").strip()
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def _print_row(left: str, right: str, width: int) -> None:
+    lines = textwrap.wrap(right, width - WIDEST - 4) or [""]
+    if len(left) > WIDEST:
+        print(f"  {left}")
+    else:
+        print(f"  {left:<{WIDEST}}  {lines.pop(0)}".rstrip())
+    for line in lines:
+        print(f"  {'':<{WIDEST}}  {line}")
