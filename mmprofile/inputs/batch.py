@@ -229,6 +229,11 @@ class Collator(TextReader):
         weights = [user.weights.get(name, 1.0) for name in self.grammar_of(attribute).schema.names]
         return torch.tensor([*weights, max(weights)]).repeat_interleave(torch.tensor(target.lengths))
 
+    def forget(self) -> None:
+        """Forget the tokens of all texts, and the digests of all photos."""
+        super().forget()
+        self._digests = {}
+
     def _digest(self, photo: str, pixels: np.ndarray) -> bytes:
         """Return the digest of a photo's pixels, uint8 (3, height, width)."""
         if photo not in self._digests:

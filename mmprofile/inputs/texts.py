@@ -108,6 +108,10 @@ class TextReader:
         ids = self._tokens.get(text)
         return self._tokenize([text])[text] if ids is None else ids
 
+    def forget(self) -> None:
+        """Forget all tokens: the texts of people who will not come again would only take memory."""
+        self._tokens = {}
+
     def review_tokens(self, reviews: Sequence[str]) -> list[list[int]]:
         """Return the token ids of reviews as :meth:`texts` has them; new ones are tokenised together, which is faster."""
         texts = [f" review: {review}" for review in reviews]

@@ -8,8 +8,10 @@ is written as in JSON; other text is a list of one item.
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,8 @@ LINES = (".jsonl", ".ndjson", ".json")
 LISTS = ("reviews", "photos", "captions")
 SHOWN = 200
 """Characters of a bad row that are kept."""
+LONGEST_CELL = 1 << 24
+"""Characters of a cell of a CSV file; of more the quote was not closed."""
 BATCH = 256
 """Rows of a Parquet file that are read at a time."""
 
@@ -85,6 +89,8 @@ def read_rows(source: str) -> Iterator[InputUser | BadRow]:
 
 def _raw_rows(source: str) -> Iterator[_RawRow]:
     if source == "-":
+        if sys.stdin is None:
+            raise UserError("input=-: the standard input is closed")
         return _json_rows(sys.stdin.buffer)
     path = Path(source).expanduser()
     kind = path.suffix.lower()
@@ -122,31 +128,53 @@ def _json_rows(lines: Iterable[bytes]) -> Iterator[_RawRow]:
 
 
 def _csv_rows(path: Path) -> Iterator[_RawRow]:
-    """Yield the rows of a CSV file as mappings."""
-    csv.field_size_limit(2**31 - 1)
+    """Yield the rows of a CSV file as mappings. A quote that is not closed spoils its own line, not those that follow."""
+    csv.field_size_limit(LONGEST_CELL)
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file)
-            names = [name.strip() for name in next(reader, [])]
+            lines = _Lines(file)
+            names = [name.strip() for name in next(csv.reader(lines), [])]
             _check_columns(names, path)
-            number = 1
-            while True:
-                number += 1
+            for number in count(2):
+                lines.taken.clear()
                 try:
-                    cells = next(reader)
+                    cells = next(csv.reader(lines, strict=True))
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield _RawRow(number, None, "", f"no CSV ({error})")
+                    first, *others = lines.taken
+                    lines.put_back(others)
+                    yield _RawRow(number, None, _writable(first), f"no CSV ({error})")
                     continue
                 if cells:
                     yield _csv_row(number, names, cells)
-    except OSError as error:
-        raise UserError(f"input={path}: cannot be read ({error.strerror})") from error
+    except (OSError, csv.Error) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise UserError(f"input={path}: cannot be read ({reason})") from error
+
+
+class _Lines:
+    """The lines of a file; those that were taken can be put back."""
+
+    def __init__(self, file: Iterable[str]) -> None:
+        self._file, self._waiting = iter(file), deque[str]()
+        self.taken: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._waiting.popleft() if self._waiting else next(self._file)
+        self.taken.append(line)
+        return line
+
+    def put_back(self, lines: Sequence[str]) -> None:
+        """Give lines again, in the same order, before the others."""
+        self._waiting.extendleft(reversed(lines))
 
 
 def _csv_row(number: int, names: list[str], cells: list[str]) -> _RawRow:
-    text = ",".join(cells).encode("utf-8", "replace").decode("utf-8")
+    text = _writable(",".join(cells))
     if len(cells) > len(names):
         return _RawRow(number, None, text, f"{len(cells)} cells in {len(names)} columns")
     row: dict[str, Any] = dict(zip(names, cells, strict=False))
@@ -155,6 +183,11 @@ def _csv_row(number: int, names: list[str], cells: list[str]) -> _RawRow:
     except (ValueError, RecursionError) as error:
         return _RawRow(number, None, text, f"a cell that begins with [ is no JSON list ({error})")
     return _RawRow(number, row | {"user_id": row.get("user_id") or None}, text)
+
+
+def _writable(text: str) -> str:
+    """Return the beginning of a text, with question marks for what is no text."""
+    return text[: 4 * SHOWN].strip().encode("utf-8", "replace").decode("utf-8")
 
 
 def _cell(text: str) -> Any:
@@ -181,6 +214,9 @@ def _parquet_rows(path: Path) -> Iterator[_RawRow]:
                     [row] = batch.slice(place, 1).to_pylist()
                 except UnicodeDecodeError as error:
                     yield _RawRow(number, None, "", f"no UTF-8 (byte {error.start + 1})")
+                    continue
+                except (ValueError, OverflowError, pa.ArrowException) as error:  # a date in the year 3,000,000
+                    yield _RawRow(number, None, "", f"no value of Python ({error})")
                     continue
                 row |= {name: [row[name]] for name in LISTS if isinstance(row.get(name), str)}
                 yield _RawRow(number, row, str(row)[:SHOWN])

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from io import TextIOWrapper
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -118,8 +119,12 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
                 done = whole_batches(part, cfg.batch_size)
                 users = islice(ranks.share(users, cfg.batch_size), done, None)
             file: TextIO = stack.enter_context(output.rows(part))
+        elif cfg.output is not None:
+            file = stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
         else:
-            file = sys.stdout if cfg.output is None else stack.enter_context(open(cfg.output, "w", encoding="utf-8"))
+            file = sys.stdout
+            if isinstance(file, TextIOWrapper):
+                file.reconfigure(encoding="utf-8")  # whatever the terminal's: JSON is UTF-8
         computed = predict(model, users, photos, beams, cfg.batch_size, cfg.risk, captioner)
         for row in _with_progress(computed, done, ranks):
             if ranks.alone:

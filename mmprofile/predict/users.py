@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -31,6 +31,14 @@ class ProcessedPhoto(Protocol):
     @property
     def reason(self) -> str | None:
         """Return why the photo cannot be used; None where it can."""
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """What remembers something of the users it has seen."""
+
+    def forget(self) -> None:
+        """Drop it."""
 
 
 class Photos(Protocol):
@@ -174,7 +182,9 @@ def batches(
         if captioner is not None and photos.images is not None and view.captions != "none":
             selections = captioned(selections, photos.images, captioner)
         yield selections, collator([selection.user for selection in selections], (view,))
-        photos.forget()
+        for memory in (photos, collator, model.vision):  # these people do not come again
+            if isinstance(memory, Forgetful):
+                memory.forget()
 
 
 def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos) -> Selection:

@@ -103,6 +103,24 @@ def test_csv(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("tail", ["", ",", "x", '""'])
+def test_a_quote_that_is_not_closed_spoils_one_line(tail: str, tmp_path: Path) -> None:
+    lines = ["user_id,reviews,photos", "ann,a,", f'bob,"never closed{tail}', "cem,c,", 'dan,"two\nlines",', "eva,e,"]
+    for end in ("\n", "\r\n", "\r"):
+        rows = read(tmp_path / "users.csv", end.join(lines).encode())
+        assert [row.user_id for row in rows if isinstance(row, InputUser)] == ["ann", "cem", "dan", "eva"]
+        [bad] = [row for row in rows if isinstance(row, BadRow)]
+        assert (bad.row, bad.reason.split(" (")[0], bad.text) == (3, "no CSV", f'bob,"never closed{tail}')
+
+
+def test_a_value_of_parquet_that_python_does_not_have(tmp_path: Path) -> None:
+    table = pa.table({"user_id": pa.array([2**30, 1], pa.date32()), "reviews": [["a"], ["b"]]})
+    pq.write_table(table, tmp_path / "users.parquet")
+    reasons = [row.reason for row in read_rows(str(tmp_path / "users.parquet")) if isinstance(row, BadRow)]
+    assert reasons[0].startswith("no value of Python (days=")
+    assert reasons[1] == "'user_id' must be a string or a whole number"
+
+
 def test_parquet_is_read_in_pieces(tmp_path: Path) -> None:
     rows = [{"user_id": i, "reviews": [f"text {i}"], "photos": None, "more": 1} for i in range(600)]
     rows[300]["reviews"] = []
@@ -118,6 +136,9 @@ def test_parquet_is_read_in_pieces(tmp_path: Path) -> None:
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD)))
     assert [*read_rows("-")] == [InputUser("after", ["fine"])]
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after <&-
+    with pytest.raises(UserError, match="the standard input is closed"):
+        next(read_rows("-"))
 
 
 @pytest.mark.parametrize(
