@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -176,6 +177,25 @@ def test_standard_input_to_standard_output(
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["user_id"] for row in rows] == [user["user_id"] for user in USERS]
     assert {row["used"]["photos"] for row in rows} == {1}
+
+
+def test_a_reader_who_leaves_and_a_terminal_without_utf8(model_folder: Path, tmp_path: Path) -> None:
+    """``| head -1``: no error is printed. JSON is UTF-8 wherever it goes."""
+    write_lines(
+        tmp_path / "users.jsonl", [{"user_id": f"李{i}", "reviews": ["好" * 500]} for i in range(400)]
+    )  # more than a pipe holds
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmprofile.predict", f"run={model_folder}", f"input={tmp_path / 'users.jsonl'}"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline().decode())["user_id"] == "李0"
+        process.stdout.close()
+        assert process.wait(timeout=120) == 1
+        assert process.stderr.read() == b""
 
 
 def test_photos_lie_beside_the_input_or_in_photo_root(

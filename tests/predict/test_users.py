@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmprofile.inputs.batch import Collator
 from mmprofile.inputs.views import build_view
+from mmprofile.model.model import ProfileModel
 from mmprofile.predict.rows import InputUser
-from mmprofile.predict.users import UserPhotos, select
+from mmprofile.predict.users import UserPhotos, batches, select
 
 pytestmark = pytest.mark.fast
 
@@ -36,6 +39,30 @@ def process(path: Path) -> Processed:
 def _files(tmp_path: Path) -> None:
     for name in ("1", "2", "3", "broken"):
         (tmp_path / f"{name}.jpg").touch()
+
+
+def test_nothing_of_earlier_users_is_remembered(
+    tiny_model: Callable[..., ProfileModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is flat, whatever the number of users."""
+    model = tiny_model("xattn")
+    model.settings["inputs"]["encoding"] = "segments"
+    assert model.vision is not None
+    model.vision.trainable = False  # so it remembers photos
+    model.vision.forget()
+    collators: list[Collator] = []
+    collator = model.collator
+    monkeypatch.setattr(model, "collator", lambda *args: collators.append(collator(*args)) or collators[0])
+    photos = UserPhotos(tmp_path, process, model.transform)
+    users = [InputUser(f"u{i}", [f"text {i}"], photos=[f"{1 + i % 3}.jpg"]) for i in range(6)]
+    for _, batch in batches(model, users, photos, 2):
+        model.decode(batch)
+        assert 0 < len(collators[0]._tokens) <= 4
+        assert 0 < len(collators[0]._digests) <= 2
+        assert 0 < len(model.vision._remembered) <= 2
+    assert not collators[0]._tokens
+    assert not collators[0]._digests
+    assert not model.vision._remembered
 
 
 def test_as_many_are_shown_as_in_training_and_unusable_photos_are_named(tmp_path: Path) -> None:
