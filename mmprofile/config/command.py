@@ -64,7 +64,7 @@ def show_help(name: str, run: Callable[..., Any]) -> bool:
     words = sys.argv[1:]
     if not {"-h", "--help"} & set(words):
         return False
-    from mmprofile.config.options import print_help
+    from mmprofile.config.help import print_help
 
     spec = sys.modules["__main__"].__spec__  # of python -m
     command = spec.name.removesuffix(".__main__") if spec else f"mmprofile.{name}"

@@ -4,12 +4,9 @@ Nothing is said twice: keys and defaults are those of ``conf/``, choices are its
 stands beside a key there. A key without a comment has that of the same key in another choice of its group, or of ``train``.
 """
 
-import shutil
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
-from itertools import groupby, takewhile
-from operator import attrgetter
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, get_origin, get_type_hints
 
@@ -18,11 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from mmprofile.config.compose import CONFIGS, compose_config
-from mmprofile.config.words import FLAGS, SHORT, translate
+from mmprofile.config.words import SHORT, translate
 from mmprofile.paths import conf_dir
 
-WIDEST = 36
-"""Characters of ``key=default`` that a description stands beside."""
 LONGEST = 60
 """Characters of a default that are shown."""
 
@@ -57,45 +52,41 @@ class _Group(NamedTuple):
 
 
 def options(name: str, words: Sequence[str] = ()) -> list[Option]:
-    """Return the options of a command, groups first.
+    """Return the options of a command: groups, its own keys, those of the groups' choices.
 
     Args:
         name: of the configuration: the file in ``conf/``.
         words: overrides; another choice of a group has other options.
     """
     words = translate(name, words)
-    cfg = compose_config(name, words)
-    groups = _groups(name, words)
+    cfg, groups = compose_config(name, words), _groups(name, words)
     says = _descriptions(name, groups)
-    short = {long: key for key, long in SHORT.get(name, {}).items()}
+    typed = {long: key for key, long in SHORT.get(name, {}).items()}
     found = []
     for group in groups:
-        key, says_of = short.get(group.key, group.key), says.get(f"defaults.{group.key}", "")
-        found.append(Option(key, _shown(group.choice), says_of, key, _choices(group.folder), True))
-    elsewhere = {g.node for g in groups if g.folder == "profile"} | {g.folder for g in groups if not g.node}
-    inside = {g.node for g in groups}
-    for key, value in sorted(
-        _leaves(OmegaConf.to_container(cfg), CONFIGS[name]), key=lambda leaf: leaf[0].split(".")[0] in inside
-    ):
-        if key.split(".")[0] not in elsewhere:
-            described = key
-            while described not in says and "." in described:
-                described = described.rpartition(".")[0]
-            typed = short.get(key, key)
-            described = typed if described == key else described
-            found.append(
-                Option(
-                    typed,
-                    _shown(_resolved(cfg, key, value)),
-                    says.get(described, says.get(key, "")),
-                    described,
-                    _choices(key),
-                )
-            )
-    return found
+        key, text = typed.get(group.key, group.key), says.get(f"defaults.{group.key}", "")
+        found.append(Option(key, _shown(group.choice), text, key, _choices(group.folder), True))
+    chosen = {group.node for group in groups if group.folder == "profile"}  # a schema is no option
+    chosen |= {group.folder for group in groups if not group.node}  # apply: the task's name
+    own: list[Option] = []
+    of_groups: list[Option] = []
+    node: Any = OmegaConf.to_container(cfg)
+    for long, value in _leaves(node, CONFIGS[name]):
+        top = long.split(".")[0]
+        if top in chosen:
+            continue
+        described = long
+        while described not in says and "." in described:
+            described = described.rpartition(".")[0]
+        key, text = typed.get(long, long), says.get(described, "")
+        described = key if described == long else described
+        option = Option(key, _shown(_resolved(cfg, long, value)), text, described, _choices(long))
+        (of_groups if any(top == group.node for group in groups) else own).append(option)
+    return found + own + of_groups
 
 
 def _groups(name: str, words: Sequence[str]) -> list[_Group]:
+    """Return the groups of a configuration, with what the words choose."""
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     found = []
     for entry in yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")).get("defaults", []):
@@ -109,6 +100,7 @@ def _groups(name: str, words: Sequence[str]) -> list[_Group]:
 
 
 def _choices(folder: str) -> tuple[str, ...]:
+    """Return the files of a folder of ``conf/``, by name; none where a key is not called like one."""
     return tuple(sorted(path.stem for path in (conf_dir() / folder).glob("*.yaml"))) if "." not in folder else ()
 
 
@@ -125,6 +117,7 @@ def _descriptions(name: str, groups: Sequence[_Group]) -> dict[str, str]:
     return found if name == "train" else _descriptions("train", _groups("train", [])) | found
 
 
+@cache
 def _comments(path: Path) -> dict[str, str]:
     """Return key -> the comment beside it in a YAML file, else the lines above it (but not those on top of the file)."""
     text = path.read_text(encoding="utf-8")
@@ -169,47 +162,6 @@ def _leaves(node: Mapping[str, Any], kind: Any, prefix: str = "") -> Iterator[tu
             yield f"{prefix}{key}", value
 
 
-def print_help(name: str, command: str, purpose: str, words: Sequence[str] = ()) -> None:
-    """Print all options of a command with their defaults and what they mean.
-
-    Args:
-        name: of the configuration.
-        command: what is typed, such as ``mmprofile.train``.
-        purpose: a sentence.
-        words: overrides.
-    """
-    found = options(name, words)
-    width = max(60, shutil.get_terminal_size((110, 24)).columns)
-    print(f"usage: python -m {command} [key=value ...]\n\n{purpose}\n")
-    for line in takewhile(
-        lambda line: line.startswith("# "), (conf_dir() / f"{name}.yaml").read_text("utf-8").split("\n")
-    ):
-        print(f"  {line[2:]}")
-    for title, group in (("groups: a choice sets further keys", True), ("options", False)):
-        rows = [option for option in found if option.group == group]
-        if rows:
-            print(f"\n{title}")
-        for described, together in groupby(rows, key=attrgetter("described")):
-            [option, *_] = members = [*together]
-            choices = f"[{', '.join(option.choices)}]" if option.choices else ""
-            must = "" if option.default else "(required)"
-            left = f"{option.key}={option.default or '...'}"
-            if option.key != described:
-                inside = (
-                    f"{member.key.removeprefix(described + '.')}: {member.default or '...'}" for member in members
-                )
-                left = f"{described}={{{', '.join(inside)}}}"
-            _print_row(left, f"{must} {option.description} {choices}".strip(), width)
-    flags = {word: f"the same as {stands}" for word, stands in FLAGS.get(name, {}).items()}
-    if name != "sweep":
-        flags |= {"-m": "run all combinations of key=a,b,c", "--cfg job": "print the configuration and end"}
-    print("\nflags")
-    for flag, meaning in (
-        flags | {"--help": "print this; with key=value it shows the options of other choices"}
-    ).items():
-        _print_row(flag, meaning, width)
-
-
 def _resolved(cfg: DictConfig, key: str, written: Any) -> Any:
     """Return a value without references, or as it is written where it refers to what other choices have."""
     try:
@@ -220,18 +172,9 @@ def _resolved(cfg: DictConfig, key: str, written: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    """Return a value as it would be typed, if it is not too long; nothing where one must be given."""
     if value == "???":
         return ""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=1e9, allow_unicode=True)
     text = text.removesuffix("...\n").strip()
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def _print_row(left: str, right: str, width: int) -> None:
-    lines = textwrap.wrap(right, width - WIDEST - 4) or [""]
-    if len(left) > WIDEST:
-        print(f"  {left}")
-    else:
-        print(f"  {left:<{WIDEST}}  {lines.pop(0)}".rstrip())
-    for line in lines:
-        print(f"  {'':<{WIDEST}}  {line}")
