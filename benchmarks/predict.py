@@ -4,10 +4,11 @@
 somebody with three reviews and three photos of the demo city, other people each time, photos decoded from files. *Memory*:
 ``python -m mmprofile.predict`` reads people with three reviews that nobody else has and a photo of their own for every third;
 the resident memory of its process is read twenty times a second, and the largest value of each tenth of the people counts.
-Processor time is that of the process, so it is disturbed less by others on the machine than the clock.
+Others on the machine (*load*: how many processes wanted its cores) disturb processor time less than the clock.
 """
 
 import argparse
+import io
 import json
 import os
 import random
@@ -29,7 +30,7 @@ from mmprofile.profile.schema import Schema
 ONE = """
 import sys, time
 from mmprofile import Profiler
-profiler = Profiler.from_pretrained(sys.argv[1])
+Profiler.from_pretrained(sys.argv[1])
 print("ready", time.process_time(), flush=True)
 """
 PEOPLE = """
@@ -42,7 +43,7 @@ for line in open(sys.argv[2], encoding="utf-8"):
     profiler.predict(person["reviews"], person["photos"])
     print(time.perf_counter() - clock, time.process_time() - processor)
 """
-IMPORT = "import time, mmprofile; print('ready', time.process_time(), flush=True)"
+IMPORT = "import mmprofile, time; print('ready', time.process_time(), flush=True)"
 TENTHS = 10
 
 
@@ -79,8 +80,6 @@ class City:
 
     def _photo(self, name: str, number: int) -> str:
         """Write a photo of the city in colours that no other has."""
-        import io
-
         with Image.open(io.BytesIO(self.jpegs[number % len(self.jpegs)])) as image:
             tint = Image.new("RGB", image.size, (number % 251, number // 251 % 251, number % 239))
             Image.blend(image.convert("RGB"), tint, 0.1).save(self.folder / name, quality=90)
@@ -108,11 +107,11 @@ def ended(*words: str) -> tuple[float, float]:
 
 
 def watched(run: str, source: Path, count: int) -> dict[str, Any]:
-    """Run the command ``predict`` and return its speed and, for each tenth of the people, its largest memory in MB."""
+    """Run the command ``predict``; return people a second and, for each tenth of them, the largest memory in MB."""
     output = source.with_name("profiles.jsonl")
     words = [f"run={run}", f"input={source}", f"output={output}", f"photo_root={source.parent}"]
     most, done, size = [0.0] * TENTHS, 0, 0
-    start = first = time.perf_counter()
+    first = time.perf_counter()
     with subprocess.Popen([sys.executable, "-m", "mmprofile.predict", *words], stdout=subprocess.DEVNULL) as process:
         partial = Path(f"{output}.partial")
         while process.poll() is None:
@@ -128,8 +127,7 @@ def watched(run: str, source: Path, count: int) -> dict[str, Any]:
                 tenth = min(done * TENTHS // count, TENTHS - 1)
                 most[tenth] = max(most[tenth], resident(process.pid))
         assert process.returncode == 0
-    seconds = time.perf_counter() - first
-    return {"users": count, "users_per_second": count / seconds, "start": first - start, "memory_mb": most}
+    return {"users": count, "users_per_second": count / (time.perf_counter() - first), "memory_mb": most}
 
 
 def resident(pid: int) -> float:
@@ -180,18 +178,18 @@ def main() -> None:
     options.add_argument("overrides", nargs="*", help="data settings as mmprofile.train takes them")
     options.add_argument("--users", type=int, default=50_000, help="people whose profiles are written")
     arguments = options.parse_args()
+    load = os.getloadavg()[0]
     figures = measure(arguments)
     memory = figures.pop("memory")
-    tenths = memory["memory_mb"]
+    tenths = [value for value in memory["memory_mb"] if value]
     text = f"`python benchmarks/predict.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
-    text += (
-        f"{machine()}; median (least to most) of {arguments.repeats}, of one person {len(figures['one person'])}.\n\n"
-    )
+    text += f"{machine()}, load {load:.1f}; median (least to most) of {arguments.repeats}, "
+    text += f"of one person {len(figures['one person'])}.\n\n"
     rows = [[name, milliseconds(pairs, 0), milliseconds(pairs, 1)] for name, pairs in figures.items()]
     text += table(["", "clock, ms", "processor, ms"], rows) + "\n\n"
     text += f"{memory['users']:,} people: {memory['users_per_second']:.0f} a second. "
     text += f"Memory of each tenth, MB: {', '.join(f'{value:,.0f}' for value in tenths)}; "
-    text += f"the last is {tenths[-1] / tenths[0] - 1:+.1%} of the first."
+    text += f"the most is {max(tenths) / min(tenths) - 1:.1%} above the least."
     report("predict", text, figures | {"memory": memory}, arguments)
 
 
