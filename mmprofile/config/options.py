@@ -89,7 +89,7 @@ def _groups(name: str, words: Sequence[str]) -> list[_Group]:
     """Return the groups of a configuration, with what the words choose."""
     chosen = dict(word.split("=", 1) for word in words if "=" in word)
     found = []
-    for entry in yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8")).get("defaults", []):
+    for entry in _defaults(name):
         if isinstance(entry, dict):
             [(key, choice)] = entry.items()
             folder, _, node = key.partition("@")
@@ -97,6 +97,12 @@ def _groups(name: str, words: Sequence[str]) -> list[_Group]:
             node = "" if first.startswith("# @package _global_") else node or folder
             found.append(_Group(key, folder, node, chosen.get(key, choice)))
     return found
+
+
+def _defaults(name: str) -> list[Any]:
+    data = yaml.safe_load((conf_dir() / f"{name}.yaml").read_text(encoding="utf-8"))
+    defaults: list[Any] = data.get("defaults", [])
+    return defaults
 
 
 def _choices(folder: str) -> tuple[str, ...]:
@@ -107,6 +113,9 @@ def _choices(folder: str) -> tuple[str, ...]:
 def _descriptions(name: str, groups: Sequence[_Group]) -> dict[str, str]:
     """Return key -> comment; the command's own comments first, then those of the chosen files, then of others."""
     found = _comments(conf_dir() / f"{name}.yaml")
+    for entry in _defaults(name):
+        if str(entry).endswith("@_here_"):  # a file that is a part of this one
+            found = _comments(conf_dir() / f"{entry.removesuffix('@_here_')}.yaml") | found
     for group in groups:
         folder = conf_dir() / group.folder
         files = sorted(
