@@ -182,7 +182,7 @@ def main() -> None:
     figures = measure(arguments)
     memory = figures.pop("memory")
     tenths = [value for value in memory["memory_mb"] if value]
-    text = f"`python benchmarks/predict.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
+    text = f"## Prediction\n\n`python benchmarks/predict.py`: {(__doc__ or '').partition(chr(10) * 2)[2].strip()}\n\n"
     text += f"{machine()}, load {load:.1f}; median (least to most) of {arguments.repeats}, "
     text += f"of one person {len(figures['one person'])}.\n\n"
     rows = [[name, milliseconds(pairs, 0), milliseconds(pairs, 1)] for name, pairs in figures.items()]

@@ -12,6 +12,8 @@ from typing import TypeVar
 
 from torch import distributed
 
+from mmprofile.errors import UserError
+
 T = TypeVar("T")
 WAIT = timedelta(days=30)
 """How long a process waits for the others: torchrun ends all if one fails."""
@@ -35,9 +37,17 @@ class Ranks:
         return self.count == 1
 
     def wait(self) -> None:
-        """Return when all processes are here."""
-        if not self.alone:
+        """Return when all processes are here.
+
+        Raises:
+            UserError: one of them has ended.
+        """
+        if self.alone:
+            return
+        try:
             distributed.barrier()
+        except RuntimeError as error:
+            raise UserError("another process of this command has ended, which has said why") from error
 
     def share(self, users: Iterable[T], batch_size: int) -> Iterator[T]:
         """Yield the users of this process's batches."""
