@@ -100,6 +100,14 @@ def test_killed_processes_go_on(again: int, model_folder: Path, users: Path, tmp
     assert [json.loads(line)["row"] for line in (tmp_path / "out.errors.jsonl").read_text().splitlines()] == [8, 33]
 
 
+def test_a_mistake_is_said_once(model_folder: Path, tmp_path: Path) -> None:
+    command = [*TORCHRUN, *words(model_folder, tmp_path / "nowhere.jsonl", tmp_path / "out.jsonl")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode != 0
+    assert done.stderr.count("there is no such file") == 1
+    assert "mmprofile/predict/run.py" not in done.stderr  # no stack trace of ours
+
+
 @pytest.mark.parametrize(
     ("source", "output"), [("-", "out.jsonl"), ("users.jsonl", None), ("users.jsonl", "/dev/null")]
 )
