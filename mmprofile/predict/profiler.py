@@ -4,16 +4,13 @@ Nothing of training is imported here: no Lightning, no Hydra, no scikit-learn, n
 """
 
 import html
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from omegaconf import OmegaConf
-from PIL import Image, ImageOps
 
 from mmprofile.config.settings import CaptionerConfig
 from mmprofile.errors import UserError
@@ -24,10 +21,10 @@ from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
 from mmprofile.predict.certainty import Certainty, check_calibrator, choose_calibrator
+from mmprofile.predict.given import GivenPhotos, PhotoLike
 from mmprofile.predict.rows import InputUser
 from mmprofile.predict.users import (
     Captioner,
-    DecodedPhotos,
     ProcessedPhoto,
     Selection,
     batches,
@@ -36,8 +33,6 @@ from mmprofile.predict.users import (
 )
 from mmprofile.profile.schema import Profile
 
-PhotoLike = str | Path | bytes | Image.Image | np.ndarray
-"""A file's path or content, an image, or pixels: uint8 (H, W) or (H, W, 3)."""
 ALTERNATIVES = 5
 """Values of an attribute that a prediction tells, at most."""
 
@@ -207,7 +202,7 @@ class Profiler:
         Raises:
             UserError: as :meth:`predict`; names the person.
         """
-        photos = _GivenPhotos(self._process, self.model.transform, keep_images=self._captioner is not None)
+        photos = GivenPhotos(self._process, self.model.transform, keep_images=self._captioner is not None)
         known: list[Profile] = []
 
         def rows() -> Iterator[InputUser]:
@@ -265,7 +260,7 @@ class Profiler:
         selections: Sequence[Selection],
         decoded: Sequence[Decoded],
         known: Sequence[Profile],
-        photos: "_GivenPhotos",
+        photos: "GivenPhotos",
     ) -> list[dict[str, list[Evidence]]]:
         """Return, for each person, what each photo and review does to each attribute."""
         view = prediction_view(self.model)
@@ -307,93 +302,6 @@ class Profiler:
                 raise UserError(f"person {person}: known: {name}: {values!r} is no text or list of texts")
             profile[names[name.lower()]] = tuple(texts)
         return profile
-
-
-class _GivenPhotos:
-    """Photos that were given as objects. A key is the number of the person, whatever their id, and the place among theirs."""
-
-    def __init__(
-        self,
-        process: Callable[[bytes | Path], ProcessedPhoto],
-        transform: Callable[[Image.Image], np.ndarray] | None,
-        keep_images: bool,
-    ) -> None:
-        self.process, self._decoded = process, DecodedPhotos(transform, keep_images)
-        self.images = self._decoded.images
-        self._people = 0
-        self._given: dict[str, tuple[PhotoLike, str]] = {}
-
-    def take(self, person: Mapping[str, Any], name: str) -> InputUser:
-        """Return a person as a row of an input, and remember the photos.
-
-        Raises:
-            UserError: there is nothing to read, or the captions are not as many as the photos.
-        """
-        lists = {key: person.get(key) for key in ("reviews", "photos", "captions")}
-        for key, given in lists.items():
-            if isinstance(given, str | bytes):
-                raise UserError(f"person {name}: {key} is a text: give a list")
-        reviews, photos, captions = ([] if given is None else [*given] for given in lists.values())
-        if not all(isinstance(review, str) for review in reviews):
-            raise UserError(f"person {name}: reviews must be texts")
-        if not photos and not any(review.strip() for review in reviews):
-            raise UserError(f"person {name}: there are neither reviews nor photos")
-        if captions and len(captions) != len(photos):
-            raise UserError(
-                f"person {name}: {len(captions)} captions for {len(photos)} photos; give one for each, or None"
-            )
-        self._people += 1
-        keys = [f"{self._people}/{place}" for place in range(len(photos))]
-        what = [f"photo {place} of person {name}" for place in range(len(photos))]
-        self._given |= dict(zip(keys, zip(photos, what, strict=True), strict=True))
-        return InputUser(name, [review for review in reviews if review.strip()], keys, captions)
-
-    def problem(self, path: str) -> str | None:
-        """Decode a photo and keep its pixels.
-
-        Raises:
-            UserError: it cannot be used.
-        """
-        if path in self._decoded:
-            return None
-        given, what = self._given[path]
-        photo = self.process(_content(given, what))
-        if photo.jpeg is None or photo.reason is not None:
-            raise UserError(f"{what}: {photo.reason}")
-        self._decoded.add(path, photo.jpeg)
-        return None
-
-    def __call__(self, path: str) -> np.ndarray:
-        return self._decoded.pixels[path]
-
-    def forget(self) -> None:
-        """Drop all photos."""
-        self._given.clear()
-        self._decoded.clear()
-
-
-def _content(photo: PhotoLike, what: str) -> bytes | Path:
-    """Return a photo as a file's content, or as its path.
-
-    Raises:
-        UserError: it is no photo.
-    """
-    if isinstance(photo, bytes):
-        return photo
-    try:
-        if isinstance(photo, str | Path):
-            if "\0" in str(photo):
-                raise ValueError("no file has such a name")
-            return Path(photo).expanduser()
-        image = ImageOps.exif_transpose(Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo)
-        file = io.BytesIO()
-        (image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image).save(file, format="PNG")
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        kind = f"an array of {photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else repr(photo)[:60]
-        raise UserError(
-            f"{what}: {kind} is no photo; give a path, bytes, a PIL image or uint8 (height, width, 3)"
-        ) from error
-    return file.getvalue()
 
 
 def _written(value: Any) -> str:
