@@ -31,7 +31,7 @@ from mmprofile.predict.users import (
     plain,
     prediction_view,
 )
-from mmprofile.profile.schema import Profile
+from mmprofile.profile.schema import Profile, Schema
 
 ALTERNATIVES = 5
 """Values of an attribute that a prediction tells, at most."""
@@ -153,6 +153,34 @@ class Profiler:
         elif not (path / "config.json").is_file():
             raise UserError(f"{folder}: neither a run (config.yaml) nor an exported model (config.json) is there")
         return cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+
+    @classmethod
+    def fit(
+        cls,
+        users: Any,
+        schema: Schema | Mapping[str, Any] | str | Path,
+        labels: Any = None,
+        paradigm: str | None = None,
+        **options: Any,
+    ) -> "Profiler":
+        """Train on one's own people, as ``python -m mmprofile.train data=custom`` does, and return a profiler with the model.
+
+        Args:
+            users: a DataFrame or mappings. A row is a person: ``reviews`` (texts, or mappings with ``text`` and optionally
+                ``photos``, ``stars``, ``business_id``, ``date``), optionally ``user_id``, ``photos``, ``captions``, and
+                labels, an attribute a column. Or a row is a review: ``user_id``, ``text`` and the rest of a review.
+            schema: what a profile has; also a YAML file, or the name of one in ``conf/profile``.
+            labels: rows of ``user_id`` and attributes, or user id -> attribute -> value. None: they are in ``users``.
+            paradigm: None: that of the command.
+            options: keys of the command: ``name="shops", seed=1, trainer={"max_epochs": 20}``.
+
+        Raises:
+            UserError: as the command says it, and where a row is no person.
+        """
+        from mmprofile.predict.fit import train_on  # needs Lightning, Hydra and more, which predicting does not
+
+        chosen = {"paradigm": paradigm} if paradigm else {}
+        return cls.from_pretrained(train_on(users, schema, labels, chosen | options))
 
     def predict(
         self,
