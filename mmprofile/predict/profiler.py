@@ -4,12 +4,14 @@ Nothing of training is imported here: no Lightning, no Hydra, no scikit-learn, n
 """
 
 import html
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub import ModelHubMixin
 from omegaconf import OmegaConf
 
 from mmprofile.config.settings import CaptionerConfig
@@ -18,6 +20,7 @@ from mmprofile.inputs.views import Masking
 from mmprofile.inspection.counterfactuals import effects, without_each
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.exports import load_pretrained
+from mmprofile.model.hub import TRANSPORT, fetch_export, why_not_pushed
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
 from mmprofile.predict.certainty import Certainty, check_calibrator, choose_calibrator
@@ -33,6 +36,7 @@ from mmprofile.predict.users import (
 )
 from mmprofile.profile.schema import Profile, Schema
 
+CARD = "README.md"
 ALTERNATIVES = 5
 """Values of an attribute that a prediction tells, at most."""
 
@@ -118,41 +122,89 @@ class PredictedProfile:
         return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
-class Profiler:
+class Profiler(ModelHubMixin, library_name="mmprofile"):
     """Writes profiles of people with a trained model.
 
     Args:
         model: put into evaluation mode.
         captioner: captions photos that have no caption, if the model reads captions.
+
+    Attributes:
+        folder: the exported model that it was loaded from; None where it was made of a model.
     """
 
     def __init__(self, model: ProfileModel, captioner: Captioner | None = None) -> None:
         self.model = model.eval()
+        self.folder: Path | None = None
         self._process = _photo_reader()
         self._captioner = captioner
 
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: str = "cpu", captioner: str | Path | None = None
+    def from_pretrained(  # type: ignore[override]  # the mixin's own would ask the hub twice, and without a deadline
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        captioner: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> "Profiler":
         """Return a profiler with a trained model.
 
         Args:
-            folder: a finished run, its ``model/`` or another exported model.
+            folder: a finished run, its ``model/`` or another exported model; else the hub id of one, such as ``ann/shops``.
             device: of torch.
             captioner: hub id or folder of a BLIP-2 that captions photos without captions, for a model that reads them.
+            revision: branch, tag or commit of the hub's repository.
+            token, cache_dir, force_download, local_files_only: as in all of the hub's client.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or the hub cannot give it.
         """
         path = Path(folder).expanduser()
         if (path / "config.yaml").is_file():
             if not (path / "model").is_dir():
                 raise UserError(f"{folder}: this run has no model: its training has not finished, or it trains none")
             path = path / "model"
+        elif not path.exists():
+            path = fetch_export(
+                str(folder),
+                revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
         elif not (path / "config.json").is_file():
             raise UserError(f"{folder}: neither a run (config.yaml) nor an exported model (config.json) is there")
-        return cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+        profiler = cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+        profiler.folder = path
+        return profiler
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = True, **options: Any) -> str:
+        """Upload the model with its card to a hub, and return the address of the commit.
+
+        Args:
+            repo_id: such as ``ann/shops``; made if it is not there.
+            private: whether a new repository is private, which it is unless you say otherwise; None: as the hub's own default.
+            options: ``commit_message``, ``token``, ``branch`` and others, see ``huggingface_hub.ModelHubMixin.push_to_hub``.
+
+        Raises:
+            UserError: the hub refuses it or cannot be reached.
+        """
+        try:
+            return super().push_to_hub(repo_id, private=private, **options)
+        except TRANSPORT as error:
+            raise UserError(f"{repo_id} cannot be pushed: {why_not_pushed(error)}") from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write what ``from_pretrained`` needs, and the card of the model that was loaded."""
+        self.model.save_pretrained(save_directory)
+        if self.folder is not None and (self.folder / CARD).is_file() and self.folder != save_directory:
+            shutil.copyfile(self.folder / CARD, save_directory / CARD)
 
     @classmethod
     def fit(
