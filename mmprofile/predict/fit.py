@@ -16,6 +16,7 @@ from mmprofile.caption.run import main as caption
 from mmprofile.config.command import quiet
 from mmprofile.config.compose import load_config
 from mmprofile.config.settings import TrainConfig
+from mmprofile.config.words import as_words
 from mmprofile.errors import UserError
 from mmprofile.files import without_nan, write_text
 from mmprofile.predict.given import photo_content
@@ -41,7 +42,7 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
         UserError: as the command does, and where a row is no person.
     """
     quiet()
-    words = [word for key, value in options.items() for word in _words(key, value)]
+    words = [word for key, value in options.items() for word in as_words(key, value)]
     cfg: TrainConfig = load_config(
         "train", ["data=custom", "data.prepare.source.reviews=people", *_schema_word(schema), *words]
     )
@@ -61,7 +62,7 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
     cfg.data.prepare.source.reviews = str(files["reviews"])
     cfg.data.prepare.source.labels = str(files["labels"]) if "labels" in files else None
     if "captions" in files:
-        captions = load_config("caption", ["backend=file", f"path={_written(files['captions'])}", "existing=replace"])
+        captions = load_config("caption", ["backend=file", *as_words("path", files["captions"]), "existing=replace"])
         captions.data, captions.profile = cfg.data, cfg.profile
         caption(captions)
     train(cfg)
@@ -222,21 +223,3 @@ def _schema_word(schema: Any) -> list[str]:
     if isinstance(schema, Schema | Mapping):
         return []
     raise UserError(f"schema is {schema!r:.60}: give a Schema, a dict, or a YAML file")
-
-
-def _words(key: str, value: Any) -> list[str]:
-    """Return the words of a command line that set a key, or the keys below it."""
-    if isinstance(value, Mapping):
-        return [word for name, part in value.items() for word in _words(f"{key}.{name}", part)]
-    return [f"{key}={_written(value)}"]
-
-
-def _written(value: Any) -> str:
-    """Return a value as a command line has it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, str | Path):
-        return json.dumps(str(value), ensure_ascii=False)
-    return str(value)

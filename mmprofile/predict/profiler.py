@@ -4,7 +4,6 @@ Nothing of training is imported here: no Lightning, no Hydra, no scikit-learn, n
 """
 
 import html
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.settings import CaptionerConfig
 from mmprofile.errors import UserError
+from mmprofile.files import write_text
 from mmprofile.inputs.views import Masking
 from mmprofile.inspection.counterfactuals import effects, without_each
 from mmprofile.model.decoding import Decoded
@@ -35,6 +35,7 @@ from mmprofile.predict.users import (
     prediction_view,
 )
 from mmprofile.profile.schema import Profile, Schema
+from mmprofile.report.card import model_card
 
 CARD = "README.md"
 ALTERNATIVES = 5
@@ -203,8 +204,12 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write what ``from_pretrained`` needs, and the card of the model that was loaded."""
         self.model.save_pretrained(save_directory)
-        if self.folder is not None and (self.folder / CARD).is_file() and self.folder != save_directory:
-            shutil.copyfile(self.folder / CARD, save_directory / CARD)
+        card = None if self.folder is None else self.folder / CARD
+        if card is not None and card.is_file():
+            text = card.read_text(encoding="utf-8")
+        else:
+            text = model_card(self.model.schema, self.model.settings, {}, {})
+        write_text(save_directory / CARD, text)
 
     @classmethod
     def fit(

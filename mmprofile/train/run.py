@@ -43,6 +43,7 @@ from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
+from mmprofile.report.card import data_facts, write_card
 from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
@@ -146,6 +147,8 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         "seconds": clock.seconds,
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "history": module.history,
+        "data": data_facts(prepared),
+        "unknown_tokens": unknown_share(model, data),
     }
     clock.lap("evaluate")
     return Outcome(metrics, evidence_of_model(model, data, [prediction.to_dict() for prediction in predictions]))
@@ -227,6 +230,8 @@ def finish(
     }
     write_report(folder, metrics, metrics["history"])
     write_html(folder, schema, metrics, read_predictions(folder), evidence)
+    if "data" in metrics:  # there is a model
+        write_card(folder, metrics)
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run is finished
     print_scores(metrics)
     print(f"\nreport: {folder / 'report.html'}, {folder / 'report.md'}   scores: {folder / 'metrics.json'}", end="")
@@ -298,14 +303,19 @@ def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
     return folder
 
 
+def unknown_share(model: ProfileModel, data: BatchData) -> float:
+    """Return the share of the tokens of training users' reviews that a model's tokenizer has no name for, 0 to 1."""
+    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
+    return unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
+
+
 def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str) -> str:
     """Return a few lines on the training that is about to start."""
     count = sum(p.numel() for p in model.parameters()) / 1e6
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     views = ", ".join(view.name for view in data.views)
     writer = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
-    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
-    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
+    lost = unknown_share(model, data)
     warning = (
         f"\n  {lost:.0%} of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}, so what they say "
         f"is lost: choose a model for these languages (docs/checkpoints.md)"

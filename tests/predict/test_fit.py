@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -75,6 +76,20 @@ def test_the_same_as_the_command_on_the_same_people(sample: Path, profiler: Prof
     assert profile == Profiler.from_pretrained("outputs/command").predict(
         ["Mit dem Rad zum Weinladen."], ["photos/03.jpg"]
     )
+
+
+def test_the_run_has_a_card_with_its_own_figures(sample: Path, profiler: Profiler) -> None:
+    """Written before metrics.json, which says that a run is finished; no folder of this machine is in it."""
+    run = sample / "outputs" / "fit"
+    read = ModelCard.load(run / "model" / "README.md")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert read.data.eval_results[0].metric_value == round(metrics["test"]["macro_f1"], 2)
+    assert read.data.language is None  # of one's own people it is not known
+    assert "80 people: train 56, validation 8, test 16" in read.text
+    assert "Labels from the owner's file: Budget, Shops In The, Travels By." in read.text
+    assert "`paradigm=multi model=tiny seed=0 trainer.max_epochs=1 evaluation.resamples=20`" in read.text
+    assert str(sample) not in read.content
+    assert (run / "model" / "README.md").stat().st_mtime_ns <= (run / "metrics.json").stat().st_mtime_ns
 
 
 def test_the_same_call_again_trains_nothing(

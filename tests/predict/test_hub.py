@@ -144,3 +144,8 @@ def test_a_model_may_be_saved_where_it_is(model_folder: Path, tmp_path: Path) ->
     for folder in (own, tmp_path / "new"):
         assert (folder / "README.md").read_text() == "a card"
         assert Profiler.from_pretrained(folder).predict(REVIEWS) == expected
+
+
+def test_a_model_without_a_card_gets_one_that_claims_nothing(model_folder: Path, tmp_path: Path) -> None:
+    Profiler.from_pretrained(model_folder).save_pretrained(tmp_path)
+    assert "## Scores\n\nNot known.\n" in (tmp_path / "README.md").read_text()
