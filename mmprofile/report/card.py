@@ -182,18 +182,23 @@ def _scores(metrics: Mapping[str, Any]) -> str:
 
 def _confidence(metrics: Mapping[str, Any]) -> str:
     """Return how far probabilities can be trusted: the part ``confidence`` of the scores."""
-    found = metrics.get("test", {}).get("confidence")
-    if not found:
+    test = metrics.get("test", {})
+    if not test.get("confidence"):
         return "Not measured: take the probabilities of this model for a ranking, not for shares of right answers."
     head = ["", "answers", "right", "mean confidence", "calibration error (ECE)", "before calibration"]
+    keys = ("accuracy", "mean_confidence", "ece", "ece_uncalibrated")
     rows = [
-        [name, f"{row['answers']:,}", *(format_percent(row.get(key)) for key in CONFIDENCE)]
-        for name, row in found.items()
+        [name, f"{row['answers']:,}", *(format_percent(row.get(key)) for key in keys)]
+        for name, row in test["confidence"].items()
     ]
-    return "Of the test users; calibrated on the validation users.\n\n" + _table(head, rows)
-
-
-CONFIDENCE = ("accuracy", "mean_confidence", "ece", "ece_uncalibrated")
+    text = "On the test users; calibrated on the validation users.\n\n" + _table(head, rows)
+    together = test["confidence"].get("all", {})
+    if together.get("coverage") is not None:
+        text += (
+            f"\nWith `risk={test['risk']:g}` the sets of values held the true one in {format_percent(together['coverage'])} "
+            f"of the answers, with {together['set_size']:.1f} values on average."
+        )
+    return text
 
 
 def _limits(inputs: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[str]:

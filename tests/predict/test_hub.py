@@ -77,7 +77,6 @@ def test_only_what_a_model_needs_is_fetched(hub: Hub, model_folder: Path, tmp_pa
     for name in ("pytorch_model.bin", "modeling.py", "text/training_args.pt"):
         (more / name).write_bytes(b"?")
     (more / "README.md").write_text("a card")
-    (more / "calibration.json").write_text("{}")
     hub.add("ann/more", more)
     folder = Profiler.from_pretrained("ann/more").folder
     assert folder is not None
@@ -112,7 +111,6 @@ def test_what_is_pushed_can_be_had_again(hub: Hub, model_folder: Path, tmp_path:
     hub.store = tmp_path / "store"
     own = shutil.copytree(model_folder, tmp_path / "own")
     (own / "README.md").write_text("a card")
-    (own / "calibration.json").write_text("{}")
     profiler = Profiler.from_pretrained(own)
     address = profiler.push_to_hub("ann/pushed", token=TOKEN)
     assert str(address).startswith(f"{hub.url}/ann/pushed/commit/")

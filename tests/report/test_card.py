@@ -81,10 +81,17 @@ def test_how_far_probabilities_can_be_trusted() -> None:
     assert sections(card().text)["Confidence"].startswith("Not measured")
     metrics = example_metrics()
     row = {"answers": 40, "accuracy": 0.5, "mean_confidence": 0.61, "ece": 0.123, "ece_uncalibrated": 0.2}
-    metrics["test"]["confidence"] = {"all": row, "Stars": row | {"ece_uncalibrated": None}}
+    metrics["test"] |= {"risk": 0.1}
+    metrics["test"]["confidence"] = {
+        "all": row | {"coverage": 0.925, "set_size": 1.54},
+        "Stars": row | {"ece_uncalibrated": None},
+    }
     text = sections(card(**metrics).text)["Confidence"]
     assert "| all | 40 | 50.0 % | 61.0 % | 12.3 % | 20.0 % |" in text
     assert "| Stars | 40 | 50.0 % | 61.0 % | 12.3 % | - |" in text
+    assert text.endswith(
+        "With `risk=0.1` the sets of values held the true one in 92.5 % of the answers, with 1.5 values on average."
+    )
 
 
 def test_a_sensitive_attribute_and_its_purpose() -> None:
