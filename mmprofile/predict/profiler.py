@@ -58,6 +58,10 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
         self._process = _photo_reader()
         self._captioner = captioner
 
+    def __repr__(self) -> str:
+        origin = "" if self.folder is None else f", from {self.folder}"
+        return f"<Profiler of {', '.join(self.model.schema.names)}{origin}>"
+
     @classmethod
     def from_pretrained(  # type: ignore[override]  # the mixin's own would ask the hub twice, and without a deadline
         cls,
@@ -152,7 +156,8 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
         Raises:
             UserError: as the command says it, and where a row is no person.
         """
-        from mmprofile.predict.fit import train_on  # needs Lightning, Hydra and more, which predicting does not
+        # Predicting needs none of Lightning, Hydra and the others that this imports.
+        from mmprofile.predict.fit import train_on
 
         chosen = {"paradigm": paradigm} if paradigm else {}
         return cls.from_pretrained(train_on(users, schema, labels, chosen | options))

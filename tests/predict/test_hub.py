@@ -41,6 +41,7 @@ def test_a_folder_wins_over_a_hub_id(hub: Hub, model_folder: Path) -> None:
     shutil.copytree(model_folder, NAME)
     Profiler.from_pretrained(NAME)
     assert hub.asked == []
+    assert repr(Profiler.from_pretrained(NAME)).endswith(f"Service Preference, from {NAME}>")
 
 
 def test_a_revision_a_token_and_a_cache(hub: Hub, model_folder: Path, tmp_path: Path) -> None:
