@@ -43,13 +43,7 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
     """
     quiet()
     words = [word for key, value in options.items() for word in as_words(key, value)]
-    cfg: TrainConfig = load_config(
-        "train", ["data=custom", "data.prepare.source.reviews=people", *_schema_word(schema), *words]
-    )
-    if isinstance(schema, Schema | Mapping):
-        given = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
-        with open_dict(cfg):  # type: ignore[arg-type]
-            cfg.profile = given.to_dict()
+    cfg = _config(words, schema, {"reviews": Path("people")})  # a mistake in the options is told first
     if cfg.model.system != "neural":
         raise UserError(
             f"model={cfg.model.name} leaves no model to predict with: train it with python -m mmprofile.train"
@@ -59,14 +53,25 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
         people.add(row, number)
     people.add_labels(labels)
     files = people.write()
-    cfg.data.prepare.source.reviews = str(files["reviews"])
-    cfg.data.prepare.source.labels = str(files["labels"]) if "labels" in files else None
-    if "captions" in files:
-        captions = load_config("caption", ["backend=file", *as_words("path", files["captions"]), "existing=replace"])
+    table = files.pop("captions", None)
+    cfg = _config(words, schema, files)
+    if table is not None:
+        captions = load_config("caption", ["backend=file", *as_words("path", table), "existing=replace"])
         captions.data, captions.profile = cfg.data, cfg.profile
         caption(captions)
     train(cfg)
     return run_folder(cfg)
+
+
+def _config(words: list[str], schema: Any, files: Mapping[str, Path]) -> TrainConfig:
+    """Return the configuration of a training on files of people."""
+    source = [word for name, path in files.items() for word in as_words(f"data.prepare.source.{name}", path)]
+    cfg: Any = load_config("train", ["data=custom", *source, *_schema_word(schema), *words])
+    if isinstance(schema, Schema | Mapping):
+        given = schema if isinstance(schema, Schema) else Schema.from_dict(schema)
+        with open_dict(cfg):
+            cfg.profile = given.to_dict()
+    return cfg
 
 
 class People:
