@@ -13,7 +13,7 @@ import yaml
 
 from mmprofile.evaluate.score_table import THIS_RUN, SystemRow, format_percent, score_cells, system_rows
 from mmprofile.files import write_text
-from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.profile.schema import Schema
 
 READS = {
     "text": ("reviews", ""),
@@ -130,11 +130,13 @@ def _names(row: SystemRow) -> list[str]:
 
 
 def _attributes(schema: Schema) -> str:
-    rows = [(attribute.name, _kind(attribute), ", ".join(attribute.values)) for attribute in schema.attributes]
+    rows = [(name, _kind(schema, name), ", ".join(schema[name].values)) for name in schema.names]
     return _table(("attribute", "value", "of"), rows)
 
 
-def _kind(attribute: Attribute) -> str:
+def _kind(schema: Schema, name: str) -> str:
+    """Return what values an attribute has."""
+    attribute = schema[name]
     size = {"single": "one", "set": f"{attribute.size} together", "ordered": f"{attribute.size} in order"}
     notes = [size.get(attribute.kind, attribute.kind)]
     notes += ["or Unknown"] if attribute.unknown else []

@@ -148,7 +148,6 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "history": module.history,
         "data": data_facts(prepared),
-        "unknown_tokens": unknown_share(model, data),
     }
     clock.lap("evaluate")
     return Outcome(metrics, evidence_of_model(model, data, [prediction.to_dict() for prediction in predictions]))
@@ -303,19 +302,14 @@ def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
     return folder
 
 
-def unknown_share(model: ProfileModel, data: BatchData) -> float:
-    """Return the share of the tokens of training users' reviews that a model's tokenizer has no name for, 0 to 1."""
-    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
-    return unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
-
-
 def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str) -> str:
     """Return a few lines on the training that is about to start."""
     count = sum(p.numel() for p in model.parameters()) / 1e6
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     views = ", ".join(view.name for view in data.views)
     writer = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
-    lost = unknown_share(model, data)
+    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
+    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
     warning = (
         f"\n  {lost:.0%} of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}, so what they say "
         f"is lost: choose a model for these languages (docs/checkpoints.md)"
