@@ -165,7 +165,8 @@ def _check_size(part: str, cfg: Any) -> None:
 
 def chosen_settings(cfg: Any) -> list[str]:
     """Return the words that make a training's configuration of the defaults, but for its data, profile, folder and purpose."""
-    groups = [f"{group}={cfg[group].name}" for group in ("paradigm", "model")]
+    names = {group: str(cfg[group].name) for group in ("paradigm", "model")}  # a name may also be one's own
+    groups = [f"{group}={name}" for group, name in names.items() if (conf_dir() / group / f"{name}.yaml").is_file()]
     default, chosen = (
         _flatten(OmegaConf.to_container(node)) for node in (load_config("train", [*groups, f"seed={cfg.seed}"]), cfg)
     )

@@ -18,7 +18,7 @@ from mmprofile.config.compose import load_config
 from mmprofile.config.settings import TrainConfig
 from mmprofile.config.words import as_words
 from mmprofile.errors import UserError
-from mmprofile.files import without_nan, write_text
+from mmprofile.files import whole, without_nan, write_text
 from mmprofile.predict.given import photo_content
 from mmprofile.profile.schema import Schema
 from mmprofile.train.run import main as train
@@ -36,7 +36,7 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
 
     Args:
         users, schema, labels: see :meth:`mmprofile.predict.profiler.Profiler.fit`.
-        options: key or group of the configuration -> its value, or a mapping of further keys; None for a group: its default.
+        options: key or group of the configuration -> its value, or a mapping of further keys.
 
     Raises:
         UserError: as the command does, and where a row is no person.
@@ -48,11 +48,16 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
         raise UserError(
             f"model={cfg.model.name} leaves no model to predict with: train it with python -m mmprofile.train"
         )
-    people = People(Path(cfg.out).expanduser() / "people")
-    for number, row in enumerate(_rows(users, "users")):
-        people.add(row, number)
-    people.add_labels(labels)
-    files = people.write()
+    people = People(Path(cfg.out).expanduser() / "people", Schema.from_config(cfg.profile))
+    try:
+        for number, row in enumerate(_rows(users, "users")):
+            people.add(row, number)
+        people.add_labels(labels)
+        files = people.write()
+    except OSError as error:
+        raise UserError(f"cannot write {people.folder}: {error.strerror}; choose another out=") from error
+    if people.silent:
+        print(f"{people.silent:,} rows of users have no reviews: these people are left out", flush=True)
     table = files.pop("captions", None)
     cfg = _config(words, schema, files)
     if table is not None:
@@ -79,10 +84,18 @@ class People:
 
     Args:
         folder: to write to.
+        schema: whose rules may read more columns of reviews.
+
+    Attributes:
+        silent: the number of rows without a review.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, schema: Schema) -> None:
         self.folder = folder.absolute()
+        sources = [str((attribute.rule or {}).get("source", "")).split(".") for attribute in schema.attributes]
+        named = {column for table, *columns in sources if table == "review" for column in columns}
+        self.columns = {*REVIEW, *named} - {"user_id", *LISTS}
+        self.silent = 0
         self.reviews: list[dict[str, Any]] = []
         self.captions: dict[str, str] = {}
         self.labels: dict[str, dict[str, Any]] = {}
@@ -104,12 +117,11 @@ class People:
         reviews = [row] if one_review else self._list(row, "reviews", user)
         rows = [self._review(review, user) for review in reviews]
         photos = [] if one_review else self._photos(row, user)
-        if photos and not rows:
-            raise UserError(f"person {user}: photos belong to reviews, and there is none; leave this person out")
-        for place, photo in enumerate(photos):  # whose photo it is matters, not of which review
+        self.silent += not rows
+        for place, photo in enumerate(photos if rows else []):  # whose photo it is matters, not of which review
             rows[place % len(rows)].setdefault("photos", []).append(photo)
         self.reviews += rows
-        known = ("user_id", *LISTS, *(REVIEW if one_review else ()))
+        known = {"user_id", *LISTS, *(self.columns if one_review else ())}
         self._label(user, {name: value for name, value in row.items() if name not in known})
 
     def add_labels(self, labels: Any) -> None:
@@ -146,7 +158,10 @@ class People:
         text = given.get("text") if isinstance(given, Mapping) else None
         if not isinstance(text, str) or text.encode("utf-8", "ignore").decode() != text:
             raise UserError(f"person {user}: a review is {review!r:.60}: give a text, or a mapping with text")
-        row = {"user_id": user, **{name: _plain(given[name]) for name in REVIEW if not _is_missing(given.get(name))}}
+        known = {
+            name: _plain(value) for name, value in given.items() if name in self.columns and not _is_missing(value)
+        }
+        row = {"user_id": user, **known}
         photos = self._photos(given, user)
         return row | {"photos": photos} if photos else row
 
@@ -169,8 +184,8 @@ class People:
         if isinstance(content, bytes):
             path = self.folder / "photos" / hashlib.sha256(content).hexdigest()
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                with whole(path) as partial:
+                    partial.write_bytes(content)
             return str(path)
         return str(content.absolute())
 

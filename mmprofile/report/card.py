@@ -52,7 +52,7 @@ def data_facts(folder: Path) -> dict[str, Any]:
     origin = re.search(r"## Origin and licence\n\n(.+?)\n", text)
     return {
         "users": manifest["splits"],
-        "labelled": {name: manifest["labels"][name] for name in ("from_file", "derived")},
+        "labelled": {name: manifest["labels"].get(name, []) for name in ("from_file", "derived")},
         "language": own.get("language", []),
         "licence": own.get("license_name", own["license"]),
         "origin": origin[1] if origin else "",

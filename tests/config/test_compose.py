@@ -114,7 +114,8 @@ def test_a_run_from_before_purposes_goes_on(tmp_path: Path) -> None:
     "words",
     [
         [], ["paradigm=multi", "model=base", "seed=3", "trainer.max_epochs=20"], ["experiment=paper"], ["experiment=smoke"],
-        ["model=bart", "model.size=large"], ["paradigm.views=[fusion,text]", "trainer=cpu", "inputs.photos=0"],
+        ["model=bart", "model.size=large"], ["model=base", "model.name=mine", "paradigm.name=own"],
+        ["paradigm.views=[fusion,text]", "trainer=cpu", "inputs.photos=0"],
     ],
 )  # fmt: skip
 def test_the_chosen_settings_make_the_configuration_again(words: list[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mmprofile import Schema
 from mmprofile.predict.fit import People
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def test_a_training_in_python(folder: Path) -> None:
 def test_a_row_of_a_person(tmp_path: Path) -> None:
     scope: dict[str, Any] = {}
     exec(blocks("python")[1], scope)
-    people = People(tmp_path)
+    people = People(tmp_path, Schema.from_yaml(ROOT / "docs" / "own_data" / "shops.yaml"))
     people.add(scope["person"], 0)
     assert people.labels == {"kunde000": {"Budget": "low"}}
     assert [row["text"] for row in people.reviews] == scope["person"]["reviews"]

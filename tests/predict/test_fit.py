@@ -21,9 +21,11 @@ from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.files import read_json_lines
 from mmprofile.predict.fit import People
+from mmprofile.profile.schema import Attribute
 from mmprofile.train.run import main
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "own_data"
+SCHEMA = Schema.from_yaml(SAMPLE / "shops.yaml")
 SHORT: dict[str, Any] = {"trainer": {"max_epochs": 1}, "evaluation": {"resamples": 20}, "probe": {"users": 0}}
 WORDS = ["trainer.max_epochs=1", "evaluation.resamples=20", "probe.users=0"]
 
@@ -130,7 +132,7 @@ def config_of(run: Path) -> dict[str, Any]:
 
 def written(folder: Path, rows: list[dict[str, Any]], labels: Any = None) -> dict[str, list[dict[str, Any]]]:
     """What the files hold."""
-    given = People(folder)
+    given = People(folder, SCHEMA)
     for number, row in enumerate(rows):
         given.add(row, number)
     given.add_labels(labels)
@@ -164,6 +166,31 @@ def test_a_row_of_a_person(tmp_path: Path) -> None:
     }
 
 
+def test_a_review_has_the_columns_that_rules_read(tmp_path: Path) -> None:
+    rule = {"source": "review.price", "aggregation": "mean", "cuts": [10]}
+    schema = Schema(
+        "own", [Attribute("Budget", ("low", "high"), rule=rule), Attribute("Travels By", ("car", "bicycle"))]
+    )
+    given = People(tmp_path, schema)
+    given.add({"user_id": "a", "text": "one", "price": 3, "Travels By": "car"}, 0)
+    given.add({"user_id": "b", "reviews": [{"text": "two", "price": 4, "note": "?"}], "price": 5}, 1)
+    assert [row.get("price") for row in given.reviews] == [3, 4]
+    assert given.labels == {"a": {"Travels By": "car"}, "b": {"price": 5}}  # which the reader of labels refuses by name
+
+
+def test_people_without_reviews_are_left_out(tmp_path: Path) -> None:
+    given = People(tmp_path, SCHEMA)
+    for number, row in enumerate([{"reviews": ["a"]}, {"photos": ["a.jpg"]}, {"reviews": None}]):
+        given.add(row, number)
+    assert (given.silent, [row["user_id"] for row in given.reviews]) == (2, ["0"])
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(sample: Path) -> None:
+    (sample / "taken").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*taken/people: .*; choose another out="):
+        Profiler.fit(people(3), "shops.yaml", paradigm="text", out="taken")
+
+
 def test_photos_that_are_no_files_are_written(tmp_path: Path) -> None:
     image, file = Image.new("RGB", (20, 10), "red"), io.BytesIO()
     image.save(file, format="PNG")
@@ -178,7 +205,7 @@ def test_what_is_written_has_the_name_of_its_content(tmp_path: Path) -> None:
     first, other = ([{"user_id": "a", "text": text, "Budget": "low"}] for text in ("one", "two"))
     folders = []
     for given in (first, first, other):
-        persons = People(tmp_path)
+        persons = People(tmp_path, SCHEMA)
         persons.add(given[0], 0)
         folders.append(persons.write()["reviews"].parent)
     assert folders[0] == folders[1] != folders[2]
@@ -196,7 +223,7 @@ def test_what_is_written_has_the_name_of_its_content(tmp_path: Path) -> None:
         ([{"user_id": "ann", "reviews": 3}], "person ann: reviews is 3: give a list"),
         ([{"reviews": [3]}], "person 0: a review is 3: give a text, or a mapping with text"),
         ([{"reviews": ["\ud800"]}], "person 0: a review is '.ud800': give a text"),
-        ([{"photos": ["a.jpg"]}], "person 0: photos belong to reviews, and there is none"),
+        ([{"photos": ["a.jpg"]}], "users: there is no review in any of the rows"),
         ([{"reviews": ["a"], "photos": [3]}], "photo 0 of person 0: 3 is no photo; give a path"),
         ([{"reviews": ["a"], "photos": ["b"], "captions": []}, {"reviews": ["a"], "photos": ["b"], "captions": [1, 2]}],
          "person 1: 2 captions for 1 photos"),
