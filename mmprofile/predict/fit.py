@@ -21,6 +21,7 @@ from mmprofile.errors import UserError
 from mmprofile.files import whole, without_nan, write_text
 from mmprofile.predict.given import photo_content
 from mmprofile.profile.schema import Schema
+from mmprofile.train.paradigm import follow_data
 from mmprofile.train.run import main as train
 from mmprofile.train.run import run_folder
 
@@ -64,6 +65,8 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
         captions = load_config("caption", ["backend=file", *as_words("path", table), "existing=replace"])
         captions.data, captions.profile = cfg.data, cfg.profile
         caption(captions)
+    if more := follow_data(cfg, words):
+        cfg = _config([*words, *more], schema, files)
     train(cfg)
     return run_folder(cfg)
 

@@ -150,7 +150,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
                 labels, an attribute a column. Or a row is a review: ``user_id``, ``text`` and the rest of a review.
             schema: what a profile has; also a YAML file, or the name of one in ``conf/profile``.
             labels: rows of ``user_id`` and attributes, or user id -> attribute -> value. None: they are in ``users``.
-            paradigm: None: that of the command.
+            paradigm: None: what the data have, as the command chooses it.
             options: keys of the command: ``name="shops", seed=1, trainer={"max_epochs": 20}``.
 
         Raises:

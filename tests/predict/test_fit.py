@@ -116,7 +116,8 @@ def test_captions_reach_the_model(sample: Path) -> None:
     for person in given:
         person.pop("Budget", None), person.pop("Shops In The", None)
     schema = {"name": "travel", "attributes": [{"name": "Travels By", "values": ["car", "bicycle"]}]}
-    profiler = Profiler.fit(given, schema, labels, "uni", name="captions", **SHORT)
+    profiler = Profiler.fit(given, schema, labels, name="captions", **SHORT)
+    assert profiler.model.settings["inputs"]["modality"] == "both"  # by default, with captions
     assert profiler.model.schema == Schema.from_dict(schema)
     profile = profiler.predict(["Teuer."], ["photos/03.jpg"], ["a photo of photos/03.jpg"])
     assert profile.confidence != profiler.predict(["Teuer."], ["photos/03.jpg"], ["a bicycle"]).confidence
@@ -265,7 +266,7 @@ def test_values_of_any_kind_are_those_of_the_command(sample: Path) -> None:
     }
     with pytest.raises(UserError, match="no user of the split 'train' has a label of Travels By"):
         Profiler.fit(
-            [{key: row[key] for key in ("user_id", "reviews")} for row in people()], "shops.yaml", name="odd",
+            [{key: row[key] for key in ("user_id", "reviews", "photos")} for row in people()], "shops.yaml", name="odd",
             paradigm="multi", **SHORT, **options,
         )  # fmt: skip
     config = config_of(sample / "outputs" / "odd")
