@@ -100,6 +100,8 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
     }
     if licence == "other":
         front |= {"license_name": "yelp-dataset-terms", "license_link": "https://www.yelp.com/dataset"}
+    if kind == "custom":
+        del front["language"]  # nobody has said which it is
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     sections = [
         f"---\n{head}---\n# Users, their reviews and photos, and their profiles ({kind})\n",

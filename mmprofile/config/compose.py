@@ -24,7 +24,7 @@ from mmprofile.config.settings import (
     SweepConfig,
     TrainConfig,
 )
-from mmprofile.config.words import rename_keys, translate
+from mmprofile.config.words import as_words, rename_keys, translate
 from mmprofile.errors import UserError, nearest
 from mmprofile.files import read_schema_file
 from mmprofile.paths import conf_dir
@@ -54,6 +54,10 @@ HYDRA_QUIET = [
 SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
+NO_RESULT = (
+    "out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every", "probe.users",
+)  # fmt: skip
+"""Keys of ``train`` that change nothing in what a run computes."""
 
 
 def load_config(name: str, overrides: list[str]) -> Any:
@@ -172,6 +176,22 @@ def _check_size(part: str, cfg: Any) -> None:
         raise UserError(f"{part}.size={cfg[part].size}: {part} {cfg[part].name} has the sizes {', '.join(sizes)}")
 
 
+def chosen_settings(cfg: Any) -> list[str]:
+    """Return the words that make a training's configuration of the defaults, but for its data, profile, folder and purpose."""
+    names = {group: str(cfg[group].name) for group in ("paradigm", "model")}  # a name may also be one's own
+    groups = [f"{group}={name}" for group, name in names.items() if (conf_dir() / group / f"{name}.yaml").is_file()]
+    default, chosen = (
+        _flatten(OmegaConf.to_container(node)) for node in (load_config("train", [*groups, f"seed={cfg.seed}"]), cfg)
+    )
+    elsewhere = (*NO_RESULT, "name", "purpose", "seed")
+    changed = {
+        key: value
+        for key, value in chosen.items()
+        if key not in elsewhere and not key.startswith(("data.", "profile.")) and value != default.get(key)
+    }
+    return [*groups, f"seed={cfg.seed}", *(word for key, value in changed.items() for word in as_words(key, value))]
+
+
 def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
     """Return the keys in which two configurations of ``train`` differ in what a run computes, as ``key: old -> new``.
 
@@ -181,19 +201,11 @@ def difference(old: Any, new: Any, shared: bool = False) -> list[str]:
         shared: only keys that both have: one that came with a later version is no other setting.
     """
     flat = [_flatten(rename_keys("train", OmegaConf.to_container(cfg))) for cfg in (old, new)]  # type: ignore[arg-type]
-    ignored = (
-        "out",
-        "trainer.progress",
-        "loader.workers",
-        "loader.cache_mb",
-        "trainer.checkpoint_every",
-        "probe.users",
-    )
     keys = sorted(set(flat[0]) & set(flat[1]) if shared else set(flat[0]) | set(flat[1]))
     return [
         f"{k}: {flat[0].get(k)} -> {flat[1].get(k)}"
         for k in keys
-        if flat[0].get(k) != flat[1].get(k) and k not in ignored
+        if flat[0].get(k) != flat[1].get(k) and k not in NO_RESULT
     ]
 
 

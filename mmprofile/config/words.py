@@ -2,7 +2,8 @@
 
 import copy
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ FLAGS = {"caption": {"--verify": "verify=true"}}
 """Flags of our own, which Hydra does not know -> the override that each stands for."""
 RENAMED = {"train": {"evaluation.dev_beams": "evaluation.validation_beams"}}
 """Keys of earlier versions -> today's, on command lines and in the ``config.yaml`` of old runs."""
-
+PLAIN = re.compile(r"(?!(?:true|false|null|nan|inf)$)[a-z_./][\w./-]*", re.ASCII | re.IGNORECASE)
+"""Texts that need no quotes on a command line."""
 
 WITH_SCHEMA = ("train", "prepare", "caption", "llm")
 """Commands that have the group ``conf/profile``."""
@@ -97,3 +99,21 @@ def rename_keys(command: str, config: dict[str, Any]) -> dict[str, Any]:
                 node = node.setdefault(part, {})
             node.setdefault(key, value)
     return config
+
+
+def as_words(key: str, value: Any) -> list[str]:
+    """Return the words of a command line that set a key to a value; those of a mapping set the keys below it."""
+    if isinstance(value, Mapping):
+        return [word for name, part in value.items() for word in as_words(f"{key}.{name}", part)]
+    return [f"{key}={_written(value)}"]
+
+
+def _written(value: Any) -> str:
+    """Return a value in the grammar of a command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, str | Path):
+        return str(value) if PLAIN.fullmatch(str(value)) else json.dumps(str(value), ensure_ascii=False)
+    return str(value)

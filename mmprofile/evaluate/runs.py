@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mmprofile.config.compose import typed
+from mmprofile.config.compose import chosen_settings, typed
 from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.files import read_json_lines
@@ -94,7 +94,7 @@ def run_facts(cfg: TrainConfig) -> dict[str, Any]:
         "seed": cfg.seed,
     }
     if cfg.model.system == "neural":
-        facts |= {"reads": _what_is_read(cfg), "training": _how_it_is_trained(cfg)}
+        facts |= {"reads": _what_is_read(cfg), "training": _how_it_is_trained(cfg), "settings": chosen_settings(cfg)}
     return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
 
 

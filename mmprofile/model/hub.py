@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -42,6 +43,9 @@ DEADLINE = 2.5
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 TEMPLATES = "additional_chat_templates/"
+EXPORT = ("config.json", "model.safetensors", "text/config.json")
+"""What every exported model has, see :meth:`mmprofile.model.model.ProfileModel.save_pretrained`."""
+EXPORTED = [*(f"*{ending}" for ending in SMALL), "*.safetensors", "README.md"]
 TRANSPORT: tuple[type[BaseException], ...] = (
     HfHubHTTPError.__bases__[0], OSError, RuntimeError, ValueError, KeyError, TypeError,
 )  # fmt: skip
@@ -107,6 +111,60 @@ def fetch(
         hint = f": the folder is {kind}" if (checkpoint.folder / other).is_file() else ""
         raise checkpoint.refuse(f"{checkpoint.folder} has no {config}{hint}")
     return checkpoint
+
+
+def fetch_export(
+    name: str,
+    revision: str | None = None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> Path:
+    """Return the folder of an exported model of a hub, fetched into the cache first; neither code nor pickles are fetched.
+
+    Where the hub cannot be reached, the cached snapshot is taken.
+
+    Args:
+        name: hub id.
+        revision, token, cache_dir, force_download, local_files_only: as for ``snapshot_download`` of the hub's client.
+
+    Raises:
+        UserError: it is no hub id, the hub refuses it or has another kind of model, or cannot be reached and the cache does
+            not have it.
+    """
+    if not is_hub_id(name):
+        raise UserError(f"{name}: there is no such folder, and it is no hub id (such as ann/shops)")
+    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "allow_patterns": EXPORTED}
+    try:
+        if local_files_only:
+            raise HubError("local_files_only is set", reached=False)
+        files = {file.rfilename for file in ask(name, revision, token).siblings or []}
+        if absent := [file for file in EXPORT if file not in files]:
+            raise HubError(f"this is no exported model of mmprofile (it has no {absent[0]})", reached=True)
+        try:
+            return Path(snapshot_download(name, token=token, force_download=force_download, **options))
+        except TRANSPORT as error:
+            raise _explain(error, name, revision) from error
+    except HubError as error:
+        if error.reached:
+            raise UserError(f"{name} cannot be loaded: {error.reason}") from error
+        try:
+            return Path(snapshot_download(name, local_files_only=True, **options))
+        except LocalEntryNotFoundError:
+            raise UserError(
+                f"{name} cannot be loaded: it is no folder here, {error.reason}, and the cache "
+                f"{cache_dir or constants.HF_HUB_CACHE} does not have it"
+            ) from error
+
+
+def why_not_pushed(error: BaseException) -> str:
+    """Return why a hub did not take a model."""
+    status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+    if status in (401, 403):
+        return f"{constants.ENDPOINT} refuses it; log in (hf auth login) or give the token of an account that may write there"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 def is_hub_id(name: str) -> bool:
@@ -212,7 +270,7 @@ def choose_files(names: Iterable[str], weights: bool) -> list[str]:
     return sorted(files)
 
 
-def ask(name: str, revision: str | None) -> Any:
+def ask(name: str, revision: str | None, token: str | bool | None = None) -> Any:
     """Return what the hub says of a repository: its commit and files.
 
     Raises:
@@ -227,7 +285,7 @@ def ask(name: str, revision: str | None) -> Any:
     options = {"revision": revision, "timeout": 2 * wait, "files_metadata": True}  # the deadline below comes first
     # A look-up of the hub's address cannot be interrupted: a daemon's does not delay the exit.
     pool = ThreadPool(1)
-    answer = pool.apply_async(HfApi().model_info, (name,), options)
+    answer = pool.apply_async(HfApi(token=token).model_info, (name,), options)
     pool.close()
     try:
         return answer.get(wait)

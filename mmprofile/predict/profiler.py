@@ -3,161 +3,164 @@
 Nothing of training is imported here: no Lightning, no Hydra, no scikit-learn, no datasets.
 """
 
-import html
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from huggingface_hub import ModelHubMixin
 from omegaconf import OmegaConf
-from PIL import Image, ImageOps
 
 from mmprofile.config.settings import CaptionerConfig
 from mmprofile.errors import UserError
+from mmprofile.files import write_text
 from mmprofile.inputs.views import Masking
 from mmprofile.inspection.counterfactuals import effects, without_each
 from mmprofile.model.decoding import Decoded
 from mmprofile.model.exports import load_pretrained
+from mmprofile.model.hub import TRANSPORT, fetch_export, why_not_pushed
 from mmprofile.model.model import ProfileModel
 from mmprofile.paths import conf_dir
 from mmprofile.predict.certainty import Certainty, check_calibrator, choose_calibrator
+from mmprofile.predict.given import GivenPhotos, PhotoLike
+from mmprofile.predict.predicted import Alternative, Evidence, PredictedProfile
 from mmprofile.predict.rows import InputUser
 from mmprofile.predict.users import (
     Captioner,
-    DecodedPhotos,
     ProcessedPhoto,
     Selection,
     batches,
     plain,
     prediction_view,
 )
-from mmprofile.profile.schema import Profile
+from mmprofile.profile.schema import Profile, Schema
+from mmprofile.report.card import model_card
 
-PhotoLike = str | Path | bytes | Image.Image | np.ndarray
-"""A file's path or content, an image, or pixels: uint8 (H, W) or (H, W, 3)."""
+CARD = "README.md"
 ALTERNATIVES = 5
 """Values of an attribute that a prediction tells, at most."""
 
 
-class Alternative(NamedTuple):
-    """A value of an attribute (a list where it has several) and its probability, 0 to 1."""
-
-    value: Any
-    probability: float
-
-
-class Evidence(NamedTuple):
-    """What a photo or review does to an attribute.
-
-    Attributes:
-        source: ``review 0``, ``photo 1``, ...: counted from 0 among those that the model was shown.
-        total_variation: how much the attribute's posterior changes without it, 0 to 1.
-        before, after: the probability of the predicted value with and without it.
-    """
-
-    source: str
-    total_variation: float
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class PredictedProfile:
-    """A profile, how sure it is, and why.
-
-    Attributes:
-        user_id: as given.
-        values: attribute -> value, a list where it has several, None for Unknown and where the model abstains.
-        confidence: attribute -> the probability that the model gives to the value, calibrated on the validation users of
-            its training.
-        alternatives: attribute -> its likeliest values.
-        abstained: attributes whose value is less likely than ``abstain_below``.
-        sets: attribute -> the values among which the true one is, for all users but the share ``risk``; None: not asked
-            for.
-        evidence: attribute -> what each photo and review does to it, the most influential first; None: not asked for.
-        reviews, photos: the texts that the model was shown, and the places of the photos among those given.
-    """
-
-    user_id: str
-    values: dict[str, Any]
-    confidence: dict[str, float]
-    alternatives: dict[str, list[Alternative]]
-    abstained: list[str]
-    sets: dict[str, list[Any]] | None
-    evidence: dict[str, list[Evidence]] | None
-    reviews: list[str]
-    photos: list[int]
-
-    def __getitem__(self, attribute: str) -> Any:
-        return self.values[attribute]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain data, as JSON has them."""
-        data = asdict(self)
-        for name, rows in self.alternatives.items():
-            data["alternatives"][name] = [row._asdict() for row in rows]
-        for name, evidence in (self.evidence or {}).items():
-            data["evidence"][name] = [row._asdict() for row in evidence]
-        return data
-
-    def __repr__(self) -> str:
-        parts = [f"{name}: {_written(self.values[name])} ({share:.2f})" for name, share in self.confidence.items()]
-        return f"<{'; '.join(parts)}>"
-
-    def _repr_html_(self) -> str:
-        """Return a table for Jupyter."""
-        columns = ["attribute", "value", "confidence", "next"] + (["moved most by"] if self.evidence else [])
-        head = "".join(f"<th style='text-align:left'>{column}</th>" for column in columns)
-        rows = []
-        for name, share in self.confidence.items():
-            value = f"abstained ({_written(self.alternatives[name][0].value)})" if name in self.abstained else None
-            after = [f"{_written(a.value)} {a.probability:.2f}" for a in self.alternatives[name][1:3]]
-            cells = [name, value or _written(self.values[name]), f"{share:.2f}", ", ".join(after)]
-            if self.evidence:
-                most = self.evidence[name][:1]
-                cells += [f"{most[0].source} ({most[0].total_variation:.2f})" if most else ""]
-            rows.append("".join(f"<td style='text-align:left'>{html.escape(cell)}</td>" for cell in cells))
-        return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
-
-
-class Profiler:
+class Profiler(ModelHubMixin, library_name="mmprofile"):
     """Writes profiles of people with a trained model.
 
     Args:
         model: put into evaluation mode.
         captioner: captions photos that have no caption, if the model reads captions.
+
+    Attributes:
+        folder: the exported model that it was loaded from; None where it was made of a model.
     """
 
     def __init__(self, model: ProfileModel, captioner: Captioner | None = None) -> None:
         self.model = model.eval()
+        self.folder: Path | None = None
         self._process = _photo_reader()
         self._captioner = captioner
 
+    def __repr__(self) -> str:
+        origin = "" if self.folder is None else f", from {self.folder}"
+        return f"<Profiler of {', '.join(self.model.schema.names)}{origin}>"
+
     @classmethod
-    def from_pretrained(
-        cls, folder: str | Path, device: str = "cpu", captioner: str | Path | None = None
+    def from_pretrained(  # type: ignore[override]  # the mixin's own would ask the hub twice, and without a deadline
+        cls,
+        folder: str | Path,
+        device: str = "cpu",
+        captioner: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
     ) -> "Profiler":
         """Return a profiler with a trained model.
 
         Args:
-            folder: a finished run, its ``model/`` or another exported model.
+            folder: a finished run, its ``model/`` or another exported model; else the hub id of one, such as ``ann/shops``.
             device: of torch.
             captioner: hub id or folder of a BLIP-2 that captions photos without captions, for a model that reads them.
+            revision: branch, tag or commit of the hub's repository.
+            token, cache_dir, force_download, local_files_only: as in all of the hub's client.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, it is damaged, or the hub cannot give it.
         """
         path = Path(folder).expanduser()
         if (path / "config.yaml").is_file():
             if not (path / "model").is_dir():
                 raise UserError(f"{folder}: this run has no model: its training has not finished, or it trains none")
             path = path / "model"
+        elif not path.exists():
+            path = fetch_export(
+                str(folder),
+                revision,
+                token=token,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+            )
         elif not (path / "config.json").is_file():
             raise UserError(f"{folder}: neither a run (config.yaml) nor an exported model (config.json) is there")
-        return cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+        profiler = cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+        profiler.folder = path
+        return profiler
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = True, **options: Any) -> str:
+        """Upload the model with its card to a hub, and return the address of the commit.
+
+        Args:
+            repo_id: such as ``ann/shops``; made if it is not there.
+            private: whether a new repository is private, which it is unless you say otherwise; None: as the hub's own default.
+            options: ``commit_message``, ``token``, ``branch`` and others, see ``huggingface_hub.ModelHubMixin.push_to_hub``.
+
+        Raises:
+            UserError: the hub refuses it or cannot be reached.
+        """
+        try:
+            return super().push_to_hub(repo_id, private=private, **options)
+        except TRANSPORT as error:
+            raise UserError(f"{repo_id} cannot be pushed: {why_not_pushed(error)}") from error
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write what ``from_pretrained`` needs, and the card of the model that was loaded."""
+        self.model.save_pretrained(save_directory)
+        card = None if self.folder is None else self.folder / CARD
+        if card is not None and card.is_file():
+            text = card.read_text(encoding="utf-8")
+        else:
+            text = model_card(self.model.schema, self.model.settings, {}, {})
+        write_text(save_directory / CARD, text)
+
+    @classmethod
+    def fit(
+        cls,
+        users: Any,
+        schema: Schema | Mapping[str, Any] | str | Path,
+        labels: Any = None,
+        paradigm: str | None = None,
+        **options: Any,
+    ) -> "Profiler":
+        """Train on one's own people, as ``python -m mmprofile.train data=custom`` does, and return a profiler with the model.
+
+        Args:
+            users: a DataFrame or mappings. A row is a person: ``reviews`` (texts, or mappings with ``text`` and optionally
+                ``photos``, ``stars``, ``business_id``, ``date``), optionally ``user_id``, ``photos``, ``captions``, and
+                labels, an attribute a column. Or a row is a review: ``user_id``, ``text`` and the rest of a review.
+            schema: what a profile has; also a YAML file, or the name of one in ``conf/profile``.
+            labels: rows of ``user_id`` and attributes, or user id -> attribute -> value. None: they are in ``users``.
+            paradigm: None: what the data have, as the command chooses it.
+            options: keys of the command: ``name="shops", seed=1, trainer={"max_epochs": 20}``.
+
+        Raises:
+            UserError: as the command says it, and where a row is no person.
+        """
+        # Predicting needs none of Lightning, Hydra and the others that this imports.
+        from mmprofile.predict.fit import train_on
+
+        chosen = {"paradigm": paradigm} if paradigm else {}
+        return cls.from_pretrained(train_on(users, schema, labels, chosen | options))
 
     def predict(
         self,
@@ -207,7 +210,7 @@ class Profiler:
         Raises:
             UserError: as :meth:`predict`; names the person.
         """
-        photos = _GivenPhotos(self._process, self.model.transform, keep_images=self._captioner is not None)
+        photos = GivenPhotos(self._process, self.model.transform, keep_images=self._captioner is not None)
         known: list[Profile] = []
 
         def rows() -> Iterator[InputUser]:
@@ -265,7 +268,7 @@ class Profiler:
         selections: Sequence[Selection],
         decoded: Sequence[Decoded],
         known: Sequence[Profile],
-        photos: "_GivenPhotos",
+        photos: "GivenPhotos",
     ) -> list[dict[str, list[Evidence]]]:
         """Return, for each person, what each photo and review does to each attribute."""
         view = prediction_view(self.model)
@@ -307,97 +310,6 @@ class Profiler:
                 raise UserError(f"person {person}: known: {name}: {values!r} is no text or list of texts")
             profile[names[name.lower()]] = tuple(texts)
         return profile
-
-
-class _GivenPhotos:
-    """Photos that were given as objects. A key is the number of the person, whatever their id, and the place among theirs."""
-
-    def __init__(
-        self,
-        process: Callable[[bytes | Path], ProcessedPhoto],
-        transform: Callable[[Image.Image], np.ndarray] | None,
-        keep_images: bool,
-    ) -> None:
-        self.process, self._decoded = process, DecodedPhotos(transform, keep_images)
-        self.images = self._decoded.images
-        self._people = 0
-        self._given: dict[str, tuple[PhotoLike, str]] = {}
-
-    def take(self, person: Mapping[str, Any], name: str) -> InputUser:
-        """Return a person as a row of an input, and remember the photos.
-
-        Raises:
-            UserError: there is nothing to read, or the captions are not as many as the photos.
-        """
-        lists = {key: person.get(key) for key in ("reviews", "photos", "captions")}
-        for key, given in lists.items():
-            if isinstance(given, str | bytes):
-                raise UserError(f"person {name}: {key} is a text: give a list")
-        reviews, photos, captions = ([] if given is None else [*given] for given in lists.values())
-        if not all(isinstance(review, str) for review in reviews):
-            raise UserError(f"person {name}: reviews must be texts")
-        if not photos and not any(review.strip() for review in reviews):
-            raise UserError(f"person {name}: there are neither reviews nor photos")
-        if captions and len(captions) != len(photos):
-            raise UserError(
-                f"person {name}: {len(captions)} captions for {len(photos)} photos; give one for each, or None"
-            )
-        self._people += 1
-        keys = [f"{self._people}/{place}" for place in range(len(photos))]
-        what = [f"photo {place} of person {name}" for place in range(len(photos))]
-        self._given |= dict(zip(keys, zip(photos, what, strict=True), strict=True))
-        return InputUser(name, [review for review in reviews if review.strip()], keys, captions)
-
-    def problem(self, path: str) -> str | None:
-        """Decode a photo and keep its pixels.
-
-        Raises:
-            UserError: it cannot be used.
-        """
-        if path in self._decoded:
-            return None
-        given, what = self._given[path]
-        photo = self.process(_content(given, what))
-        if photo.jpeg is None or photo.reason is not None:
-            raise UserError(f"{what}: {photo.reason}")
-        self._decoded.add(path, photo.jpeg)
-        return None
-
-    def __call__(self, path: str) -> np.ndarray:
-        return self._decoded.pixels[path]
-
-    def forget(self) -> None:
-        """Drop all photos."""
-        self._given.clear()
-        self._decoded.clear()
-
-
-def _content(photo: PhotoLike, what: str) -> bytes | Path:
-    """Return a photo as a file's content, or as its path.
-
-    Raises:
-        UserError: it is no photo.
-    """
-    if isinstance(photo, bytes):
-        return photo
-    try:
-        if isinstance(photo, str | Path):
-            if "\0" in str(photo):
-                raise ValueError("no file has such a name")
-            return Path(photo).expanduser()
-        image = ImageOps.exif_transpose(Image.fromarray(photo) if isinstance(photo, np.ndarray) else photo)
-        file = io.BytesIO()
-        (image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image).save(file, format="PNG")
-    except (AttributeError, OSError, TypeError, ValueError) as error:
-        kind = f"an array of {photo.dtype} {photo.shape}" if isinstance(photo, np.ndarray) else repr(photo)[:60]
-        raise UserError(
-            f"{what}: {kind} is no photo; give a path, bytes, a PIL image or uint8 (height, width, 3)"
-        ) from error
-    return file.getvalue()
-
-
-def _written(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value if value is not None else "Unknown")
 
 
 def _load_captioner(checkpoint: str) -> Captioner:

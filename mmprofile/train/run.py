@@ -43,6 +43,7 @@ from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
+from mmprofile.report.card import data_facts, write_card
 from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
@@ -146,6 +147,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         "seconds": clock.seconds,
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "history": module.history,
+        "data": data_facts(prepared),
     }
     clock.lap("evaluate")
     return Outcome(metrics, evidence_of_model(model, data, [prediction.to_dict() for prediction in predictions]))
@@ -227,6 +229,8 @@ def finish(
     }
     write_report(folder, metrics, metrics["history"])
     write_html(folder, schema, metrics, read_predictions(folder), evidence)
+    if "data" in metrics:  # there is a model
+        write_card(folder, metrics)
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run is finished
     print_scores(metrics)
     print(f"\nreport: {folder / 'report.html'}, {folder / 'report.md'}   scores: {folder / 'metrics.json'}", end="")

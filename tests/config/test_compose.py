@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from mmprofile.config.compose import CONFIGS, load_config
+from mmprofile.config.compose import CONFIGS, chosen_settings, difference, load_config
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
@@ -108,3 +108,22 @@ def test_a_run_from_before_purposes_goes_on(tmp_path: Path) -> None:
     assert open_run(cfg) == folder
     with pytest.raises(UserError, match=r"purpose: None -> a survey"):
         open_run(load_config("train", [f"out={tmp_path}", "name=run", "purpose=a survey"]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [], ["paradigm=multi", "model=base", "seed=3", "trainer.max_epochs=20"], ["experiment=paper"], ["experiment=smoke"],
+        ["model=bart", "model.size=large"], ["model=base", "model.name=mine", "paradigm.name=own"],
+        ["paradigm.views=[fusion,text]", "trainer=cpu", "inputs.photos=0"],
+    ],
+)  # fmt: skip
+def test_the_chosen_settings_make_the_configuration_again(words: list[str]) -> None:
+    """But for where the data come from, and where the run goes."""
+    cfg = load_config("train", [*words, "name=run"])
+    chosen = chosen_settings(cfg)
+    again = load_config("train", [*chosen, "name=run"])
+    again.data, again.profile, again.loader, again.probe = cfg.data, cfg.profile, cfg.loader, cfg.probe
+    assert difference(cfg, again) == []
+    if not words:
+        assert chosen == ["paradigm=both", "model=tiny", "seed=0"]

@@ -3,12 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from mmprofile.config.compose import difference, load_config, typed
-from mmprofile.config.words import RENAMED, SHORT, rename_keys, translate
+from mmprofile.config.words import RENAMED, SHORT, as_words, rename_keys, translate
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
@@ -173,3 +174,19 @@ def test_a_run_with_an_old_key_goes_on(tmp_path: Path) -> None:
     config = folder / "config.yaml"
     config.write_text(config.read_text().replace("validation_beams", "dev_beams"))
     assert open_run(cfg) == folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("purpose", 'a "study" of {shops}, [not more]: 100 %'), ("purpose", "null"), ("purpose", "1e3"), ("purpose", "Größe"),
+        ("purpose", None), ("name", "a/b-c_d.e"), ("seed", 3), ("inputs.redraw", False), ("optim.lr_new", 1e-05),
+        ("paradigm.views", ["fusion", "text"]), ("inputs", {"reviews": 2, "photos": None}),
+    ],
+)  # fmt: skip
+def test_a_value_as_words_is_that_value(key: str, value: Any) -> None:
+    given = OmegaConf.select(load_config("train", as_words(key, value)), key)
+    if isinstance(value, dict):
+        assert {name: given[name] for name in value} == value
+    else:
+        assert given == value

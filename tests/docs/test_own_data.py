@@ -8,9 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from mmprofile import Schema
+from mmprofile.predict.fit import People
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
@@ -67,13 +71,29 @@ def test_people_get_profiles_and_what_is_no_person_is_listed(folder: Path) -> No
 
 
 def test_the_lines_of_python(folder: Path) -> None:
-    [code] = blocks("python")
+    code = blocks("python")[-1]
     profile, evidence = run(folder, "-c", code).splitlines()
     assert profile.startswith("<Travels By: ")
     assert evidence.startswith("Evidence(source='")
     moved = folder.parent / "elsewhere"
     shutil.copytree(folder / "outputs" / "shops" / "model", moved)
     assert run(folder, "-c", code.replace("outputs/shops", str(moved))).splitlines() == [profile, evidence]
+
+
+def test_a_training_in_python(folder: Path) -> None:
+    """Of one epoch; that it has the results of the command is tested beside ``Profiler.fit``."""
+    code = blocks("python")[0].replace('"max_epochs": 20', '"max_epochs": 1')
+    assert run(folder, "-c", code).splitlines()[-1].startswith("<Travels By: ")
+    assert "# from-python\n" in (folder / "outputs" / "from-python" / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_row_of_a_person(tmp_path: Path) -> None:
+    scope: dict[str, Any] = {}
+    exec(blocks("python")[1], scope)
+    people = People(tmp_path, Schema.from_yaml(ROOT / "docs" / "own_data" / "shops.yaml"))
+    people.add(scope["person"], 0)
+    assert people.labels == {"kunde000": {"Budget": "low"}}
+    assert [row["text"] for row in people.reviews] == scope["person"]["reviews"]
 
 
 def test_the_examples_are_of_the_files(folder: Path) -> None:

@@ -1,5 +1,6 @@
-"""A hub of our own on loopback: it serves folders as repositories, by the part of the hub's API that its client needs."""
+"""A hub of our own on loopback: it serves folders as repositories, and takes uploads, by the part of the API that this needs."""
 
+import base64
 import hashlib
 import json
 import threading
@@ -50,6 +51,8 @@ class Hub(ThreadingHTTPServer):
         repositories: by hub id.
         asked: method and path of each request.
         answer: status and body that every request gets instead; None: what it asks for.
+        store: where what is uploaded lies; None: nothing is taken.
+        private: whether a repository was made private, by hub id.
     """
 
     daemon_threads = True
@@ -59,6 +62,8 @@ class Hub(ThreadingHTTPServer):
         self.repositories: dict[str, Repository] = {}
         self.asked: list[str] = []
         self.answer: tuple[int, bytes] | None = None
+        self.store: Path | None = None
+        self.private: dict[str, bool] = {}
 
     def add(self, name: str, folder: Path, revision: str = "main", gated: bool = False) -> str:
         """Publish a folder as a revision of a repository, and return its commit."""
@@ -110,6 +115,39 @@ class Handler(BaseHTTPRequestHandler):
         sizes = "blobs" in parse_qs(url.query)
         siblings = [{"rfilename": name} | ({"size": size} if sizes else {}) for name, size in files.items()]
         return self.send(200, json.dumps({"id": name, "sha": commit, "siblings": siblings}).encode())
+
+    def do_POST(self) -> None:
+        """Make a repository, or take the files of a commit; all files come inline, as small ones do."""
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(f"POST {path}")
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.server.answer is not None:
+            return self.send(*self.server.answer)
+        if self.server.store is None or self.headers.get("authorization") != f"Bearer {TOKEN}":
+            return self.send(401, b"{}")
+        if path == "/api/validate-yaml":
+            return self.send(200, json.dumps({"errors": [], "warnings": []}).encode())
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            self.server.private[name] = asked.get("private") or asked.get("visibility") == "private"
+            self.server.add(name, self.server.store / name)
+            return self.send(200, json.dumps({"url": f"{self.server.url}/{name}"}).encode())
+        name, _, action = path.removeprefix("/api/models/").rpartition("/")[0].rpartition("/")
+        if action == "preupload":
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return self.send(200, json.dumps({"files": files}).encode())
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                file = self.server.store / name / line["value"]["path"]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(base64.b64decode(line["value"]["content"]))
+        commit = commit_of(self.server.store / name)
+        answer = {"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit}
+        return self.send(200, json.dumps(answer).encode())
 
     def send_file(self, repository: Repository, commit: str, file: Path) -> None:
         """Answer with a file."""
