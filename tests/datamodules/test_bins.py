@@ -57,7 +57,7 @@ def test_a_number_is_a_number_or_a_bin(tmp_path: Path) -> None:
     assert found.lines(schema) == [
         "3 of 8 users: Visits='many', 'True', 'inf' is not a number: these labels are left out"
     ]
-    with pytest.raises(UserError, match=r"1 of 1 users: Spends='below 7' is not a number"):
+    with pytest.raises(UserError, match=r"1 of 1 user: Spends='below 7' is not a number"):
         read(tmp_path, ["below 7"], SPENDS)  # its bins are not known yet
     assert given(read(tmp_path, ["Unknown", 2], SPENDS), "Spends") == {0: (), 1: ("2.0",)}
 
