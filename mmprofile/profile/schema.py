@@ -6,20 +6,17 @@ file under ``conf/profile/`` and no code.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
 from mmprofile.files import read_schema_file
+from mmprofile.profile.attributes import NONE, UNKNOWN, Attribute, Profile
 
-Profile = dict[str, tuple[str, ...]]
-"""Attribute name -> its values. An empty tuple is ``Unknown``, an attribute that is not there is not labelled."""
-KINDS = ("single", "set", "ordered")
-UNKNOWN = "Unknown"
-_RESERVED = (";", ",", ":", "\n")
+__all__ = ["NONE", "UNKNOWN", "Attribute", "Parsed", "Profile", "Schema", "check_purpose"]
 
 
 class Parsed(NamedTuple):
@@ -32,58 +29,6 @@ class Parsed(NamedTuple):
 
     profile: Profile
     faults: list[str]
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """One attribute of a profile.
-
-    Args:
-        name: as printed, without ``; , :``.
-        kind: ``single`` value, ``set`` of ``size`` values in the schema's order, or ``ordered`` list of ``size`` values.
-        values: all values, in the order used for rendering sets and breaking ties.
-        size: number of values of a ``set`` or ``ordered`` attribute.
-        unknown: whether ``Unknown`` is a legal value.
-        text_only: labelled by the auxiliary LLM stage (:mod:`mmprofile.llm`) from text, not by a rule.
-        sensitive: refused unless a purpose is stated.
-        rule: how the label is derived from raw data (``datamodules.labels``); None: not derived.
-
-    Raises:
-        UserError: the definition contradicts itself.
-    """
-
-    name: str
-    values: tuple[str, ...]
-    kind: str = "single"
-    size: int = 1
-    unknown: bool = False
-    text_only: bool = False
-    sensitive: bool = False
-    rule: Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(str(value) for value in self.values))
-        where = f"profile schema, attribute {self.name!r}"
-        if self.kind not in KINDS:
-            raise UserError(f"{where}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
-        if len(self.values) < 2 or len({value.lower() for value in self.values}) != len(self.values):
-            raise UserError(f"{where}: needs at least two values, all different (case is ignored)")
-        if self.kind == "single" and self.size != 1:
-            raise UserError(f"{where}: kind single has size 1, not {self.size}")
-        if not 1 <= self.size <= len(self.values):
-            raise UserError(f"{where}: size {self.size} does not fit {len(self.values)} values")
-        for text in (self.name, *self.values):
-            if not text or text != " ".join(text.split()) or any(mark in text for mark in _RESERVED):
-                raise UserError(
-                    f"{where}: {text!r} is empty, has stray blanks, or contains one of ; , : or a line break"
-                )
-        if UNKNOWN.lower() in {value.lower() for value in self.values}:
-            raise UserError(f"{where}: leave {UNKNOWN!r} out of the values and set `unknown: true`")
-
-    def canonical(self, values: Iterable[str]) -> tuple[str, ...]:
-        """Return ``values`` in the order in which they are rendered: the schema's for a set, the given one otherwise."""
-        values = tuple(values)
-        return tuple(v for v in self.values if v in values) if self.kind == "set" else values
 
 
 class Schema:
@@ -138,13 +83,11 @@ class Schema:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, from which :meth:`from_dict` makes the schema again."""
-        rows = []
-        for attribute in self.attributes:
-            row = asdict(attribute)
-            row["values"] = list(attribute.values)
-            row["rule"] = dict(attribute.rule) if attribute.rule is not None else None
-            rows.append(row)
-        return {"name": self.name, "attributes": rows}
+        return {"name": self.name, "attributes": [attribute.to_dict() for attribute in self.attributes]}
+
+    def to_yaml(self) -> str:
+        """Return the text of a file for :meth:`from_yaml`."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -173,6 +116,16 @@ class Schema:
         """A schema of the text-only attributes; None where there are none."""
         attributes = [attribute for attribute in self.attributes if attribute.text_only]
         return Schema(self.name, attributes) if attributes else None
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether preparing the data completes the schema: bins, and what each stands for."""
+        return any(attribute.kind == "number" for attribute in self.attributes)
+
+    def completed(self, prepared: "Schema") -> "Schema":
+        """Return the schema with its numbers as in that of prepared data."""
+        numbers = {attribute.name: attribute for attribute in prepared.attributes if attribute.kind == "number"}
+        return Schema(self.name, [numbers.get(attribute.name, attribute) for attribute in self.attributes])
 
     def __getitem__(self, name: str) -> Attribute:
         return self._by_name[name.lower()]
@@ -244,6 +197,8 @@ class Schema:
             value = spelled.get(word.lower())
             if value is not None and value not in values:
                 values.append(value)
+            elif attribute.empty and word.lower() == NONE.lower() and "," not in text:
+                return attribute.empty
             elif word.lower() == UNKNOWN.lower() and "," not in text:
                 if not attribute.unknown:
                     faults.append(f"{attribute.name}: {UNKNOWN} is not allowed")
@@ -255,10 +210,10 @@ class Schema:
                     else f"{attribute.name}: {word!r} twice"
                 )
         if len(values) > attribute.size:
-            faults.append(f"{attribute.name}: {len(values)} values, expected {attribute.size}")
+            faults.append(f"{attribute.name}: {len(values)} values, expected {attribute.sizes}")
             values = values[: attribute.size]
-        elif 0 < len(values) < attribute.size:
-            faults.append(f"{attribute.name}: {len(values)} of {attribute.size} values")
+        elif 0 < len(values) < attribute.least:
+            faults.append(f"{attribute.name}: {len(values)} of {attribute.sizes} values")
         return attribute.canonical(values)
 
 

@@ -34,10 +34,10 @@ from mmprofile.evaluate.predictions import (
     read_predictions,
     write_predictions,
 )
-from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
+from mmprofile.evaluate.runs import PREDICTIONS, SCHEMA, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.files import write_json, write_text
-from mmprofile.inputs.data import BatchData, find_data, prepare_data
+from mmprofile.inputs.data import BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
@@ -95,6 +95,9 @@ def main(cfg: TrainConfig) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_config(cfg.profile)
     check_photos(cfg, find_data(cfg.data, schema).photos)
+    schema = completed_schema(cfg.data, schema)
+    if schema.has_numbers:
+        keep_schema(folder, schema)
     neural = cfg.model.system == "neural"
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
@@ -109,7 +112,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     if cfg.purpose is not None:
         model.settings["purpose"] = cfg.purpose
     clock = Clock()
-    prepared = prepare_data(cfg.data, schema)
+    prepared = prepare_data(cfg.data, Schema.from_config(cfg.profile))
     clock.lap("prepare")
 
     data = make_data(cfg, model, prepared)
@@ -161,7 +164,7 @@ def run_system(cfg: TrainConfig, schema: Schema, folder: Path) -> Outcome:
     """
     system = SYSTEMS[cfg.model.system](cfg=cfg, schema=schema, folder=folder)
     clock = Clock()
-    prepared = prepare_data(cfg.data, schema)
+    prepared = prepare_data(cfg.data, Schema.from_config(cfg.profile))
     clock.lap("prepare")
     data = open_draws(cfg, schema, prepared, system.view.captions != "none")
     check_labels(schema, data)
@@ -300,6 +303,21 @@ def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
     return folder
+
+
+def keep_schema(folder: Path, schema: Schema) -> None:
+    """Write a run's schema, with the bins of numbers, beside its configuration.
+
+    Raises:
+        UserError: the run has begun with other bins.
+    """
+    path = folder / SCHEMA
+    if (folder / "checkpoints").exists() and path.exists() and Schema.from_yaml(path) != schema:
+        raise UserError(
+            f"{folder}: the data have changed since this run began, and with them the bins of numbers: choose another name= "
+            f"or out=, or delete the folder"
+        )
+    write_text(path, schema.to_yaml())
 
 
 def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str) -> str:
