@@ -107,8 +107,9 @@ def test_predictions_hold_gold_text_and_parse(trained: tuple[Path, str]) -> None
     rows = [json.loads(line) for line in (trained[0] / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 12
     for row in rows:
-        assert list(row) == ["user_id", "gold", "text", "parsed", "faults", "confidence"]
-        assert list(row["confidence"]) == list(ATTRIBUTES)
+        assert list(row) == ["user_id", "gold", "text", "parsed", "faults", "confidence", "uncalibrated", "sets"]
+        assert list(row["confidence"]) == list(row["uncalibrated"]) == list(row["sets"]) == list(ATTRIBUTES)
+        assert all(row["parsed"][name] in values for name, values in row["sets"].items())
         assert all(0 < share <= 1 for share in row["confidence"].values())
         assert row["faults"] == []
         assert set(row["gold"]) == set(row["parsed"]) == set(ATTRIBUTES)
