@@ -12,6 +12,7 @@ from mmprofile import Profiler
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.model.exports import load_pretrained
+from mmprofile.model.model import ProfileModel
 from mmprofile.predict.run import main
 from tests.support.rawdata import write_lines
 from tests.support.tinyblip import save_blip2
@@ -25,13 +26,12 @@ def blip2(tmp_path_factory: pytest.TempPathFactory, make_tokenizer: Callable[...
 
 
 @pytest.fixture(params=["both", "uni"])
-def folder(request: pytest.FixtureRequest, model_folder: Path, tmp_path: Path) -> Path:
+def folder(request: pytest.FixtureRequest, tiny_model: Callable[..., ProfileModel], tmp_path: Path) -> Path:
     """A model that reads captions, with photos or without."""
-    model = load_pretrained(model_folder)
-    model.settings["inputs"]["modality"] = request.param
+    model = tiny_model("xattn" if request.param == "both" else "none")
+    model.settings["inputs"] = {**model.settings["inputs"], "encoding": "segments", "modality": request.param}
     if request.param == "uni":
-        model.vision = None
-    model.settings["vision"] = None if request.param == "uni" else model.settings["vision"]
+        model.vision = model.settings["vision"] = None
     model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
