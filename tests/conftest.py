@@ -53,7 +53,8 @@ def tokenizer_for(texts: Sequence[str], **special: str) -> PreTrainedTokenizerFa
 
 def words_of(schema: Schema) -> list[str]:
     """Texts with every name and value of a schema in it, before every mark that may follow."""
-    return [f"{a.name}: {v}, {v}; Unknown" for a in schema.attributes for v in a.values]
+    words = [f"{a.name}: {v}, {v}; Unknown" for a in schema.attributes for v in a.values]
+    return [*words, *(word for a in schema.attributes for word in a.empty)]
 
 
 def all_profiles(schema: Schema) -> list[Profile]:
@@ -61,7 +62,9 @@ def all_profiles(schema: Schema) -> list[Profile]:
     choices: list[list[tuple[str, ...]]] = []
     for attribute in schema.attributes:
         pick = itertools.permutations if attribute.kind == "ordered" else itertools.combinations
-        choices.append([*pick(attribute.values, attribute.size), *([()] if attribute.unknown else [])])
+        sizes = range(max(1, attribute.least), attribute.size + 1)
+        chosen = [values for size in sizes for values in pick(attribute.values, size)]
+        choices.append([*chosen, *([attribute.empty] if attribute.empty else []), *([()] if attribute.unknown else [])])
     return [dict(zip(schema.names, chosen, strict=True)) for chosen in itertools.product(*choices)]
 
 

@@ -1,7 +1,8 @@
 """Classifiers per attribute: instead of a decoder (COOPNet, late fusion of text and photos), and beside one.
 
 A head is made of parts; each part has an opinion on every attribute, and their probabilities are mixed. A single value is
-one of its classes (softmax); in a set each class is decided by itself (sigmoid). A head never predicts Unknown.
+one of its classes (softmax); in a set each class is decided by itself (sigmoid), within the number of values that the set
+may have. A head never predicts Unknown.
 
 Dimension letters as in :mod:`mmprofile.model`.
 """
@@ -69,7 +70,7 @@ class AttributeHead(nn.Module):
     def __init__(self, schema: Schema, parts: int = 1) -> None:
         super().__init__()
         for attribute in schema.attributes:
-            sets = math.comb(len(attribute.values), attribute.size)
+            sets = sum(math.comb(len(attribute.values), size) for size in range(attribute.least, attribute.size + 1))
             if attribute.kind == "ordered" or sets > MOST_SETS:
                 reason = "is ordered" if attribute.kind == "ordered" else f"has {sets} possible sets"
                 raise UserError(f"model.head: attribute {attribute.name!r} {reason}, which needs model.head=lm")
@@ -82,11 +83,11 @@ class AttributeHead(nn.Module):
         self.register_buffer("mix", torch.full((len(sizes), parts), 1 / parts))
 
     def targets(self, profiles: Sequence[Profile], device: torch.device) -> Tensor:
-        """Return (profiles, C) float, 1 at the gold values of each profile; an unknown attribute has none."""
+        """Return (profiles, C) float, 1 at the gold values of each profile and 0 at the others, -1 at an unknown attribute."""
         rows = [
-            [float(value in profile.get(attribute.name, ())) for attribute in self.schema.attributes for value in attribute.values]
-            for profile in profiles
-        ]  # fmt: skip
+            [float(value in values) if values else -1.0 for values, known in pairs for value in known]
+            for pairs in ([(profile.get(a.name), a.values) for a in self.schema.attributes] for profile in profiles)
+        ]
         return torch.tensor(rows, device=device)
 
     def losses(self, votes: Votes, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,12 +104,13 @@ class AttributeHead(nn.Module):
         """
         losses, known = [], []
         for attribute, span in zip(self.schema.attributes, self.spans, strict=True):
-            logits, gold = votes.logits[..., span].float(), targets[:, None, span].expand_as(votes.logits[..., span])
-            if attribute.kind == "single":
+            logits = votes.logits[..., span].float()
+            gold = targets[:, None, span].clamp_min(0).expand_as(logits)
+            if not attribute.several:
                 loss = -(gold * logits.log_softmax(-1)).sum(-1)
             else:
                 loss = F.binary_cross_entropy_with_logits(logits, gold, reduction="none").sum(-1)
-            has_gold = targets[:, span].any(1)
+            has_gold = (targets[:, span] >= 0).all(1)
             losses.append((loss * votes.heard).sum(1) * has_gold)
             known.append(has_gold)
         return torch.stack(losses, 1), torch.stack(known, 1)
@@ -118,7 +120,7 @@ class AttributeHead(nn.Module):
         shares = []
         for attribute, span in zip(self.schema.attributes, self.spans, strict=True):
             logits = votes.logits[..., span].cpu().double()
-            probabilities = logits.softmax(-1) if attribute.kind == "single" else logits.sigmoid()
+            probabilities = logits.sigmoid() if attribute.several else logits.softmax(-1)
             shares.append(probabilities.clamp(LEAST, 1 - LEAST))
         return shares
 
@@ -142,13 +144,13 @@ class AttributeHead(nn.Module):
         """
         heard = votes.heard.cpu()
         for a, (attribute, shares) in enumerate(zip(self.schema.attributes, self.shares(votes), strict=True)):
-            gold = targets[:, self.spans[a]].cpu().bool()
-            known = gold.any(1)
+            gold = targets[:, self.spans[a]].cpu()
+            known = (gold >= 0).all(1)
             if not known.any():
                 continue
-            gold, shares = gold[known][:, None].expand_as(shares[known]), shares[known]
+            gold, shares = gold[known].bool()[:, None].expand_as(shares[known]), shares[known]
             right = shares.where(gold, 1 - shares)  # of each class by itself
-            if attribute.kind == "single":
+            if not attribute.several:
                 right = shares.where(gold, 0).sum(-1, keepdim=True)
             cells = right.transpose(1, 2)
             self.mix[a] = mixture(cells.flatten(0, 1), heard[known][:, None].expand_as(cells).flatten(0, 1))
@@ -192,21 +194,25 @@ class AttributeHead(nn.Module):
 def posterior(attribute: Attribute, probabilities: Tensor) -> dict[tuple[str, ...], float]:
     """Return the probability of each value of an attribute, likeliest first, ties in the schema's order.
 
-    Classes of a set are independent, but for the number of values, which is given. The likeliest set is then that of the
-    likeliest classes.
+    Classes of a set are independent, but for the number of values, which has limits. Without limits, the likeliest set is
+    that of the classes above one half.
 
     Args:
-        attribute: single or a set.
+        attribute: of one value, or a set.
         probabilities: (classes,) double.
     """
-    if attribute.kind == "single":
-        sets, shares = torch.arange(len(probabilities))[:, None], probabilities / probabilities.sum()
+    classes = torch.arange(len(probabilities))
+    if not attribute.several:
+        tables, shares = [classes[:, None]], probabilities / probabilities.sum()
     else:
-        sets = torch.combinations(torch.arange(len(probabilities)), attribute.size)
-        shares = probabilities.logit()[sets].sum(1).softmax(0)
+        sizes = range(attribute.least, attribute.size + 1)
+        tables = [torch.combinations(classes, size) if size else classes.new_zeros(1, 0) for size in sizes]
+        logits = probabilities.logit()
+        shares = torch.cat([logits[table].sum(1) for table in tables]).softmax(0)
+    sets = [chosen for table in tables for chosen in table.tolist()]
     order = shares.argsort(descending=True, stable=True)
-    pairs = zip(sets[order].tolist(), shares[order].tolist(), strict=True)
-    return {tuple(attribute.values[i] for i in chosen): share for chosen, share in pairs}
+    pairs = zip(order.tolist(), shares[order].tolist(), strict=True)
+    return {tuple(attribute.values[i] for i in sets[at]) or attribute.empty: share for at, share in pairs}
 
 
 def mixture(right: Tensor, heard: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class Profiler:
         photos: Sequence[PhotoLike] = (),
         captions: Sequence[str | None] | None = None,
         *,
-        known: Mapping[str, str | Sequence[str]] | None = None,
+        known: Mapping[str, str | float | Sequence[str]] | None = None,
         abstain_below: float = 0.0,
         risk: float | None = None,
         explain: bool = False,
@@ -289,7 +289,7 @@ class Profiler:
             )
         return explained
 
-    def _known(self, given: Mapping[str, str | Sequence[str]] | None, person: str) -> Profile:
+    def _known(self, given: Mapping[str, str | float | Sequence[str]] | None, person: str) -> Profile:
         """Return the values that are known of a person, by the schema's names.
 
         Raises:
@@ -302,8 +302,8 @@ class Profiler:
                 raise UserError(
                     f"person {person}: known: {name!r} is not an attribute: {', '.join(self.model.schema.names)}"
                 )
-            texts = [values] if isinstance(values, str) else values
-            if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            texts = self.model.schema[name].words(values)
+            if not all(isinstance(text, str) for text in texts):
                 raise UserError(f"person {person}: known: {name}: {values!r} is no text or list of texts")
             profile[names[name.lower()]] = tuple(texts)
         return profile

@@ -241,8 +241,15 @@ def captioned(
 
 
 def plain(attribute: Attribute, values: Sequence[str]) -> Any:
-    """Return values as JSON has them: a value or None where an attribute has a single one, else a list."""
-    return list(values) if attribute.kind != "single" else (values[0] if values else None)
+    """Return values as JSON has them: a value or None where an attribute has a single one, else a list.
+
+    An empty set is an empty list, and an Unknown one None.
+    """
+    if attribute.empty and not values:
+        return None
+    if attribute.several:
+        return [] if attribute.is_empty(values) else list(values)
+    return values[0] if values else None
 
 
 def _draw(items: Sequence[T], count: int, rng: np.random.Generator) -> Sequence[T]:

@@ -115,11 +115,15 @@ class Grammar:
         known: attributes whose values are given; no other values of them are legal.
 
     Raises:
-        UserError: the tokenizer has no tokens for the schema's names or values; ``known`` is not of the schema.
+        UserError: the tokenizer has no tokens for the schema's names or values, a number has no bins yet, or ``known`` is not
+            of the schema.
     """
 
     def __init__(self, schema: Schema, tokenizer: Any, known: Profile | None = None) -> None:
         self.schema, self.tokenizer = schema, tokenizer
+        for attribute in schema.attributes:
+            if not attribute.is_fitted:
+                raise UserError(f"{attribute.name} has no bins yet: take the schema.yaml of the prepared data")
         self.known = {name: self._known(name, values) for name, values in (known or {}).items()}
         self.eos = int(tokenizer.eos_token_id)
         self._pieces: dict[str, tuple[int, ...]] = {}
@@ -174,7 +178,7 @@ class Grammar:
         ids = self._tokens(f" {attribute.name}:")
         values = attribute.canonical(profile[attribute.name]) or (UNKNOWN,)
         for j, value in enumerate(values):
-            if value not in attribute.values and value != UNKNOWN:
+            if value not in attribute.values and value != UNKNOWN and not attribute.is_empty(values):
                 raise ValueError(f"{attribute.name}: {value!r} is not a value of the schema")
             ids += self._tokens(self._value(index, value, j == len(values) - 1))
         return ids
@@ -284,25 +288,34 @@ class Grammar:
             return
         attribute = attributes[index]
         head = self._tokens(f" {attribute.name}:") if not chosen else ()
-        left = attribute.size - len(chosen)
         for value in self._choices(attribute, chosen):
-            last = left == 1 or value == UNKNOWN
-            tokens = head + self._tokens(self._value(index, value, last))
-            if last:
-                yield _Piece(tokens=tokens, stage=stage, attribute=index + 1, chosen=())
-            else:
-                yield _Piece(tokens=tokens, stage=stage, attribute=index, chosen=(*chosen, value))
+            for last in self._lasts(attribute, (*chosen, value)):
+                tokens = head + self._tokens(self._value(index, value, last))
+                if last:
+                    yield _Piece(tokens=tokens, stage=stage, attribute=index + 1, chosen=())
+                else:
+                    yield _Piece(tokens=tokens, stage=stage, attribute=index, chosen=(*chosen, value))
 
     def _choices(self, attribute: Attribute, chosen: tuple[str, ...]) -> list[str]:
         """Return the values that may come next; of a set in the schema's order, with enough values left to fill it."""
         if attribute.name in self.known:
             return [self.known[attribute.name][len(chosen)]]
-        unknown = [UNKNOWN] if attribute.unknown and not chosen else []
+        others = [] if chosen else [*([UNKNOWN] if attribute.unknown else []), *attribute.empty]
         if attribute.kind != "set":
-            return [value for value in attribute.values if value not in chosen] + unknown
+            return [value for value in attribute.values if value not in chosen] + others
         start = attribute.values.index(chosen[-1]) + 1 if chosen else 0
-        stop = len(attribute.values) - (attribute.size - len(chosen)) + 1
-        return [*attribute.values[start:stop], *unknown]
+        stop = len(attribute.values) - max(1, attribute.least - len(chosen)) + 1
+        return [*attribute.values[start:stop], *others]
+
+    def _lasts(self, attribute: Attribute, chosen: tuple[str, ...]) -> list[bool]:
+        """Return whether the last of the values ``chosen`` ends the attribute: True, False or both where it may."""
+        count, known = len(chosen), self.known.get(attribute.name)
+        if chosen == (UNKNOWN,) or attribute.is_empty(chosen):
+            return [True]
+        if known is not None:
+            return [count == len(known)]
+        is_full = count == attribute.size or (attribute.kind == "set" and chosen[-1] == attribute.values[-1])
+        return [last for last in (True, False) if (count >= attribute.least if last else not is_full)]
 
     def _known(self, name: str, values: Sequence[str]) -> tuple[str, ...]:
         """Return the given values of an attribute as the grammar writes them.
@@ -315,12 +328,14 @@ class Grammar:
         attribute = self.schema[name]
         if not values and attribute.unknown:
             return (UNKNOWN,)
+        if attribute.is_empty(values):
+            return attribute.empty
         for value in values:
             if value not in attribute.values:
                 raise UserError(f"known: {name}: {value!r} is not one of {', '.join(attribute.values)}")
         ordered = attribute.canonical(values)
-        if len(set(ordered)) != attribute.size or len(values) != attribute.size:
-            raise UserError(f"known: {name} has {attribute.size} different values, not {len(values)}: {list(values)}")
+        if not attribute.allows(values):
+            raise UserError(f"known: {name} has {attribute.sizes} different values, not {len(values)}: {list(values)}")
         return ordered
 
     def _value(self, index: int, value: str, last: bool) -> str:
@@ -338,13 +353,13 @@ class Grammar:
 
     def _longest(self, attribute: Attribute) -> int:
         """Return the most tokens that an attribute can take."""
-        longest = max(len(self._tokens(f" {value};")) for value in (*attribute.values, UNKNOWN))
+        longest = max(len(self._tokens(f" {value};")) for value in (*attribute.values, UNKNOWN, *attribute.empty))
         return len(self._tokens(f" {attribute.name}:")) + attribute.size * (longest + 1)
 
     def _check(self) -> None:
         """Refuse a tokenizer from whose tokens a name or value does not come back unchanged, alone or beside others."""
         for attribute in self.schema.attributes:
-            for value in attribute.values:
+            for value in (*attribute.values, *attribute.empty):
                 profile = {a.name: self._example(a) for a in self.schema.attributes}
                 profile[attribute.name] = self._example(attribute, value)
                 text, written = self.schema.render(profile), self.decode(self.encode(profile))
@@ -357,5 +372,7 @@ class Grammar:
     @staticmethod
     def _example(attribute: Attribute, value: str | None = None) -> tuple[str, ...]:
         """Return legal values of an attribute, ``value`` among them."""
+        if value in attribute.empty:
+            return attribute.empty
         others = [v for v in attribute.values if v != value]
         return attribute.canonical([value, *others][: attribute.size] if value else others[: attribute.size])

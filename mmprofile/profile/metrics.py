@@ -46,6 +46,9 @@ class AttributeScores:
         predicted_absent: predictions of classes that do not occur in gold.
         invalid: scored users whose prediction is missing, out of the schema, or of a wrong number of values.
         not_scored: users whose gold value is unknown.
+        mean_absolute_error: of an attribute whose values are in order, how far predictions are from gold; else None.
+        quadratic_kappa: of the same, agreement with gold beyond chance, 1 at best (Cohen 1968).
+        unit: of the mean absolute error: ``steps`` from value to value, or that of a number.
     """
 
     macro_f1: float
@@ -58,6 +61,18 @@ class AttributeScores:
     predicted_absent: int
     invalid: int
     not_scored: int
+    mean_absolute_error: float | None = None
+    quadratic_kappa: float | None = None
+    unit: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; what only ordered values have is left out of others, and NaN becomes None."""
+        rows = {key: value for key, value in vars(self).items() if key not in OF_ORDER or value is not None}
+        return dict(without_nan(rows))
+
+
+OF_ORDER = ("mean_absolute_error", "quadratic_kappa", "unit")
+"""The scores that only attributes have whose values are in order."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ class Scores:
             "macro_f1": without_nan(self.macro_f1),
             "macro_f1_all": without_nan(self.macro_f1_all),
             "interval": without_nan(self.interval),
-            "per_attribute": {name: without_nan(vars(scores)) for name, scores in self.per_attribute.items()},
+            "per_attribute": {name: scores.to_dict() for name, scores in self.per_attribute.items()},
             "parse_fault_rate": self.parse_fault_rate,
             "n_users": self.n_users,
         }
@@ -135,7 +150,7 @@ def score(
         golds = [profile.get(attribute.name, ()) for profile in gold]
         guesses = [profile.get(attribute.name, ()) for profile in predicted]
         scored = [pair for pair in zip(golds, guesses, strict=True) if pair[0]]
-        right = sum(attribute.canonical(a) == attribute.canonical(b) and _valid(attribute, b, False) for a, b in scored)
+        right = sum(attribute.canonical(a) == attribute.canonical(b) and _listed(attribute, b) for a, b in scored)
         accuracy = 100.0 * right / len(scored) if scored else math.nan
         support = (counts.tp + counts.fn)[:, span].sum(axis=0)
         per_attribute[attribute.name] = AttributeScores(
@@ -145,10 +160,11 @@ def score(
             f1=dict(zip(attribute.values, per_class[0, span].tolist(), strict=True)),
             support=dict(zip(attribute.values, support.astype(int).tolist(), strict=True)),
             accuracy=accuracy,
-            exact_set_accuracy=None if attribute.kind == "single" else accuracy,
+            exact_set_accuracy=accuracy if attribute.several else None,
             predicted_absent=int(counts.fp[:, span].sum(axis=0)[support == 0].sum()),
-            invalid=sum(not _valid(attribute, b) for _, b in scored),
+            invalid=sum(not attribute.allows(b) for _, b in scored),
             not_scored=len(golds) - len(scored),
+            **_distance(attribute, scored),
         )
     return Scores(
         macro_f1=float(mean_of_attributes(f1)[0]),
@@ -183,14 +199,14 @@ def count(schema: Schema, gold: Sequence[Profile], predicted: Sequence[Profile])
             values = known.get(attribute.name, ())
             if not values:
                 continue
-            if not _valid(attribute, values, sized=attribute.kind == "single"):
+            if not (_listed(attribute, values) if attribute.several else attribute.allows(values)):
                 raise UserError(
                     f"gold profile {row}: {attribute.name} has {', '.join(map(repr, values))}, which schema "
                     f"{schema.name!r} does not allow; score with the schema that the data was prepared with"
                 )
-            truth[row, [column[value] for value in values]] = True
+            truth[row, [column[value] for value in values if value in column]] = True  # the empty set is in none
             guessed = prediction.get(attribute.name, ())
-            if attribute.kind != "single" or _valid(attribute, guessed):
+            if attribute.several or attribute.allows(guessed):
                 guess[row, [column[value] for value in guessed if value in column]] = True
     tp, fp, fn = truth & guess, guess & ~truth, truth & ~guess
     return Counts(tp=tp.astype(np.float64), fp=fp.astype(np.float64), fn=fn.astype(np.float64), spans=spans)
@@ -293,7 +309,42 @@ def percentile_interval(draws: Array) -> Interval:
     return (low, high)
 
 
-def _valid(attribute: Attribute, values: Sequence[str], sized: bool = True) -> bool:
-    """Tell whether ``values`` are different values of the schema and, where ``sized``, as many as the schema asks for."""
+def _listed(attribute: Attribute, values: Sequence[str]) -> bool:
+    """Tell whether ``values`` are different values of the schema, however many, or the empty set."""
     listed = all(value in attribute.values for value in values) and len(set(values)) == len(values)
-    return listed and (len(values) == attribute.size or not sized)
+    return listed or attribute.is_empty(values)
+
+
+def _distance(attribute: Attribute, pairs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> dict[str, Any]:
+    """Return how far predictions are from gold on an attribute's scale; nothing of values that are in no order.
+
+    An invalid prediction counts as the value that is farthest from gold.
+
+    Args:
+        attribute: of the schema.
+        pairs: gold and predicted values of each scored user.
+    """
+    if attribute.scale is None:
+        return {}
+    unit = attribute.unit if attribute.kind == "number" else "steps"
+    if not pairs:
+        return {"mean_absolute_error": math.nan, "quadratic_kappa": math.nan, "unit": unit}
+    scale, place = np.array(attribute.scale), {value: i for i, value in enumerate(attribute.values)}
+    gold = np.array([place[known] for [known], _ in pairs])
+    farthest = np.where(scale[gold] - scale[0] > scale[-1] - scale[gold], 0, len(scale) - 1)
+    valid = [attribute.allows(guess) for _, guess in pairs]
+    guess = np.array([place[b[0]] if ok else far for (_, b), ok, far in zip(pairs, valid, farthest, strict=True)])
+    return {
+        "mean_absolute_error": float(np.abs(scale[gold] - scale[guess]).mean()),
+        "quadratic_kappa": _quadratic_kappa(gold, guess),
+        "unit": unit,
+    }
+
+
+def _quadratic_kappa(gold: npt.NDArray[np.int_], guess: npt.NDArray[np.int_]) -> float:
+    """Return Cohen's kappa with squared distances: 1 - observed / expected disagreement; NaN where none is expected.
+
+    Both are means of (gold - guess)^2, over the pairs and over all combinations of a gold with a predicted value.
+    """
+    expected = gold.var() + guess.var() + (gold.mean() - guess.mean()) ** 2
+    return float(1 - ((gold - guess) ** 2).mean() / expected) if expected else math.nan

@@ -10,7 +10,7 @@ from mmprofile.errors import UserError
 from mmprofile.files import read_numbered_lines
 from mmprofile.inputs.data import UserData
 from mmprofile.inputs.views import User, View
-from mmprofile.profile.schema import UNKNOWN
+from mmprofile.profile.schema import UNKNOWN, Schema
 
 _FENCE = re.compile(r"```[^\n`]*\n(.*?)```", re.S)
 
@@ -27,6 +27,7 @@ class AnswerFile:
     Args:
         path: of the file.
         view: what the model was shown of a user.
+        schema: of the profiles.
 
     Raises:
         UserError: the file cannot be read, a line is no answer, or a user has two.
@@ -35,9 +36,9 @@ class AnswerFile:
     repeats = False
     n_parameters: int | None = None
 
-    def __init__(self, path: Path, view: View) -> None:
+    def __init__(self, path: Path, view: View, schema: Schema) -> None:
         self.path, self.view = path, view
-        rows = [_row(line.value, line.place) for line in read_numbered_lines(path, "model.options.path", "answer")]
+        rows = [_row(line.value, line.place, schema) for line in read_numbered_lines(path, "model.options.path", "answer")]
         repeated = [user for user, count in Counter(user for user, _ in rows).items() if count > 1]
         _refuse(self.path, "that stand there more than once", repeated)
         self.texts = dict(rows)
@@ -67,20 +68,20 @@ def _refuse(path: Path, problem: str, users: Sequence[str]) -> None:
         raise UserError(f"{path}: {len(users)} users {problem}: {', '.join(users[:3])}{more}")
 
 
-def _row(row: Any, where: str) -> tuple[str, str]:
+def _row(row: Any, where: str, schema: Schema) -> tuple[str, str]:
     """Return the user id and the profile text of a line."""
     if isinstance(row, dict) and isinstance(row.get("user_id"), str):
         if isinstance(row.get("text"), str):
             return row["user_id"], profile_text(row["text"])
         if isinstance(row.get("profile"), dict):
-            return row["user_id"], _render(row["profile"])
+            return row["user_id"], _render(row["profile"], schema)
     raise UserError(f"{where}: expected an object with user_id, and text or profile")
 
 
-def _render(profile: Mapping[str, Any]) -> str:
+def _render(profile: Mapping[str, Any], schema: Schema) -> str:
     """Return the text of a profile, right or wrong: what does not fit the schema is a fault when it is parsed."""
     parts = []
     for name, value in profile.items():
-        values = value if isinstance(value, list) else [value]
+        values = schema[name].words(value) if name in schema.names else value if isinstance(value, list) else [value]
         parts.append(f"{name}: {', '.join(UNKNOWN if item is None else str(item) for item in values) or UNKNOWN}")
     return "; ".join(parts)

@@ -97,8 +97,9 @@ def attributes(schema: Schema) -> str:
     """Return a line per attribute: how many of which values."""
     lines = []
     for attribute in schema.attributes:
-        number = "one" if attribute.size == 1 else str(attribute.size)
-        order = ", the most important first" if attribute.kind == "ordered" else ""
+        number = "one" if attribute.sizes == "1" else attribute.sizes
+        order = {"ordered": ", the most important first", "ordinal": " (in this order)"}.get(attribute.kind, "")
+        order += f", or {attribute.empty[0]} of them" if attribute.empty else ""
         unknown = f", or {UNKNOWN}" if attribute.unknown else ""
         lines.append(f"- {attribute.name}: {number} of {', '.join(attribute.values)}{order}{unknown}")
     return "\n".join(lines)

@@ -74,14 +74,16 @@ class Choice(NamedTuple):
 def majority(schema: Schema, train: Sequence[Example], test: Sequence[Example]) -> list[Profile]:
     """Predict the most frequent class of every attribute, or as many classes as it has values; ties by schema order.
 
+    In a set of any size, these are the classes that more than half of the users have.
+
     Raises:
         UserError: there is no train example.
     """
     _check_train(train)
     profile: Profile = {}
     for attribute in schema.attributes:
-        frequency = _targets(attribute, train).sum(axis=0)
-        profile[attribute.name] = _likeliest(attribute, frequency[None])[0] if frequency.any() else ()
+        targets = _labelled(attribute, train).targets
+        profile[attribute.name] = _likeliest(attribute, targets.mean(axis=0)[None])[0] if len(targets) else ()
     return [dict(profile) for _ in test]
 
 
@@ -305,13 +307,6 @@ def _best_choice(attribute: Attribute, tables: Mapping[str, Array], frequency: A
     return max(scores, key=lambda choice: scores[choice])
 
 
-def _targets(attribute: Attribute, examples: Sequence[Example]) -> Array:
-    """Return (N, C) of 0 and 1; a row of zeros where the value is unknown."""
-    return np.array(
-        [[value in e.profile.get(attribute.name, ()) for value in attribute.values] for e in examples], dtype=np.float64
-    )
-
-
 class LabelledRows(NamedTuple):
     """The examples whose value of an attribute is known: their places, (n,), and their targets, (n, C)."""
 
@@ -320,14 +315,14 @@ class LabelledRows(NamedTuple):
 
 
 def _labelled(attribute: Attribute, examples: Sequence[Example]) -> LabelledRows:
-    targets = _targets(attribute, examples)
-    rows = np.flatnonzero(targets.any(axis=1))
-    return LabelledRows(rows, targets[rows])
+    known = [(row, values) for row, e in enumerate(examples) if (values := e.profile.get(attribute.name))]
+    targets = [[value in values for value in attribute.values] for _, values in known]
+    return LabelledRows(np.array([row for row, _ in known], dtype=np.int_), np.array(targets, dtype=np.float64))
 
 
 def _fit(attribute: Attribute, make: Callable[[], Any], features: Matrix, targets: Array) -> list[FittedClassifier]:
     """Fit one classifier for a single value, or one per class for several values, to (n, F) and (n, C)."""
-    problems = [targets.argmax(axis=1)] if attribute.kind == "single" else list(targets.T.astype(int))
+    problems = list(targets.T.astype(int)) if attribute.several else [targets.argmax(axis=1)]
     classifiers = []
     for labels in problems:
         classes = np.unique(labels)
@@ -340,7 +335,7 @@ def _probabilities(attribute: Attribute, classifiers: Sequence[FittedClassifier]
     result = np.zeros((features.shape[0], len(attribute.values)))
     for index, (classes, model) in enumerate(classifiers):
         table = np.ones((features.shape[0], 1)) if model is None else model.predict_proba(features)
-        if attribute.kind == "single":
+        if not attribute.several:
             result[:, classes] = table
         elif classes[-1] == 1:
             result[:, index] = table[:, -1]
@@ -352,9 +347,13 @@ def _likeliest(
 ) -> list[tuple[str, ...]]:
     """Return the ``size`` best classes of every row of ``table``, (M, C); ties by schema order.
 
-    With ``frequency``, (C,), probabilities are divided by it to the ``power`` first.
+    With ``frequency``, (C,), probabilities are divided by it to the ``power`` first. Of a set of any size, only those beyond
+    ``least`` count that are likelier than 0.5^(1 - power) * frequency^power: one half, the frequency, or in between.
     """
     if frequency is not None:
         table = np.where(frequency > 0, table / np.maximum(frequency, 1e-12) ** power, 0.0)
     best = np.argsort(-table, axis=1, kind="stable")[:, : attribute.size]
-    return [attribute.canonical(attribute.values[i] for i in row) for row in best]
+    kept = np.take_along_axis(table, best, axis=1) > 0.5 ** (1 - power)
+    kept[:, : attribute.least] = True
+    chosen = (row[keep] for row, keep in zip(best, kept, strict=True))
+    return [attribute.canonical(attribute.values[i] for i in row) or attribute.empty for row in chosen]

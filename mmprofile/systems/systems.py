@@ -157,7 +157,7 @@ def answer_file_system(*, cfg: TrainConfig, schema: Schema, folder: Path) -> Sys
     path = cfg.model.options.get("path")
     if path is None:
         raise UserError("model.system=file: add model.options.path=... (JSONL of user_id, and text or profile)")
-    return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm).prediction_view)
+    return AnswerFile(Path(path).expanduser(), check_paradigm(cfg.paradigm).prediction_view, schema)
 
 
 SYSTEMS: dict[str, MakeSystem] = {

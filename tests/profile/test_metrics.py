@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, multilabel_confusion_matrix
+from sklearn.metrics import (
+    accuracy_score,
+    cohen_kappa_score,
+    confusion_matrix,
+    f1_score,
+    multilabel_confusion_matrix,
+)
 
 from mmprofile.errors import UserError
 from mmprofile.profile.metrics import bootstrap, confusion, count, resample_weights, score
@@ -48,6 +54,67 @@ def test_set_matches_multilabel_sklearn(seed: int) -> None:
     assert one.macro_f1_all == pytest.approx(100 * f1_score(truth, guess, average="macro", zero_division=0))
     exact = [set(a["Likes"]) == set(b["Likes"]) for a, b in zip(gold, predicted, strict=True)]
     assert one.exact_set_accuracy == one.accuracy == pytest.approx(100 * np.mean(exact))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_set_of_any_size_matches_multilabel_sklearn(seed: int) -> None:
+    """Users whose set is empty count: their predicted values are wrong ones."""
+    rng = np.random.default_rng(seed)
+    likes = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), "set", 3, min_size=0)
+
+    def drawn() -> list[Profile]:
+        rows = rng.random((40, 4)) < rng.choice([0.2, 0.4])
+        return [{"Likes": tuple(np.array(likes.values)[row][:3].tolist()) or ("None",)} for row in rows]
+
+    gold, predicted = drawn(), drawn()
+    truth, guess = (
+        np.array([[label in profile["Likes"] for label in likes.values] for profile in rows])
+        for rows in (gold, predicted)
+    )
+    assert not truth.any(axis=1).all()
+    one = score(Schema("likes", [likes]), gold, predicted, resamples=0).per_attribute["Likes"]
+    assert one.macro_f1 == pytest.approx(100 * f1_score(truth, guess, average="macro", zero_division=0))
+    assert one.exact_set_accuracy == one.accuracy == pytest.approx(100 * (truth == guess).all(axis=1).mean())
+    assert (one.invalid, one.not_scored) == (0, 0)
+    wrong: list[tuple[str, ...]] = [(), likes.values, ("None", "Cars"), ("bogus",)]
+    bad = score(Schema("likes", [likes]), gold[:4], [{"Likes": values} for values in wrong], resamples=0)
+    assert bad.per_attribute["Likes"].invalid == 4
+    assert bad.per_attribute["Likes"].accuracy == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_values_in_order_match_sklearn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    size = Attribute("Size", ("S", "M", "L", "XL"), "ordinal")
+    spends = Attribute("Spends", kind="number", edges=(10, 20, 50), typical=(4, 15, 30, 80), unit="€")
+    gold, guess = rng.integers(0, 4, (2, 50))
+    guess = np.where(rng.random(50) < 0.5, gold, guess)
+    for attribute, scale, unit in ((size, [0, 1, 2, 3], "steps"), (spends, [4, 15, 30, 80], "€")):
+        rows = [[{attribute.name: (attribute.values[i],)} for i in part] for part in (gold, guess)]
+        schema = Schema("one", [attribute])
+        one = score(schema, *rows, resamples=0).per_attribute[attribute.name]
+        assert one.quadratic_kappa == pytest.approx(cohen_kappa_score(gold, guess, weights="quadratic"))
+        assert one.mean_absolute_error == pytest.approx(np.abs(np.array(scale)[gold] - np.array(scale)[guess]).mean())
+        assert one.macro_f1 == pytest.approx(100 * f1_score(gold, guess, average="macro"))
+        assert one.to_dict()["unit"] == unit
+        # An invalid answer is as wrong as can be.
+        worst = [{attribute.name: (attribute.values[3 if known < 2 else 0],)} for known in gold]
+        if attribute is size:
+            nothing: list[Profile] = [{attribute.name: ("bogus",)} for _ in gold]
+            found, expected = (score(schema, rows[0], some, resamples=0).per_attribute["Size"] for some in (nothing, worst))
+            assert found.mean_absolute_error == expected.mean_absolute_error
+            assert found.quadratic_kappa == expected.quadratic_kappa
+    same = score(Schema("one", [size]), *([{"Size": ("S",)}] * 3 for _ in range(2)), resamples=0).to_dict()
+    assert same["per_attribute"]["Size"]["mean_absolute_error"] == 0
+    assert same["per_attribute"]["Size"]["quadratic_kappa"] is None
+    nobody = score(Schema("one", [size]), [{}], [{"Size": ("S",)}], resamples=0).to_dict()["per_attribute"]["Size"]
+    assert nobody["mean_absolute_error"] is nobody["quadratic_kappa"] is None
+
+
+def test_values_without_order_have_no_distance() -> None:
+    rows = profiles(np.random.default_rng(0), 5)
+    for scores in score(SCHEMA, rows, rows, resamples=0).to_dict()["per_attribute"].values():
+        assert not {"mean_absolute_error", "quadratic_kappa", "unit"} & scores.keys()
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,5 +1,7 @@
 """The profile schema: what is rendered is read back, anything else is read without raising, and all of it is data."""
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,19 +32,27 @@ def names(least: int, most: int) -> st.SearchStrategy[list[str]]:
 def schemas(draw: st.DrawFn) -> Schema:
     attributes = []
     for name in draw(names(1, 4)):
-        values, kind = draw(names(2, 6)), draw(st.sampled_from(KINDS))
-        size = 1 if kind == "single" else draw(st.integers(1, len(values)))
-        attributes.append(Attribute(name, tuple(values), kind, size, unknown=draw(st.booleans())))
+        values, kind, unknown = draw(names(2, 6)), draw(st.sampled_from(KINDS)), draw(st.booleans())
+        if kind == "number":
+            edges = draw(st.lists(st.floats(-1e6, 1e6) | st.integers(-99, 99), min_size=1, max_size=4, unique=True))
+            attributes.append(Attribute(name, kind=kind, edges=tuple(sorted(edges)), unknown=unknown))
+            continue
+        size = draw(st.integers(1, len(values))) if kind in ("set", "ordered") else 1
+        least = draw(st.none() | st.integers(0, size)) if kind == "set" else None
+        attributes.append(Attribute(name, tuple(values), kind, size, unknown=unknown, min_size=least))
     return Schema("random", attributes)
+
+
+@st.composite
+def values_of(draw: st.DrawFn, attribute: Attribute) -> tuple[str, ...]:
+    size = draw(st.integers(attribute.least, attribute.size))
+    return attribute.canonical(draw(st.permutations(attribute.values))[:size]) or attribute.empty
 
 
 def profiles(schema: Schema) -> st.SearchStrategy[Profile]:
     """Legal profiles."""
-    parts: dict[str, st.SearchStrategy[tuple[str, ...]]] = {}
-    for a in schema.attributes:
-        chosen = st.permutations(a.values).map(lambda values, a=a: a.canonical(values[: a.size]))
-        parts[a.name] = st.one_of(chosen, st.just(())) if a.unknown else chosen
-    return st.fixed_dictionaries(parts)
+    chosen = {a.name: st.just(()) | values_of(a) if a.unknown else values_of(a) for a in schema.attributes}
+    return st.fixed_dictionaries(chosen)
 
 
 @settings(max_examples=50)
@@ -77,10 +87,10 @@ def test_any_text_is_read_and_only_legal_values_come_out(data: st.DataObject, te
             values = profile[attribute.name]
             assert len(values) <= attribute.size
             assert len(set(values)) == len(values)
-            assert set(values) <= set(attribute.values)
+            assert set(values) <= {*attribute.values, *attribute.empty}
             assert values == attribute.canonical(values)
             spoken_of = any(fault.startswith(f"{attribute.name}: ") for fault in faults)
-            assert len(values) == attribute.size or attribute.unknown or spoken_of
+            assert attribute.allows(values) or (attribute.unknown and not values) or spoken_of
 
 
 @settings(max_examples=50)
@@ -155,6 +165,9 @@ def test_another_schema_is_data(tmp_path: Path, legal_profiles: Callable[[Schema
     assert Schema.from_dict({**schema.to_dict(), "attributes": schema.to_dict()["attributes"][:1]}) != schema
 
 
+NUMBER: dict[str, Any] = {"kind": "number", "edges": [1], "values": []}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -167,6 +180,21 @@ def test_another_schema_is_data(tmp_path: Path, legal_profiles: Callable[[Schema
         ({"values": ["a", " b"]}, "stray blanks"),
         ({"name": "A: b"}, "contains one of"),
         ({"values": ["a", "unknown"]}, "set `unknown: true`"),
+        ({"min_size": 0}, "min_size 0 should be 0 to size (1), of kind set"),
+        ({"kind": "set", "min_size": 2}, "min_size 2 should be 0 to size (1)"),
+        ({"kind": "set", "min_size": 0, "values": ["a", "none"]}, "leave 'None' out of the values"),
+        ({"kind": "ordinal", "size": 2}, "kind ordinal has size 1"),
+        ({"edges": [1]}, "edges goes with kind number, not single"),
+        (NUMBER | {"values": ["a", "b"]}, "a number has edges, or else quantiles, and no values"),
+        (NUMBER | {"edges": []}, "a number has edges, or else quantiles"),
+        (NUMBER | {"quantiles": 3}, "a number has edges, or else quantiles"),
+        (NUMBER | {"edges": [3, 3]}, "edges must grow: 3, 3"),
+        (NUMBER | {"edges": [1, "b"]}, "edges are not all numbers: [1, 'b']"),
+        (NUMBER | {"edges": [1, math.inf]}, "edges are not all numbers"),
+        (NUMBER | {"edges": 5}, "an attribute has the keys"),
+        (NUMBER | {"typical": [1]}, "1 edges make 2 bins, not 1"),
+        (NUMBER | {"edges": [], "quantiles": 1}, "quantiles 1 is not a number of bins"),
+        (NUMBER | {"edges": [], "quantiles": 2, "text_only": True}, "which have no text-only attributes"),
         ({"colour": "red"}, "an attribute has the keys name, values"),
         ({"values": 3}, "an attribute has the keys"),
     ],
@@ -176,6 +204,32 @@ def test_contradictions_are_errors(changes: dict[str, Any], message: str) -> Non
         Schema.from_dict({"attributes": [{"name": "A", "values": ["a", "b"]} | changes]})
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@settings(max_examples=50)
+@given(schemas())
+def test_a_schema_is_plain_data(schema: Schema) -> None:
+    assert Schema.from_dict(json.loads(json.dumps(schema.to_dict()))) == schema
+
+
+def test_a_schema_of_older_kinds_is_the_data_that_it_was(schema: Schema) -> None:
+    """Prepared folders are found by a hash of it."""
+    keys = {"name", "values", "kind", "size", "unknown", "text_only", "sensitive", "rule"}
+    assert all(row.keys() == keys for row in schema.to_dict()["attributes"])
+
+
+def test_a_number_is_completed_by_prepared_data() -> None:
+    asked = Attribute("Spends", kind="number", quantiles=2, unit="€")
+    with pytest.raises(UserError, match="Spends: the numbers of the training users are all 7"):
+        asked.fitted([7, 7])
+    with pytest.raises(UserError, match="Spends: the numbers of the training users are missing"):
+        asked.fitted([])
+    fitted = asked.fitted([1, 2, 30, 40.5])
+    assert (fitted.values, fitted.scale, fitted.unit) == (("below 30", "30 and more"), (1.5, 35.25), "€")
+    assert [fitted.bin(number) for number in (29.9, 30)] == ["below 30", "30 and more"]
+    assert fitted.fitted([7, 7]) == fitted
+    schema = Schema("mine", [asked, Attribute("Pet", ("cat", "dog"))])
+    assert schema.completed(Schema("theirs", [fitted])).attributes == (fitted, schema.attributes[1])
 
 
 def test_unreadable_schemas_are_errors(tmp_path: Path) -> None:
