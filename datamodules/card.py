@@ -79,7 +79,7 @@ def balance(schema: Schema, labels: Labels, splits: dict[str, list[str]]) -> dic
                 counts.update(dict.fromkeys(values, number))
             result[attribute.name][split] = {
                 value: counts[value]
-                for value in (*attribute.values, UNKNOWN, NO_LABEL)
+                for value in (*attribute.values, *attribute.empty, UNKNOWN, NO_LABEL)
                 if counts[value] or value in attribute.values
             }
     return result
@@ -193,6 +193,7 @@ def _labels(schema: Schema, manifest: dict[str, Any]) -> str:
                 f", threshold {threshold:g}" if threshold is not None else ""
             )
             rule_text += " (median of the training users)" if rule.get("threshold") == "train_median" else ""
+        rule_text += f", a number in {attribute.unit}" if attribute.unit else ""
         rules.append((attribute.name, rule_text))
     text += _table(("attribute", "rule"), rules)
     compare = schema.name == "yelp"

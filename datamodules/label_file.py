@@ -1,5 +1,6 @@
 """Labels of a user's own file: a bad row or value among many is left out, counted and named."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.bins import as_label
 from datamodules.labels import Labels
 from datamodules.yelp import json_lines
 from mmprofile.errors import UserError, counted, nearest
@@ -156,15 +158,28 @@ def _values(attribute: Attribute, value: Any) -> tuple[str, ...] | None:
     items = [
         item for item in (value if isinstance(value, list) else [value]) if item not in (None, "") and item == item
     ]
-    spelled = {known.lower(): known for known in attribute.values}
+    spelled = {known.lower(): known for known in (*attribute.values, *attribute.empty)}
+    if value == [] and attribute.empty:
+        return attribute.empty
     texts = [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i).strip() for i in items]
     known = [*dict.fromkeys(text for text in texts if text.lower() != UNKNOWN.lower())]
     if not known:
         return () if texts and attribute.unknown else None
-    values = {spelled[text.lower()] for text in known if text.lower() in spelled}
-    if len(values) != attribute.size or len(known) != attribute.size:
+    if attribute.kind == "number" and len(known) == 1 and (number := _number(known[0])) is not None:
+        return as_label(number)
+    values = [spelled.get(text.lower(), text) for text in known]
+    if not attribute.allows(values):
         raise ValueError(", ".join(known))
-    return attribute.canonical(spelled[text.lower()] for text in known)
+    return attribute.canonical(values)
+
+
+def _number(text: str) -> float | None:
+    """Return the finite number that a text is; None where it is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _wrong_values(attribute: Attribute, found: GivenLabels) -> str:
@@ -172,8 +187,10 @@ def _wrong_values(attribute: Attribute, found: GivenLabels) -> str:
     wrong = found.wrong[attribute.name]
     shown = ", ".join(repr(value) for value, _ in wrong.most_common(SHOWN)) + (", ..." if len(wrong) > SHOWN else "")
     wanted = f"one of {', '.join(attribute.values)}"
-    if attribute.size > 1:
-        wanted = f"{attribute.size} different values of {', '.join(attribute.values)}"
+    if attribute.sizes != "1":
+        wanted = f"{attribute.sizes} different values of {', '.join(attribute.values)}"
+    elif attribute.kind == "number":
+        wanted = "a number"
     hint = nearest(wrong.most_common(1)[0][0], attribute.values)
     users = counted(found.given[attribute.name], "user")
     return f"{wrong.total():,} of {users}: {attribute.name}={shown} is not {wanted}{hint}"

@@ -19,6 +19,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from datamodules import prepared as out
+from datamodules.bins import binned, fewer_bins
 from datamodules.card import balance, dataset_card, versions
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
@@ -229,9 +230,9 @@ class Preparation:
         with self.progress.step("hashing the source files"):
             sources = [file.describe() for file in raw.sources]
         manifest = self._manifest(sources=sources, photo_counts=photo_counts, data=data, totals=totals) | sidecars
-        out.save_schema(result, self.schema)
+        out.save_schema(result, data.schema)
         write_json(result / "manifest.json", manifest, ensure_ascii=False)
-        write_text(result / "README.md", dataset_card(self.schema, manifest))
+        write_text(result / "README.md", dataset_card(data.schema, manifest))
         write_text(result / ".fingerprint", self.destination.fingerprint)
         write_text(result / ".origin", self.origin)
         if isinstance(self.options.source, DemoSource) and self.options.source.keep_raw:
@@ -310,16 +311,20 @@ class Preparation:
             splits = split_users(sorted(known), self.options.split)
             self.funnel.add("users in a split", sum(map(len, splits.values())))
             cuts = labels.cut(splits["train"])
-            profiles = labels.profiles(known)
+            schema, profiles = binned(self.schema, labels.profiles(known), splits["train"])
+        for line in filter(None, map(fewer_bins, self.schema.attributes, schema.attributes)):
+            self.progress.say(f"prepare: labels: {line}")
         notes = {
             "derived": sorted(labels.derived),
             "from_file": sorted(labels.from_file),
             "unknown": unknown,
             "cuts": cuts,
             **({"file": given.notes()} if given.rows else {}),
-            "balance": balance(self.schema, profiles, splits),
+            "balance": balance(schema, profiles, splits),
         }
-        return Dataset(tables=tables, reviews=reviews, usable=usable, labels=profiles, notes=notes, splits=splits)
+        return Dataset(
+            tables=tables, reviews=reviews, usable=usable, schema=schema, labels=profiles, notes=notes, splits=splits
+        )
 
     def _without_source(self, given: GivenLabels) -> list[str]:
         """Return a line on the attributes that neither a rule nor the file can say anything about."""

@@ -12,7 +12,6 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets import Dataset, DatasetDict, NamedSplit
 
 from datamodules.files import sha256_of
@@ -286,4 +285,4 @@ def save_parquet(path: Path, columns: dict[str, list[Any]]) -> None:
 
 def save_schema(folder: Path, schema: Schema) -> None:
     """Write schema.yaml, which ``Schema.from_yaml`` reads."""
-    write_text(folder / "schema.yaml", yaml.safe_dump(schema.to_dict(), sort_keys=False, allow_unicode=True, width=120))
+    write_text(folder / "schema.yaml", schema.to_yaml())

@@ -24,6 +24,7 @@ class Dataset:
         tables: the raw tables.
         reviews: the reviews that stay.
         usable: the photo rows whose photo can be used.
+        schema: with the bins of numbers.
         labels: raw user id -> profile.
         notes: what the manifest says of the labels.
         splits: split -> raw user ids, in order.
@@ -32,6 +33,7 @@ class Dataset:
     tables: Tables
     reviews: ir.Table
     usable: ir.Table
+    schema: Schema
     labels: Labels
     notes: dict[str, Any]
     splits: dict[str, list[str]]

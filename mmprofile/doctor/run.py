@@ -22,7 +22,7 @@ from mmprofile.doctor.screen import row, table
 from mmprofile.doctor.weights import Weights, state, weights_of
 from mmprofile.errors import UserError
 from mmprofile.files import size
-from mmprofile.inputs.data import find_data
+from mmprofile.inputs.data import completed_schema, find_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
@@ -100,6 +100,7 @@ class Doctor:
         if not found.there:
             return f"{self.cfg.data.name}: would be prepared in {folder}"
         self.prepared = folder
+        self.schema = completed_schema(self.cfg.data, self.schema, str(folder))
         counts = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("splits", {})
         users = " / ".join(f"{counts.get(split, '?'):,}" if split in counts else "?" for split in SPLITS)
         return f"{self.cfg.data.name}: prepared in {folder}; users {users} (train / validation / test)"
@@ -122,10 +123,10 @@ class Doctor:
         if not self.neural or not self.weights[0].config or any(part.unreadable for part in self.weights):
             return None
         kind = "cpu" if device is None else device.kind
+        bins = [a if a.is_fitted else a.fitted(range(a.quantiles or 0)) for a in self.schema.attributes]
+        schema = Schema(self.schema.name, bins)  # before the data are prepared, some bins or other
         try:
-            return self.tried(
-                lambda: estimate(self.cfg, self.schema, self.weights, self.prepared, precision, kind, base)
-            )
+            return self.tried(lambda: estimate(self.cfg, schema, self.weights, self.prepared, precision, kind, base))
         except (RuntimeError, TypeError) as error:  # an architecture that does what tensors without numbers cannot
             self.unknown = (
                 f"its memory cannot be estimated ({type(error).__name__}: {' '.join(str(error).split())[:120]})"

@@ -18,6 +18,8 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
 PREDICTIONS = "predictions.jsonl"
+SCHEMA = "schema.yaml"
+"""Of a run whose schema has numbers: their bins are those of its data."""
 ELSEWHERE = "folder=/path/to/prepared"
 
 
@@ -82,6 +84,20 @@ def load_predictor(run: str) -> Predictor:
         )
         raise UserError(f"run={run}: {what}; give a folder that mmprofile.train wrote, or its model/")
     return Predictor(load_pretrained(folder), None)
+
+
+def run_schema(folder: Path, cfg: Any) -> Schema:
+    """Return the schema of a run's profiles, with the bins of numbers.
+
+    Args:
+        folder: the run's.
+        cfg: its configuration, which has what was asked for.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    completed = folder / SCHEMA
+    return Schema.from_yaml(completed) if completed.is_file() else Schema.from_config(cfg.profile)
 
 
 def run_facts(cfg: TrainConfig) -> dict[str, Any]:
@@ -160,7 +176,7 @@ def make_data(cfg: TrainConfig, model: ProfileModel, folder: Path) -> BatchData:
 
 def run_data(run: Run) -> BatchData:
     """Return the datamodule of a run's own data, prepared again if they are gone."""
-    return make_data(run.cfg, run.model, prepare_data(run.cfg.data, run.model.schema))
+    return make_data(run.cfg, run.model, prepare_data(run.cfg.data, Schema.from_config(run.cfg.profile)))
 
 
 def checked_data(run: Run, folder: str | None) -> BatchData:
@@ -173,12 +189,12 @@ def checked_data(run: Run, folder: str | None) -> BatchData:
     Raises:
         UserError: the data are gone, or have other users.
     """
-    data = make_data(run.cfg, run.model, find_prepared(run.cfg, run.model.schema, folder))
+    data = make_data(run.cfg, run.model, find_prepared(run.cfg, folder))
     check_data(run.folder, data)
     return data
 
 
-def find_prepared(cfg: TrainConfig, schema: Schema, folder: str | None) -> Path:
+def find_prepared(cfg: TrainConfig, folder: str | None) -> Path:
     """Return ``folder``, or else the folder that a run's configuration names, prepared again if it is gone.
 
     Raises:
@@ -187,7 +203,7 @@ def find_prepared(cfg: TrainConfig, schema: Schema, folder: str | None) -> Path:
     if folder is not None:
         return Path(folder).expanduser()
     try:
-        return prepare_data(cfg.data, schema)
+        return prepare_data(cfg.data, Schema.from_config(cfg.profile))
     except UserError as error:
         raise UserError(f"{error}; if its prepared data lie elsewhere: {ELSEWHERE}") from error
 

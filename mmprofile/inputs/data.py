@@ -123,3 +123,19 @@ def prepare_data(data: Any, schema: Schema) -> Path:
         UserError: the data cannot be prepared.
     """
     return Path(instantiate(data.prepare, _partial_=True)(schema=schema.observed))
+
+
+def completed_schema(data: Any, schema: Schema, folder: str | None = None) -> Schema:
+    """Return a schema with its numbers as the prepared data have them; one without numbers as it is.
+
+    Args:
+        data, schema: as for :func:`prepare_data`.
+        folder: where the prepared data are; None: prepared now if they are not there yet.
+
+    Raises:
+        UserError: the data cannot be prepared or read.
+    """
+    if not schema.has_numbers:
+        return schema
+    prepared = prepare_data(data, schema) if folder is None else Path(folder).expanduser()
+    return schema.completed(Schema.from_yaml(prepared / "schema.yaml"))

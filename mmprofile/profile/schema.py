@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
@@ -283,6 +284,10 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, from which :meth:`from_dict` makes the schema again."""
         return {"name": self.name, "attributes": [attribute.to_dict() for attribute in self.attributes]}
+
+    def to_yaml(self) -> str:
+        """Return the text of a file for :meth:`from_yaml`."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def names(self) -> tuple[str, ...]:

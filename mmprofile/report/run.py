@@ -12,7 +12,7 @@ from mmprofile.config.compose import typed
 from mmprofile.config.settings import ReportConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import read_predictions
-from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
+from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws, run_schema
 from mmprofile.profile.schema import Schema
 from mmprofile.report.html import NAME, write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
@@ -31,7 +31,7 @@ def main(cfg: ReportConfig) -> None:
     except (OSError, ValueError) as error:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
     assert isinstance(run_cfg, DictConfig)
-    schema = Schema.from_config(run_cfg.profile)
+    schema = run_schema(folder, run_cfg)
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = collect_evidence(cfg, schema, typed("train", run_cfg), predictions)
@@ -53,7 +53,7 @@ def collect_evidence(
         if run is not None:
             data = checked_data(run, cfg.folder)
         else:
-            draws = open_draws(run_cfg, schema, find_prepared(run_cfg, schema, cfg.folder))
+            draws = open_draws(run_cfg, schema, find_prepared(run_cfg, cfg.folder))
             check_data(Path(cfg.run).expanduser(), draws)
     except UserError as error:
         raise UserError(f"run={cfg.run}: {error}") from error

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
+from mmprofile.evaluate.runs import run_schema
 from mmprofile.files import read_json_lines
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.profile.significance import paired_bootstrap, score_seeds
@@ -90,7 +91,7 @@ def read_run(folder: Path) -> ScoredRun:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         predictions = read_json_lines(folder / "predictions.jsonl")
-        schema = Schema.from_config(OmegaConf.load(folder / "config.yaml").profile)
+        schema = run_schema(folder, OmegaConf.load(folder / "config.yaml"))
     except OSError as error:
         raise UserError(f"{folder}: no finished run there ({error.strerror}: {error.filename})") from error
     return ScoredRun(

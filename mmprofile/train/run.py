@@ -34,10 +34,10 @@ from mmprofile.evaluate.predictions import (
     read_predictions,
     write_predictions,
 )
-from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
+from mmprofile.evaluate.runs import PREDICTIONS, SCHEMA, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.files import write_json, write_text
-from mmprofile.inputs.data import BatchData, find_data, prepare_data
+from mmprofile.inputs.data import BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
@@ -94,6 +94,9 @@ def main(cfg: TrainConfig) -> None:
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_config(cfg.profile)
     check_photos(cfg, find_data(cfg.data, schema).photos)
+    schema = completed_schema(cfg.data, schema)
+    if schema.has_numbers:
+        write_text(folder / SCHEMA, schema.to_yaml())
     neural = cfg.model.system == "neural"
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
@@ -108,7 +111,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     if cfg.purpose is not None:
         model.settings["purpose"] = cfg.purpose
     clock = Clock()
-    prepared = prepare_data(cfg.data, schema)
+    prepared = prepare_data(cfg.data, Schema.from_config(cfg.profile))
     clock.lap("prepare")
 
     data = make_data(cfg, model, prepared)
@@ -159,7 +162,7 @@ def run_system(cfg: TrainConfig, schema: Schema, folder: Path) -> Outcome:
     """
     system = SYSTEMS[cfg.model.system](cfg=cfg, schema=schema, folder=folder)
     clock = Clock()
-    prepared = prepare_data(cfg.data, schema)
+    prepared = prepare_data(cfg.data, Schema.from_config(cfg.profile))
     clock.lap("prepare")
     data = open_draws(cfg, schema, prepared, system.view.captions != "none")
     check_labels(schema, data)
