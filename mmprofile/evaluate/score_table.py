@@ -21,6 +21,12 @@ LEGEND = (
     "Unpaired: the same users with other users' photos; photos missing: without some of theirs. Ceiling: a classifier",
     "on the true cues of the same reviews and photos. Missing and invalid answers count as wrong.",
 )
+ORDER = "Values in order: how far answers are from gold"
+ORDER_LEGEND = (
+    "Mean error: the mean absolute difference to gold, in steps from value to value or, of a number, between the typical "
+    "numbers of the bins. Quadratic kappa: agreement beyond chance, 1 at best; far misses count more. A missing or invalid "
+    "answer counts as the farthest value."
+)
 CONFIG_KEYS = ("task", "classifier", "profile", "sentences", "paradigm", "model", "data", "seed", "purpose")  # in order
 _LABELS = {"majority": "majority class", "tfidf_lr": "TF-IDF + LR", "ceiling": "ceiling (true cues)"}
 _SHORT = {
@@ -48,6 +54,11 @@ class SystemRow(NamedTuple):
     def f1(self, attribute: str | None = None) -> float | None:
         """Return macro-F1, 0 to 100, of an attribute or (None) the mean; None where it is absent."""
         value = self._part(attribute).get("macro_f1")
+        return None if value is None else float(value)
+
+    def of_order(self, attribute: str, score: str) -> float | None:
+        """Return ``mean_absolute_error`` or ``quadratic_kappa`` of an attribute; None where it is absent."""
+        value = self._part(attribute).get(score)
         return None if value is None else float(value)
 
     def interval(self, attribute: str | None = None) -> tuple[float, float] | None:
@@ -86,6 +97,7 @@ def print_scores(metrics: Mapping[str, Any], file: IO[str] | None = None) -> Non
     console.width = min(TABLE_WIDTH, console.width) if console.is_terminal else TABLE_WIDTH
     systems = [row for row in system_rows(metrics) if row.key not in (DECODER, CLASSIFIERS)]  # a line tells them
     print_table(systems, list(metrics["test"]["per_attribute"]), console)
+    print_order(systems, metrics, console)
     for line in run_notes(metrics):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -116,6 +128,30 @@ def score_cells(systems: Sequence[SystemRow], attributes: Sequence[str]) -> Iter
     if any("parse_fault_rate" in row.scores for row in systems):
         faults = [format_percent(row.scores.get("parse_fault_rate")) for row in systems]
         yield ["parse faults", *_with_interval(systems, faults, "")]
+
+
+def print_order(systems: Sequence[SystemRow], metrics: Mapping[str, Any], console: Console) -> None:
+    """Print how far systems are from gold on attributes whose values are in order; nothing where there are none."""
+    lines = list(order_cells(systems, metrics))
+    if lines:
+        table = Table(box=box.SIMPLE_HEAD, title=ORDER, title_justify="left", pad_edge=False)
+        for name in ("attribute", ""):
+            table.add_column(name, no_wrap=True)
+        for system in systems:
+            style = "bold" if system.key == THIS_RUN else None
+            table.add_column(_SHORT.get(system.key, system.label), justify="right", style=style, no_wrap=True)
+        for cells in lines:
+            table.add_row(*cells)
+        console.print(table)
+
+
+def order_cells(systems: Sequence[SystemRow], metrics: Mapping[str, Any]) -> Iterator[list[str]]:
+    """Yield two lines per attribute whose values are in order: its name, what is measured, then a cell per system."""
+    for name, scores in metrics["test"]["per_attribute"].items():
+        if "unit" in scores:
+            unit = f", {scores['unit']}" if scores["unit"] else ""
+            for score, label in (("mean_absolute_error", f"mean error{unit}"), ("quadratic_kappa", "quadratic kappa")):
+                yield [name, label, *(format_score(row.of_order(name, score)) for row in systems)]
 
 
 def run_notes(metrics: Mapping[str, Any]) -> list[str]:

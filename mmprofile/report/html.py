@@ -19,8 +19,11 @@ from mmprofile.evaluate.predictions import profiles
 from mmprofile.evaluate.score_table import (
     LEGEND,
     NOT_MEASURED,
+    ORDER,
+    ORDER_LEGEND,
     THIS_RUN,
     format_percent,
+    order_cells,
     run_notes,
     score_cells,
     system_rows,
@@ -110,6 +113,8 @@ def write_html(
         notes=[line.removeprefix("- ") for line in run_notes(metrics)],
         header=header,
         scores=list(score_cells(systems, attributes)),
+        order={"title": ORDER, "legend": ORDER_LEGEND, "lines": list(order_cells(systems, metrics))},
+        systems=[system.label for system in systems],
         legend=" ".join(LEGEND).replace("`", ""),
         attributes=schema.names,
         sensitive=[attribute.name for attribute in schema.attributes if attribute.sensitive],
@@ -163,7 +168,7 @@ def confusions(schema: Schema, metrics: Mapping[str, Any], predictions: Sequence
         matrices.append(
             Confusion(
                 attribute=attribute,
-                several=attribute.kind != "single",
+                several=attribute.several,
                 header=[*attribute.values, "nothing valid"],
                 rows=rows,
             )

@@ -16,11 +16,14 @@ from mmprofile.evaluate.plots import clean_axes, save_figure
 from mmprofile.evaluate.score_table import (
     LEGEND,
     NOT_MEASURED,
+    ORDER,
+    ORDER_LEGEND,
     THIS_RUN,
     UNPAIRED,
     SystemRow,
     format_percent,
     format_score,
+    order_cells,
     run_notes,
     system_rows,
 )
@@ -62,6 +65,7 @@ def write_report(run: Path, metrics: Mapping[str, Any], history: Sequence[Mappin
         "",
         "![Macro-F1 per attribute](report.png)",
         "",
+        *_order(systems, metrics),
         "## Classes of this run",
         "",
         *_classes(metrics["test"]["per_attribute"]),
@@ -123,6 +127,16 @@ def _comparison(systems: Sequence[SystemRow], attributes: Sequence[str]) -> Iter
         if row.key == THIS_RUN:
             cells = [f"**{cell}**" for cell in cells]
         yield f"| {row.label} | " + " | ".join(cells) + " |"
+
+
+def _order(systems: Sequence[SystemRow], metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Yield Markdown on attributes whose values are in order; nothing where there are none."""
+    lines = list(order_cells(systems, metrics))
+    if lines:
+        yield from (f"## {ORDER}", "", "| attribute | measure | " + " | ".join(row.label for row in systems) + " |")
+        yield "| --- | --- |" + " ---: |" * len(systems)
+        yield from ("| " + " | ".join(cells) + " |" for cells in lines)
+        yield from ("", ORDER_LEGEND, "")
 
 
 def _classes(per_attribute: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -38,7 +38,9 @@ class AnswerFile:
 
     def __init__(self, path: Path, view: View, schema: Schema) -> None:
         self.path, self.view = path, view
-        rows = [_row(line.value, line.place, schema) for line in read_numbered_lines(path, "model.options.path", "answer")]
+        rows = [
+            _row(line.value, line.place, schema) for line in read_numbered_lines(path, "model.options.path", "answer")
+        ]
         repeated = [user for user, count in Counter(user for user, _ in rows).items() if count > 1]
         _refuse(self.path, "that stand there more than once", repeated)
         self.texts = dict(rows)

@@ -101,7 +101,9 @@ def test_values_in_order_match_sklearn(seed: int) -> None:
         worst = [{attribute.name: (attribute.values[3 if known < 2 else 0],)} for known in gold]
         if attribute is size:
             nothing: list[Profile] = [{attribute.name: ("bogus",)} for _ in gold]
-            found, expected = (score(schema, rows[0], some, resamples=0).per_attribute["Size"] for some in (nothing, worst))
+            found, expected = (
+                score(schema, rows[0], some, resamples=0).per_attribute["Size"] for some in (nothing, worst)
+            )
             assert found.mean_absolute_error == expected.mean_absolute_error
             assert found.quadratic_kappa == expected.quadratic_kappa
     same = score(Schema("one", [size]), *([{"Size": ("S",)}] * 3 for _ in range(2)), resamples=0).to_dict()

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
-from mmprofile.profile.schema import KINDS, Attribute, Profile, Schema, check_purpose
+from mmprofile.profile.attributes import KINDS
+from mmprofile.profile.schema import Attribute, Profile, Schema, check_purpose
 
 pytestmark = pytest.mark.fast
 
