@@ -9,7 +9,8 @@ Dimension letters as in :mod:`mmprofile.model`.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from functools import cache
+from itertools import accumulate, combinations
 from typing import Any, NamedTuple
 
 import torch
@@ -73,7 +74,9 @@ class AttributeHead(nn.Module):
             sets = sum(math.comb(len(attribute.values), size) for size in range(attribute.least, attribute.size + 1))
             if attribute.kind == "ordered" or sets > MOST_SETS:
                 reason = "is ordered" if attribute.kind == "ordered" else f"has {sets} possible sets"
-                raise UserError(f"model.head: attribute {attribute.name!r} {reason}, which needs model.head=lm")
+                raise UserError(
+                    f"model.head: attribute {attribute.name!r} {reason}, which needs model.head=lm and model.auxiliary=0"
+                )
         self.schema = schema
         sizes = [len(attribute.values) for attribute in schema.attributes]
         ends = accumulate(sizes)  # not by torch: the doctor builds models without memory, on torch's meta device
@@ -201,18 +204,23 @@ def posterior(attribute: Attribute, probabilities: Tensor) -> dict[tuple[str, ..
         attribute: of one value, or a set.
         probabilities: (classes,) double.
     """
-    classes = torch.arange(len(probabilities))
+    tables = _sets(len(probabilities), attribute.least, attribute.size)
     if not attribute.several:
-        tables, shares = [classes[:, None]], probabilities / probabilities.sum()
+        shares = probabilities / probabilities.sum()
     else:
-        sizes = range(attribute.least, attribute.size + 1)
-        tables = [torch.combinations(classes, size) if size else classes.new_zeros(1, 0) for size in sizes]
         logits = probabilities.logit()
         shares = torch.cat([logits[table].sum(1) for table in tables]).softmax(0)
     sets = [chosen for table in tables for chosen in table.tolist()]
     order = shares.argsort(descending=True, stable=True)
     pairs = zip(order.tolist(), shares[order].tolist(), strict=True)
     return {tuple(attribute.values[i] for i in sets[at]) or attribute.empty: share for at, share in pairs}
+
+
+@cache
+def _sets(classes: int, least: int, most: int) -> list[Tensor]:
+    """Return all sets of ``least`` to ``most`` classes, a table (sets, size) for each size."""
+    sizes = range(least, most + 1)
+    return [torch.tensor([*combinations(range(classes), size)], dtype=torch.long) for size in sizes]
 
 
 def mixture(right: Tensor, heard: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def attributes(schema: Schema) -> str:
     for attribute in schema.attributes:
         number = "one" if attribute.sizes == "1" else attribute.sizes
         order = {"ordered": ", the most important first", "ordinal": " (in this order)"}.get(attribute.kind, "")
-        order += f", or {attribute.empty[0]} of them" if attribute.empty else ""
+        order += f", or {attribute.empty[0]} if none fits" if attribute.empty else ""
         unknown = f", or {UNKNOWN}" if attribute.unknown else ""
         lines.append(f"- {attribute.name}: {number} of {', '.join(attribute.values)}{order}{unknown}")
     return "\n".join(lines)

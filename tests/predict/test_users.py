@@ -11,7 +11,8 @@ from PIL import Image
 
 from mmprofile.inputs.views import build_view
 from mmprofile.predict.rows import InputUser
-from mmprofile.predict.users import UserPhotos, select
+from mmprofile.predict.users import UserPhotos, plain, select
+from mmprofile.profile.schema import Attribute
 
 pytestmark = pytest.mark.fast
 
@@ -105,3 +106,13 @@ def test_a_model_without_photos_opens_none(tmp_path: Path) -> None:
     row = InputUser("ann", ["a"], photos=["broken.jpg"], captions=["x"])
     _, used = select(row, INPUTS, build_view("fusion", "uni"), photos)
     assert used == {"reviews": 1, "photos": 0, "captions": 1, "unusable_photos": {}}
+
+
+def test_values_in_json() -> None:
+    single, exact = Attribute("S", ("a", "b"), unknown=True), Attribute("E", ("a", "b"), "set", 1, unknown=True)
+    any_size = Attribute("A", ("a", "b"), "set", 2, unknown=True, min_size=0)
+    assert [plain(single, values) for values in (("a",), ())] == ["a", None]
+    assert [plain(exact, values) for values in (("a",), ())] == [["a"], []]
+    assert [plain(any_size, values) for values in (("a",), ("None",), ())] == [["a"], [], None]
+    assert [any_size.words(value) for value in ("a", ["a", "b"], [], "None")] == [["a"], ["a", "b"], ["None"], ["None"]]
+    assert Attribute("N", kind="number", edges=(2,)).words(1.5) == ["below 2"]

@@ -11,8 +11,8 @@ import pytest
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import User, build_view
 from mmprofile.profile.schema import Attribute, Schema
-from mmprofile.systems.answers import profile_text
-from mmprofile.systems.chat import ChatRecord, PromptConfig, Prompts, Request, ask, ends_run
+from mmprofile.systems.answers import AnswerFile, profile_text
+from mmprofile.systems.chat import ChatRecord, PromptConfig, Prompts, Request, ask, attributes, ends_run
 from mmprofile.systems.endpoint import Endpoint, ServerConfig
 from mmprofile.systems.journal import Journal
 from tests.support.chatserver import Reply, Server, completion, error, serving
@@ -174,6 +174,37 @@ def test_the_prompt_writes_the_schema_out() -> None:
     assert prompts.messages([(shot, "Stars: 1")], asked) == [
         {"role": "system", "content": prompts.system}, shot, {"role": "assistant", "content": "Stars: 1"}, asked,
     ]  # fmt: skip
+
+
+def test_the_prompt_says_what_each_kind_may_have() -> None:
+    schema = Schema(
+        "kinds",
+        [
+            Attribute("Likes", ("A", "B", "C"), "set", 3, unknown=True, min_size=0),
+            Attribute("Has", ("A", "B"), "set", 1, min_size=1),
+            Attribute("Size", ("S", "M"), "ordinal"),
+            Attribute("Spends", kind="number", edges=(10, 20)),
+        ],
+    )
+    assert attributes(schema).splitlines() == [
+        "- Likes: 0 to 3 of A, B, C, or None if none fits, or Unknown",
+        "- Has: one of A, B",
+        "- Size: one of S, M (in this order)",
+        "- Spends: one of below 10, 10 to 20, 20 and more",
+    ]
+
+
+def test_a_file_of_answers_in_json(tmp_path: Path) -> None:
+    likes = Attribute("Likes", ("A", "B"), "set", 2, unknown=True, min_size=0)
+    schema = Schema("kinds", [likes, Attribute("Spends", kind="number", edges=(10, 20))])
+    values: list[Any] = [[], None, ["B", "A"], "None"]
+    rows = [{"user_id": str(i), "profile": {"Likes": value, "Spends": 9.5 + i}} for i, value in enumerate(values)]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = AnswerFile(tmp_path / "answers.jsonl", build_view("text", "text"), schema).texts
+    parsed = [schema.parse(text) for text in texts.values()]
+    assert [found.profile["Likes"] for found in parsed] == [("None",), (), ("A", "B"), ("None",)]
+    assert [found.profile["Spends"][0] for found in parsed] == ["below 10", "10 to 20", "10 to 20", "10 to 20"]
+    assert not any(found.faults for found in parsed)
 
 
 @pytest.mark.parametrize("modality", ["text", "uni", "multi", "both"])

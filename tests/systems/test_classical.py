@@ -8,7 +8,7 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.views import Example
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Attribute, Profile, Schema
-from mmprofile.systems.classical import WORD, ceiling, majority, tfidf_lr
+from mmprofile.systems.classical import WORD, _likeliest, ceiling, majority, tfidf_lr
 
 STARS = Attribute("Stars", ("1", "2", "3", "4", "5"))
 LIKES = Attribute("Likes", ("Pizza", "Coffee", "Cars", "Books"), kind="set", size=2)
@@ -146,3 +146,41 @@ def test_cues_seen_only_in_test_are_ignored() -> None:
 def test_terms_are_words_and_the_characters_of_scripts_without_blanks(text: str, terms: list[str] | None) -> None:
     found = TfidfVectorizer(token_pattern=WORD).build_analyzer()(text)
     assert found == (terms or TfidfVectorizer().build_analyzer()(text))  # with blanks: what scikit-learn takes
+
+
+def test_a_set_of_any_size_has_the_classes_beyond_a_threshold() -> None:
+    likes = Attribute("Likes", ("Pizza", "Coffee", "Cars"), "set", 2, min_size=0)
+    schema = Schema("likes", [likes])
+
+    def people(number: int, seed: int) -> list[Example]:
+        rng = np.random.default_rng(seed)
+        draws = rng.random((number, 3)) < (0.6, 0.3, 0.1)
+        rows = [[value for value, has in zip(likes.values, draw, strict=True) if has] for draw in draws]
+        return [
+            Example(
+                f"went out {' '.join(chosen)}",
+                [dict.fromkeys(chosen, "yes")],
+                [],
+                {"Likes": tuple(chosen[:2]) or ("None",)},
+            )
+            for chosen in rows
+        ]
+
+    train, test = people(90, 0), people(60, 1)
+    assert ("None",) in [example.profile["Likes"] for example in test]
+    assert majority(schema, train, test[:1]) == [{"Likes": ("Pizza",)}]
+    result = score(schema, gold(test), tfidf_lr(schema, train, test), resamples=0).per_attribute["Likes"]
+    assert result.invalid == 0
+    assert result.accuracy > 90
+    nobody = [Example("", profile={"Likes": ("None",)})] * 3
+    for baseline in (majority, tfidf_lr):
+        assert baseline(schema, nobody, nobody[:1]) == [{"Likes": ("None",)}]
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0.0, ("a",)), (0.5, ("a", "b")), (1.0, ("b", "c"))])
+def test_the_threshold_lies_between_one_half_and_the_frequency(power: float, expected: tuple[str, ...]) -> None:
+    attribute = Attribute("Any", ("a", "b", "c", "d"), "set", 2, min_size=1)
+    table, frequency = np.array([[0.6, 0.4, 0.06, 0.2], [0.1, 0.1, 0.0, 0.1]]), np.array([0.5, 0.2, 0.01, 0.4])
+    found = _likeliest(attribute, table, frequency, power)
+    assert found[0] == expected
+    assert len(found[1]) == 1  # nothing is beyond the threshold, and one is needed
