@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mmprofile.profile.attributes import KINDS
+from mmprofile.profile.schema import Schema
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
 
@@ -83,3 +86,18 @@ def test_the_examples_are_of_the_files(folder: Path) -> None:
     first = json.loads((folder / "reviews.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert review.keys() == first.keys()
     assert label == json.loads((folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()[0])
+
+
+def test_the_kinds_are_as_the_table_says() -> None:
+    """Each line has an attribute, labels of it and, where values are in order, what is scored beside macro-F1."""
+    rows = re.findall(r"^\| [^|]+ \| `(\{.*?\})` \| (.*?) \| (.*?) ?\|$", PAGE, re.M)
+    attributes = [Schema.from_dict({"attributes": [yaml.safe_load(row)]}).attributes[0] for row, _, _ in rows]
+    assert {attribute.kind for attribute in attributes} == set(KINDS)
+    for attribute, (_, labels, scored) in zip(attributes, rows, strict=True):
+        fitted = attribute if attribute.is_fitted else attribute.fitted(range(20))
+        for label in re.findall("`(.*?)`", labels):
+            assert fitted.allows(fitted.canonical(fitted.words(json.loads(label))))
+        assert ("kappa" in scored) == (fitted.scale is not None)
+        assert ("share of people" in scored) == fitted.several
+    written = re.findall("`([^`]*)`", PAGE[PAGE.index("**Numbers**") :])[:4]
+    assert tuple(written) == next(a.values for a in attributes if a.edges)
