@@ -5,8 +5,7 @@ Until the users are split, the label of a number is the number itself, as a text
 
 from collections.abc import Iterable
 
-from datamodules.labels import Labels
-from mmprofile.profile.schema import Attribute, Schema
+from mmprofile.profile.schema import Attribute, Profile, Schema
 
 
 def as_label(number: float) -> tuple[str, ...]:
@@ -14,7 +13,7 @@ def as_label(number: float) -> tuple[str, ...]:
     return (repr(float(number)),)
 
 
-def binned(schema: Schema, labels: Labels, train: Iterable[str]) -> tuple[Schema, Labels]:
+def binned(schema: Schema, labels: dict[str, Profile], train: Iterable[str]) -> tuple[Schema, dict[str, Profile]]:
     """Return the schema with the bins of its numbers, and the labels with bins for numbers.
 
     Args:

@@ -126,15 +126,15 @@ def share_true(visits: ir.Table, threshold: float) -> ir.Table:
     return counts.select("user_id", label=ibis.ifelse(counts.yes >= threshold * counts.n, "True", "False"))
 
 
-def most_frequent(visits: ir.Table, size: int) -> ir.Table:
+def most_frequent(visits: ir.Table, size: int, least: int) -> ir.Table:
     """Return user_id, label (a position in the schema) and place of the ``size`` commonest values, ties by schema order.
 
-    Users who saw fewer different values than that have no row.
+    Users who saw fewer different values than ``least``, or none, have no row.
     """
     counts = visits.group_by("user_id", label="value").aggregate(n=visits.count())
     place = ibis.row_number().over(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label])
     ranked = counts.mutate(place=place)
-    enough = ranked.filter(ranked.place == size - 1).select("user_id")
+    enough = ranked.filter(ranked.place == max(least, 1) - 1).select("user_id")
     return ranked.filter(ranked.place < size).semi_join(enough, "user_id").select("user_id", "label", "place")
 
 
@@ -237,7 +237,8 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
         if rule["aggregation"] == "mean_above":
             result.means[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
         elif AGGREGATIONS[rule["aggregation"]] == "list":
-            for row in sorted(engine.rows(most_frequent(visits, attribute.size)), key=itemgetter("place")):
+            ranked = most_frequent(visits, attribute.size, attribute.least)
+            for row in sorted(engine.rows(ranked), key=itemgetter("place")):
                 labels[row["user_id"]] = (*labels.get(row["user_id"], ()), attribute.values[row["label"]])
             canonical = cache(attribute.canonical)  # users share few values
             labels |= {user: canonical(values) for user, values in labels.items()}

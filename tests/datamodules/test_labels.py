@@ -96,6 +96,11 @@ def test_two_most_visited_categories(engine: Engine) -> None:
     assert found["shopper"]["Favorite"] == ("Pizza", "Shopping")
     assert found["repeat"]["Favorite"] == ("Pizza", "Coffee & Tea")  # a set prints in schema order
     assert "Favorite" not in found["only one"]  # fewer than two is no label; Coffee is not Coffee & Tea
+    visits += [("nothing", "x", 1.0)]
+    any_size = labels(engine, top_two(min_size=0), visits, businesses)
+    assert any_size["only one"]["Favorite"] == ("Pizza",)
+    assert "Favorite" not in any_size["nothing"]  # what was not seen may be liked
+    assert any_size["ties"] == found["ties"]
 
 
 def test_ordered_top_k_keeps_the_order_of_visits(engine: Engine) -> None:

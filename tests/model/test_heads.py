@@ -349,6 +349,8 @@ def test_what_does_not_fit(make: Callable[..., ProfileModel]) -> None:
         make("late_fusion", schema=one(values=("a", "b"), kind="ordered", size=2))
     with pytest.raises(UserError, match=r"attribute 'Likes' has 155117520 possible sets"):
         make("coopnet", schema=one(values=tuple(f"v{i}" for i in range(30)), kind="set", size=15))
+    with pytest.raises(UserError, match=r"attribute 'Likes' has 65536 possible sets"):
+        make("coopnet", schema=one(values=tuple(f"v{i}" for i in range(16)), kind="set", size=16, min_size=0))
     with pytest.raises(UserError, match=r"model.head=coopnet looks at photos: choose a paradigm with them"):
         make("coopnet", vision=False)
     with pytest.raises(UserError, match=r"model.options of model.head=coopnet: dropout, from 0 to below 1"):
