@@ -5,12 +5,28 @@ Until the users are split, the label of a number is the number itself, as a text
 
 from collections.abc import Iterable
 
+from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
 
 def as_label(number: float) -> tuple[str, ...]:
     """Return the label of a number that waits for its bin."""
     return (repr(float(number)),)
+
+
+def check_numbers(schema: Schema, columns: set[str]) -> None:
+    """Refuse quantiles of numbers that nobody has.
+
+    Args:
+        schema: what was asked for.
+        columns: the attributes that a file has labels of.
+
+    Raises:
+        UserError: an attribute has quantiles, and neither labels nor a rule.
+    """
+    for attribute in schema.attributes:
+        if not attribute.is_fitted and attribute.rule is None and attribute.name not in columns:
+            raise UserError(f"there are no labels of {attribute.name}, so it has no quantiles: give it labels or edges")
 
 
 def binned(schema: Schema, labels: dict[str, Profile], train: Iterable[str]) -> tuple[Schema, dict[str, Profile]]:

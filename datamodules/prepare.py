@@ -19,7 +19,7 @@ import pyarrow as pa
 from omegaconf import OmegaConf
 
 from datamodules import prepared as out
-from datamodules.bins import binned, fewer_bins
+from datamodules.bins import binned, check_numbers, fewer_bins
 from datamodules.card import balance, dataset_card, versions
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
@@ -209,6 +209,7 @@ class Preparation:
             given = raw.labels(self.schema, _people(engine, reviews))
             for line in [*given.lines(self.schema), *self._without_source(given)]:
                 self.progress.say(f"prepare: labels: {line}")
+            check_numbers(self.schema, given.columns)
             reviews = self.foresee(given, engine, tables, reviews)
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:

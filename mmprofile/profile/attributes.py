@@ -85,8 +85,8 @@ class Attribute:
                 if getattr(self, key):
                     raise UserError(f"{where}: {key} goes with kind number, not {self.kind}")
             return
-        if self.values or (self.quantiles is None) != bool(self.edges):
-            raise UserError(f"{where}: a number has edges, or else quantiles, and no values: its values are the bins")
+        if (self.quantiles is None) != bool(self.edges):
+            raise UserError(f"{where}: a number has edges, or else quantiles")
         if self.quantiles is not None and (type(self.quantiles) is not int or self.quantiles < 2):
             raise UserError(f"{where}: quantiles {self.quantiles!r} is not a number of bins: give 2 or more")
         if self.text_only and not self.is_fitted:
@@ -105,10 +105,13 @@ class Attribute:
                 f"{where}: {len(self.edges)} edges make {len(self.edges) + 1} bins, not {len(self.typical)}"
             )
         object.__setattr__(self, "unit", str(self.unit))
-        object.__setattr__(self, "values", bin_names(self.edges) if self.edges else ())
+        bins = bin_names(self.edges) if self.edges else ()
+        if tuple(self.values) not in ((), bins):
+            raise UserError(f"{where}: a number has no values: its bins are its values")
+        object.__setattr__(self, "values", bins)
 
     def _check_least(self, where: str) -> None:
-        """Refuse a ``min_size`` that does not fit, and sets that are too many."""
+        """Refuse a ``min_size`` that does not fit; that of a set of exactly ``size`` values is None."""
         if self.min_size is None:
             return
         if self.kind != "set" or not 0 <= self.min_size <= self.size:

@@ -96,7 +96,7 @@ def main(cfg: TrainConfig) -> None:
     check_photos(cfg, find_data(cfg.data, schema).photos)
     schema = completed_schema(cfg.data, schema)
     if schema.has_numbers:
-        write_text(folder / SCHEMA, schema.to_yaml())
+        keep_schema(folder, schema)
     neural = cfg.model.system == "neural"
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
@@ -299,6 +299,21 @@ def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
     except OSError as error:
         raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
     return folder
+
+
+def keep_schema(folder: Path, schema: Schema) -> None:
+    """Write a run's schema, with the bins of numbers, beside its configuration.
+
+    Raises:
+        UserError: the run has begun with other bins.
+    """
+    path = folder / SCHEMA
+    if (folder / "checkpoints").exists() and path.exists() and Schema.from_yaml(path) != schema:
+        raise UserError(
+            f"{folder}: the data have changed since this run began, and with them the bins of numbers: choose another name= "
+            f"or out=, or delete the folder"
+        )
+    write_text(path, schema.to_yaml())
 
 
 def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str) -> str:

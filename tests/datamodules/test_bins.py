@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from datamodules.bins import as_label, binned, fewer_bins
+from datamodules.bins import as_label, binned, check_numbers, fewer_bins
 from datamodules.label_file import GivenLabels, read_labels
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Schema
@@ -83,3 +83,9 @@ def test_quantiles_are_those_of_training_users() -> None:
     )
     with pytest.raises(UserError, match="Spends: the numbers of the training users are all 1"):
         binned(Schema("test", [SPENDS]), labels, ["a"])
+
+
+def test_quantiles_need_labels() -> None:
+    check_numbers(Schema("test", [SPENDS, VISITS, SIZE]), {"Spends"})
+    with pytest.raises(UserError, match="there are no labels of Spends, so it has no quantiles"):
+        check_numbers(Schema("test", [VISITS, SPENDS]), {"Visits"})

@@ -186,7 +186,7 @@ NUMBER: dict[str, Any] = {"kind": "number", "edges": [1], "values": []}
         ({"kind": "set", "min_size": 0, "values": ["a", "none"]}, "leave 'None' out of the values"),
         ({"kind": "ordinal", "size": 2}, "kind ordinal has size 1"),
         ({"edges": [1]}, "edges goes with kind number, not single"),
-        (NUMBER | {"values": ["a", "b"]}, "a number has edges, or else quantiles, and no values"),
+        (NUMBER | {"values": ["a", "b"]}, "a number has no values: its bins are its values"),
         (NUMBER | {"edges": []}, "a number has edges, or else quantiles"),
         (NUMBER | {"quantiles": 3}, "a number has edges, or else quantiles"),
         (NUMBER | {"edges": [3, 3]}, "edges must grow: 3, 3"),

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from mmprofile import Profiler
 from mmprofile.config.compose import load_config
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor.run import main as doctor
+from mmprofile.errors import UserError
 from mmprofile.evaluate.run import main as evaluate
 from mmprofile.inputs.data import prepare_data
 from mmprofile.predict.run import main as predict
 from mmprofile.profile.schema import Schema
 from mmprofile.report.run import main as report
 from mmprofile.sweep.results import read_run
+from mmprofile.train.run import keep_schema
 from mmprofile.train.run import main as train
 
 SAMPLE = Path(__file__).resolve().parents[2] / "docs" / "own_data"
@@ -133,3 +136,11 @@ def test_the_doctor_knows_them_too(folder: Path, capsys: pytest.CaptureFixture[s
     doctor(settings(folder, "new", "data.prepare.split.seed=7"))
     assert "would be prepared" in (said := capsys.readouterr().out)
     assert "ready: " in said
+
+
+def test_a_run_keeps_its_bins(trained: Path) -> None:
+    schema = Schema.from_yaml(trained / "schema.yaml")
+    keep_schema(trained, schema)
+    other = Schema(schema.name, [replace(a, typical=()) if a.kind == "number" else a for a in schema.attributes])
+    with pytest.raises(UserError, match="the data have changed since this run began, and with them the bins"):
+        keep_schema(trained, other)
