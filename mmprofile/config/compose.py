@@ -55,6 +55,9 @@ SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
 
+NOT_NEEDED = {"suggest": "data.prepare.source.reviews"}
+"""A key -> one that need not be set where the first one is."""
+
 
 def load_config(name: str, overrides: list[str]) -> Any:
     """Compose ``conf/<name>.yaml`` with overrides and check every key and type.
@@ -96,7 +99,9 @@ def typed(name: str, cfg: DictConfig) -> Any:
         _resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
-    missing = [key for key, value in _flatten(OmegaConf.to_container(merged)).items() if value == "???"]
+    flat = _flatten(OmegaConf.to_container(merged))
+    unused = {free for key, free in NOT_NEEDED.items() if flat.get(key) is not None}
+    missing = [key for key, value in flat.items() if value == "???" and key not in unused]
     if missing:
         raise UserError(f"{missing[0]} is not set; add {missing[0]}=... to the command line")
     return merged
