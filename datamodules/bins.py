@@ -9,11 +9,6 @@ from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
 
-def as_label(number: float) -> tuple[str, ...]:
-    """Return the label of a number that waits for its bin."""
-    return (repr(float(number)),)
-
-
 def check_numbers(schema: Schema, columns: set[str]) -> None:
     """Refuse quantiles of numbers that nobody has.
 
@@ -34,7 +29,7 @@ def binned(schema: Schema, labels: dict[str, Profile], train: Iterable[str]) -> 
 
     Args:
         schema: what was asked for.
-        labels: user -> profile, with numbers as :func:`as_label` gives them, or bins.
+        labels: user -> profile, with numbers as :func:`datamodules.labels.as_label` gives them, or bins.
         train: users of the training split; bins and what they stand for are fitted on them alone.
 
     Raises:

@@ -3,12 +3,13 @@
 import importlib.metadata
 import platform
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
 
 from datamodules.labels import Labels
+from datamodules.rules import TRAIN_QUANTILES
 from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import UNKNOWN, Schema
 
@@ -190,11 +191,7 @@ def _labels(schema: Schema, manifest: dict[str, Any]) -> str:
         elif rule is None or attribute.name not in manifest["labels"]["derived"]:
             rule_text = "not labelled here"
         else:
-            threshold = manifest["labels"]["cuts"].get(attribute.name, rule.get("threshold"))
-            rule_text = f"`{rule['aggregation']}` of `{rule['source']}`" + (
-                f", threshold {threshold:g}" if threshold is not None else ""
-            )
-            rule_text += " (median of the training users)" if rule.get("threshold") == "train_median" else ""
+            rule_text = _rule(rule, manifest["labels"]["cuts"].get(attribute.name, rule.get("threshold")))
         rule_text += f", a number in {attribute.unit}" if attribute.unit else ""
         rules.append((attribute.name, rule_text))
     text += _table(("attribute", "rule"), rules)
@@ -207,6 +204,20 @@ def _labels(schema: Schema, manifest: dict[str, Any]) -> str:
             paper = [PAPER_BALANCE.get(name, {}).get(value, "")] if compare else []
             rows.append([name, value, *(splits[split].get(value, 0) for split in SPLITS), *paper])
     return text + "\n" + _table(head, rows)
+
+
+def _rule(rule: Mapping[str, Any], cuts: Any) -> str:
+    """Return a rule in words, with the cuts that were used: one threshold, several cuts, or None."""
+    text = f"`{rule['aggregation']}` of `{rule['source']}`"
+    text += "".join(f", {key} `{rule[key]}`" for key in ("of", "q") if rule.get(key) is not None)
+    if isinstance(cuts, list):
+        text += f", cuts {', '.join(f'{cut:g}' for cut in cuts)}"
+    elif cuts is not None:
+        text += f", threshold {cuts:g}"
+    fitted = {"train_median": " (median of the training users)", TRAIN_QUANTILES: " (quantiles of the training users)"}
+    return text + next(
+        (words for word, words in fitted.items() if word in (rule.get("threshold"), rule.get("cuts"))), ""
+    )
 
 
 def _text_only(about: dict[str, Any]) -> str:

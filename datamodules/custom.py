@@ -1,6 +1,7 @@
 """A user's own data (``data=custom``): reviews as JSONL or Parquet, photos as paths, optionally labels.
 
-Reviews: ``user_id``, ``text``, and optionally ``review_id``, ``business_id``, ``stars``, ``date``, ``photos`` (paths).
+Reviews: ``user_id``, ``text``, and optionally ``review_id``, ``business_id``, ``stars``, ``date``, ``photos`` (paths), and
+columns that label rules read. Businesses: ``business_id`` and columns that label rules read.
 Photos, where the reviews do not name them: ``path``, and the ``review_id`` or ``business_id`` it belongs to.
 Labels: ``user_id`` and one column per attribute of the schema, a value or a list of values; null is no label. ``Unknown`` is a
 label if the schema allows it, and else none.
@@ -22,19 +23,20 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.columns import check_columns, text_columns, with_sources
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
-from datamodules.yelp import REVIEW_COLUMNS, Tables, json_lines, no_photos, well_formed, word_count
+from datamodules.rules import Columns, columns_of
+from datamodules.words import word_count
+from datamodules.yelp import LOOKED_AT, REVIEW_COLUMNS, Tables, columns_in, json_lines, no_photos, well_formed
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
 
 REQUIRED = ("user_id", "text")
 PHOTO_COLUMNS = {"path": "VARCHAR", "review_id": "VARCHAR", "business_id": "VARCHAR"}
 _TYPES: dict[str, dt.DataType] = {"VARCHAR": dt.string, "DOUBLE": dt.float64, "VARCHAR[]": dt.Array(dt.string)}
-LOOKED_AT = 1000
-"""Lines of reviews whose photos are checked before they are read in bulk."""
 JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 
 
@@ -51,9 +53,10 @@ class RawCustom:
 
     def __init__(self, source: CustomSource, photos: bool = True) -> None:
         self._with_photos = photos
-        self.reviews = _existing(source.reviews, "reviews")
-        self.label_file = _existing(source.labels, "labels") if source.labels else None
-        self.photo_file = _existing(source.photos, "photos") if source.photos and photos else None
+        self.reviews = existing_file(source.reviews, "reviews")
+        self.label_file = existing_file(source.labels, "labels") if source.labels else None
+        self.photo_file = existing_file(source.photos, "photos") if source.photos and photos else None
+        self.business_file = existing_file(source.businesses, "businesses") if source.businesses else None
         self.photo_root = Path(source.photo_root).expanduser() if source.photo_root else self.reviews.parent
         if not self.photo_root.is_dir():
             raise UserError(f"data.prepare.source.photo_root: {self.photo_root} is not a folder")
@@ -61,8 +64,9 @@ class RawCustom:
 
     @property
     def sources(self) -> list[SourceFile]:
-        """Return the files of reviews, photos and labels."""
-        return [SourceFile.of(path) for path in (self.reviews, self.photo_file, self.label_file) if path is not None]
+        """Return the files of reviews, photos, labels and businesses."""
+        paths = (self.reviews, self.photo_file, self.label_file, self.business_file)
+        return [SourceFile.of(path) for path in paths if path is not None]
 
     def stamps(self) -> list[Any]:
         """Return the sizes and times of the sources, and a hash of those of the photos that they name."""
@@ -79,15 +83,20 @@ class RawCustom:
             return ()
         return named_photos(SourceFile.of(self.reviews), self.photo_file and SourceFile.of(self.photo_file))
 
-    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
-        """Return the reviews, and a photo row for every photo that a review names.
+    def tables(self, engine: Engine, work: Path, columns: Columns) -> Tables:
+        """Return the reviews with a photo row for every photo that a review names, and the businesses.
 
         Raises:
-            UserError: ``user_id`` or ``text`` is missing from the file, or from more than 1 % of its lines.
+            UserError: ``user_id`` or ``text`` is missing from the file, or from more than 1 % of its lines, or a column that
+                a rule reads cannot be read.
         """
         notes: dict[str, Any] = {}
-        lines = _read(engine, self.reviews, REVIEW_COLUMNS | {"photos": "VARCHAR[]"}, REQUIRED)
+        sources, known = columns_of(columns, "review"), REVIEW_COLUMNS | {"photos": "VARCHAR[]"}
+        lines = _read(engine, self.reviews, known, REQUIRED, sources)
         rows = well_formed(engine.table("review_lines", lines), self.reviews, REQUIRED, notes)
+        if sources:
+            notes["columns"] = check_columns(engine, rows, sources, self.reviews, columns_in(self.reviews))
+        businesses = self._businesses(engine, columns_of(columns, "business"), notes)
         rows = rows.mutate(
             business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=word_count(rows.text)
         )
@@ -99,7 +108,7 @@ class RawCustom:
         reviews = engine.table("reviews", rows.mutate(photo_key=rows.review_id))
         photos = self._photos_of(engine, reviews, notes) if self._with_photos else no_photos(engine)
         full = reviews.drop("photos")
-        return Tables(reviews=full.drop("text", "date"), full=full, photos=photos, notes=notes)
+        return Tables(reviews=full.drop("text", "date"), full=full, photos=photos, businesses=businesses, notes=notes)
 
     def _photos_of(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
         """Return the photos that the reviews or the photos file name."""
@@ -107,6 +116,19 @@ class RawCustom:
         if self.photo_file is not None:
             named = named.union(self._listed(engine, reviews, notes))
         return engine.table("photo_rows", self._photo_rows(named.distinct(), notes))
+
+    def _businesses(self, engine: Engine, sources: Columns, notes: dict[str, Any]) -> ir.Table | None:
+        """Return business_id and a column for each source; of several rows with one id the first in alphabetical order."""
+        path = self.business_file
+        if path is None:
+            return None
+        read = _read(engine, path, {"business_id": "VARCHAR"}, ("business_id",), sources)
+        rows = well_formed(engine.table("business_lines", read), path, ("business_id",), notes)
+        notes["columns"] = notes.get("columns", {}) | check_columns(engine, rows, sources, path, columns_in(path))
+        order = ibis.row_number().over(group_by=rows.business_id, order_by=[rows[name] for name in sources])
+        businesses = engine.table("businesses", rows.mutate(copy=order).filter(ibis._.copy == 0).drop("copy"))
+        notes["repeated_businesses"] = int(rows.count().execute()) - int(businesses.count().execute())
+        return businesses
 
     def _listed(self, engine: Engine, reviews: ir.Table, notes: dict[str, Any]) -> ir.Table:
         """Return review_id, business_id and path of the photos file: by review where it names one, else by business."""
@@ -147,10 +169,14 @@ class RawCustom:
         return GivenLabels() if self.label_file is None else read_labels(self.label_file, schema, people)
 
 
-def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[str, ...]) -> ir.Table:
-    """Read a JSONL or Parquet file with the given columns; a column that it lacks is null."""
+def _read(
+    engine: Engine, path: Path, columns: dict[str, str], required: tuple[str, ...], sources: Columns | None = None
+) -> ir.Table:
+    """Read the given columns of a JSONL or Parquet file, and those of label rules; a column that it lacks is null."""
+    sources = sources or {}
     if path.suffix.lower() != ".parquet":
-        return engine.read_json(path, columns)
+        table = engine.read_json(path, text_columns(sources, columns))
+        return with_sources(table, sources, tuple(columns))
     try:
         table = engine.read_parquet(path)
     except Exception as error:
@@ -159,10 +185,10 @@ def _read(engine: Engine, path: Path, columns: dict[str, str], required: tuple[s
     absent = [name for name in required if name not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {absent[0]!r}; it has: {', '.join(table.columns)}")
-    types = {name: _TYPES[kind] for name, kind in columns.items()}
-    return table.select(
-        **{name: table[name].cast(kind) if name in table.columns else ibis.null(kind) for name, kind in types.items()}
-    )
+    missing = {name: ibis.null("string") for name in text_columns(sources, columns) if name not in table.columns}
+    table = table.mutate(**missing)
+    kinds = {name: table[name].cast(_TYPES[kind]) for name, kind in columns.items()}
+    return with_sources(table.mutate(**kinds), sources, tuple(columns))
 
 
 @lru_cache(maxsize=1)  # a command asks several times, and an unchanged file need not be read again
@@ -198,7 +224,12 @@ def stamp_of(root: Path, paths: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _existing(name: str, key: str) -> Path:
+def existing_file(name: str, key: str) -> Path:
+    """Return the path of a file of ``data.prepare.source``.
+
+    Raises:
+        UserError: it is not there, or has another ending than .jsonl, .ndjson, .json or .parquet.
+    """
     path = Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"data.prepare.source.{key}: {path} is not there or no file")

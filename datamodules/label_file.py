@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datamodules.bins import as_label
-from datamodules.labels import Labels
+from datamodules.labels import Labels, as_label
 from datamodules.yelp import json_lines
 from mmprofile.errors import UserError, counted, nearest
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
@@ -77,9 +76,9 @@ def read_labels(path: Path, schema: Schema, people: set[str]) -> GivenLabels:
             of the schema's, or nobody in the file has reviews.
     """
     found = GivenLabels()
-    for number, row in _rows(path):
+    for number, row in label_rows(path):
         found.rows += 1
-        reason = row if isinstance(row, str) else _unusable(row, found.labels)
+        reason = row if isinstance(row, str) else unusable(row, found.labels)
         if reason is not None or isinstance(row, str):
             found.left_out[number] = str(reason)
             continue
@@ -104,7 +103,12 @@ def read_labels(path: Path, schema: Schema, people: set[str]) -> GivenLabels:
     return found
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield each row's number (from 1) with the row, or what is wrong with it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     if path.suffix.lower() != ".parquet":
         yield from json_lines(path)
         return
@@ -115,7 +119,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     yield from enumerate(rows, start=1)
 
 
-def _unusable(row: Mapping[str, Any], labels: Labels) -> str | None:
+def unusable(row: Mapping[str, Any], labels: Collection[str]) -> str | None:
     """Return why a row cannot be used."""
     if row.get("user_id") is None:
         return "no user_id"
@@ -149,19 +153,24 @@ def _profile(row: Mapping[str, Any], schema: Schema, found: GivenLabels, where: 
     return profile
 
 
+def label_texts(value: Any) -> list[str]:
+    """Return the items of a cell as texts: empty ones and NaN are none, and whole numbers have no ``.0``."""
+    items = [
+        item for item in (value if isinstance(value, list) else [value]) if item not in (None, "") and item == item
+    ]
+    return [str(int(item)) if isinstance(item, float) and item.is_integer() else str(item).strip() for item in items]
+
+
 def _values(attribute: Attribute, value: Any) -> tuple[str, ...] | None:
     """Return the values of a label, () for Unknown; None where it is no label.
 
     Raises:
         ValueError: says what is no value, as the file has it.
     """
-    items = [
-        item for item in (value if isinstance(value, list) else [value]) if item not in (None, "") and item == item
-    ]
     spelled = {known.lower(): known for known in (*attribute.values, *attribute.empty)}
     if value == [] and attribute.empty:
         return attribute.empty
-    texts = [str(int(i)) if isinstance(i, float) and i.is_integer() else str(i).strip() for i in items]
+    texts = label_texts(value)
     known = [*dict.fromkeys(text for text in texts if text.lower() != UNKNOWN.lower())]
     if not known:
         return () if texts and attribute.unknown else None

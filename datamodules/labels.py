@@ -1,12 +1,12 @@
 """Label rules: a user's profile from the reviews that were kept and the businesses they are about.
 
-A rule is data (``rule`` of an attribute in ``conf/profile``): a source, an aggregation, and for some a threshold. The
-sources are ``review.stars`` and ``business.<key>``, where the key is ``categories``, ``stars``, ``review_count`` or any
-attribute of the raw business file. Every review counts as one visit. Written as Ibis expressions.
+A rule is data (``rule`` of an attribute in ``conf/profile``, checked by :mod:`datamodules.rules`): a source, an aggregation,
+and for some how a number becomes a value. Every review counts as one visit. Written as Ibis expressions.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from operator import itemgetter
@@ -16,108 +16,84 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 
+from datamodules.columns import READERS, as_list
 from datamodules.engine import Engine
-from mmprofile.errors import UserError, nearest
+from datamodules.rules import AGGREGATIONS, NUMBERS, TRAIN_QUANTILES
 from mmprofile.profile.schema import Attribute, Profile, Schema
-
-AGGREGATIONS = {
-    "mean_round_half_up": "number",
-    "mean_above": "number",
-    "share_true": "flag",
-    "top_k": "list",
-    "argmax_flags": "list",
-}
-"""Aggregation -> what it reads from its source (``datamodules.yelp.READERS``)."""
 
 Labels = dict[str, Profile]
 """Raw user id -> profile; an attribute is missing where there is no label, and () where the label is Unknown."""
 
 
-def check_rules(schema: Schema) -> dict[str, str]:
-    """Return the business columns that the schema's rules read, and how (``number``, ``flag`` or ``list``).
-
-    Raises:
-        UserError: an unknown source or aggregation, or a rule that does not fit its attribute's values.
-    """
-    columns: dict[str, str] = {}
-    for attribute in schema.attributes:
-        if attribute.rule is None:
-            continue
-        where = f"profile schema {schema.name!r}, rule of {attribute.name!r}"
-        rule = dict(attribute.rule)
-        unknown = set(rule) - {"source", "aggregation", "threshold"}
-        if unknown:
-            raise UserError(f"{where}: unknown key {min(unknown)!r}; a rule has source, aggregation and threshold")
-        aggregation = str(rule.get("aggregation"))
-        if aggregation not in AGGREGATIONS:
-            known = ", ".join(AGGREGATIONS)
-            raise UserError(
-                f"{where}: unknown aggregation {aggregation!r}; known: {known}{nearest(aggregation, AGGREGATIONS)}"
-            )
-        table, _, key = str(rule.get("source")).partition(".")
-        reads = AGGREGATIONS[aggregation]
-        if table == "business" and key and key != "business_id":
-            if columns.setdefault(key, reads) != reads:
-                raise UserError(
-                    f"{where}: business.{key} is read as {columns[key]} by another rule and as {reads} here"
-                )
-        elif (table, key) != ("review", "stars") or reads != "number":
-            raise UserError(
-                f"{where}: source {rule.get('source')!r} does not go with {aggregation}; known sources: business.<key>"
-                + (", review.stars" if reads == "number" else "")
-            )
-        _check_values(attribute, aggregation, rule.get("threshold"), where)
-    return columns
-
-
-def _check_values(attribute: Attribute, aggregation: str, threshold: Any, where: str) -> None:
-    is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
-    if aggregation in ("share_true", "argmax_flags", "mean_above", "mean_round_half_up") and attribute.size != 1:
-        raise UserError(f"{where}: {aggregation} gives one value, but the attribute has size {attribute.size}")
-    if aggregation == "share_true" and set(attribute.values) != {"True", "False"}:
-        raise UserError(f"{where}: share_true needs the values True and False")
-    if aggregation == "share_true" and not is_number:
-        raise UserError(f"{where}: share_true needs a threshold between 0 and 1")
-    if aggregation == "mean_above" and (len(attribute.values) != 2 or not (is_number or threshold == "train_median")):
-        raise UserError(f"{where}: mean_above needs two values (low, high) and a threshold: a number or train_median")
-    if aggregation == "mean_round_half_up" and not all(value.lstrip("-").isdigit() for value in attribute.values):
-        raise UserError(f"{where}: mean_round_half_up needs whole numbers as values")
+def as_label(number: float) -> tuple[str, ...]:
+    """Return the label of a number that waits for its bin (:mod:`datamodules.bins`)."""
+    return (repr(float(number)),)
 
 
 def evidence(attribute: Attribute, reviews: ir.Table, businesses: ir.Table | None) -> ir.Table:
     """Return a row per visit that says something about an attribute: user_id and value (never null).
 
     Of a list those of its items count that are values of the attribute, compared without case: a row each, with the value's
-    position in the schema.
+    position in the schema. For ``count`` and ``share`` the value is whether the list holds the rule's ``of``, or anything.
 
     Raises:
         UserError: the rule reads businesses and there are none.
     """
     assert attribute.rule is not None
-    table, _, key = str(attribute.rule["source"]).partition(".")
-    if table == "review":
-        return reviews.select("user_id", value=reviews[key]).drop_null("value")
+    source = str(attribute.rule["source"])
+    if source.startswith("review."):
+        column = reviews["stars" if source == "review.stars" else source]
+        return _read(attribute, reviews.select("user_id", value=column), "user_id")
     assert businesses is not None
-    known = businesses.select("business_id", value=businesses[key]).drop_null("value")
-    if AGGREGATIONS[attribute.rule["aggregation"]] == "list":
-        spelled = [value.lower() for value in attribute.values]
-        names = ibis.memtable({"spelled": spelled, "position": range(len(spelled))})
-        items = known.select("business_id", item=known.value.unnest())
-        known = items.inner_join(names, items.item.lower() == names.spelled).select("business_id", value="position")
+    known = _read(attribute, businesses.select("business_id", value=businesses[source]), "business_id")
     return reviews.select("user_id", "business_id").inner_join(known, "business_id").select("user_id", "value")
 
 
+def _read(attribute: Attribute, rows: ir.Table, owner: str) -> ir.Table:
+    """Return owner and value of rows as an attribute's rule reads them, without null."""
+    assert attribute.rule is not None
+    aggregation = attribute.rule["aggregation"]
+    rows = rows.drop_null("value")
+    values = READERS[AGGREGATIONS[aggregation]](rows.value)
+    if aggregation in ("count", "share"):
+        of = attribute.rule.get("of")
+        if of is not None:
+            values = values.map(lambda item: item.lower()).contains(as_list(ibis.literal(str(of)))[0].lower())
+        return rows.select(owner, value=values if of is not None else True)
+    rows = rows.select(owner, value=values).drop_null("value")
+    if AGGREGATIONS[aggregation] != "list":
+        return rows
+    spelled = [value.lower() for value in attribute.values]
+    names = ibis.memtable({"spelled": spelled, "position": range(len(spelled))})
+    items = rows.select(owner, item=rows.value.unnest())
+    return items.inner_join(names, items.item.lower() == names.spelled).select(owner, value="position")
+
+
 def means(visits: ir.Table) -> ir.Table:
-    """Return user_id and mean: the mean of a user's values, exact and so independent of their order."""
+    """Return user_id and number: the mean of a user's values to six decimals, exact and so independent of their order."""
     exact = visits.value.cast("decimal(18, 6)")
     total = visits.group_by("user_id").aggregate(total=exact.sum(), n=visits.count())
-    return total.select("user_id", mean=total.total.cast("float64") / total.n)
+    return total.select("user_id", number=total.total.cast("float64") / total.n)
 
 
 def rounded(visits: ir.Table) -> ir.Table:
     """Return user_id and label: the mean rounded half up (Python's round is half to even)."""
     mean = means(visits)
-    return mean.select("user_id", label=(mean.mean + 0.5).floor().cast("int64").cast("string"))
+    return mean.select("user_id", label=(mean.number + 0.5).floor().cast("int64").cast("string"))
+
+
+def number(visits: ir.Table, rule: Mapping[str, Any]) -> ir.Table:
+    """Return user_id and number: what a rule of :data:`datamodules.rules.NUMBERS` computes of a user's values."""
+    by_user = visits.group_by("user_id")
+    match rule["aggregation"]:
+        case "quantile":
+            return by_user.aggregate(number=visits.value.cast("float64").quantile(float(rule["q"])))
+        case "share":
+            return by_user.aggregate(number=visits.value.cast("float64").mean())
+        case "count":
+            return by_user.aggregate(number=visits.value.cast("int64").sum())
+        case _:
+            return means(visits)
 
 
 def share_true(visits: ir.Table, threshold: float) -> ir.Table:
@@ -140,17 +116,17 @@ def most_frequent(visits: ir.Table, size: int, least: int) -> ir.Table:
 
 @dataclass
 class Derived:
-    """Labels by rule, labels from a file, and the means that wait for a cut.
+    """Labels by rule, labels from a file, and the numbers that wait for cuts.
 
     Args:
         by_rule: attributes that a rule could say something about here -> user -> values.
-        means: attribute of a ``mean_above`` rule -> user -> mean; its cut may be fitted on the training users.
+        numbers: attribute whose rule gives a number -> user -> number; its cuts may be fitted on the training users.
         from_file: the same of the labels file; for the attributes it has, it alone counts.
     """
 
     schema: Schema
     by_rule: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
-    means: dict[str, dict[str, float]] = field(default_factory=dict)
+    numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     from_file: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
 
     @property
@@ -167,7 +143,7 @@ class Derived:
         """Return the users of whom an attribute is known."""
         if name in self.from_file:
             return set(self.from_file[name])
-        return self.by_rule[name].keys() | self.means.get(name, {}).keys()
+        return self.by_rule[name].keys() | self.numbers.get(name, {}).keys()
 
     def labelled(self, people: set[str], least: int | None) -> tuple[set[str], dict[str, int]]:
         """Return the users with enough labels, and attribute -> the number of users without a label of it.
@@ -189,28 +165,29 @@ class Derived:
         """Whether a rule or the file says anything about an attribute."""
         return name in self.by_rule or name in self.from_file
 
-    def cut(self, train: list[str]) -> dict[str, float]:
-        """Turn the means of ``mean_above`` rules into labels: the second value where a mean exceeds the cut.
+    def cut(self, train: list[str]) -> dict[str, float | list[float]]:
+        """Turn numbers into labels: a number that equals a cut belongs to the value above it, but with ``mean_above``.
 
         Args:
-            train: users of the training split; a ``train_median`` is fitted on them alone.
+            train: users of the training split; ``train_median`` and ``train_quantiles`` are fitted on them alone.
 
         Returns:
-            Attribute -> the cut that was used.
+            Attribute -> the cuts that were used; of ``mean_above`` it is one, and a number waits for bins instead.
         """
-        cuts: dict[str, float] = {}
-        for name, by_user in self.means.items():
+        used: dict[str, float | list[float]] = {}
+        for name, by_user in self.numbers.items():
             attribute = self.schema[name]
             if name in self.from_file or attribute.rule is None:
                 continue
-            threshold = attribute.rule["threshold"]
-            if threshold == "train_median":
-                known = [by_user[user] for user in train if user in by_user]
-                threshold = np.median(known) if known else 0.0
-            cuts[name] = float(threshold)
-            low, high = ((value,) for value in attribute.values)
-            self.by_rule[name] = {user: high if mean > cuts[name] else low for user, mean in by_user.items()}
-        return cuts
+            if attribute.kind == "number":
+                self.by_rule[name] = {user: as_label(number) for user, number in by_user.items()}
+                continue
+            cuts = _cuts(attribute, [by_user[user] for user in train if user in by_user] or [0.0])
+            above = attribute.rule["aggregation"] == "mean_above"
+            used[name], place = (cuts[0], bisect_left) if above else (cuts, bisect_right)
+            values = [(value,) for value in attribute.values]
+            self.by_rule[name] = {user: values[place(cuts, number)] for user, number in by_user.items()}
+        return used
 
     def profiles(self, users: Iterable[str]) -> Labels:
         """Return the profile of each user, without the attributes that have no label."""
@@ -218,12 +195,24 @@ class Derived:
         return {user: {name: known[user] for name, known in labels.items() if user in known} for user in users}
 
 
+def _cuts(attribute: Attribute, train: list[float]) -> list[float]:
+    """Return an attribute's cuts, ascending: given, or fitted on the numbers of training users."""
+    assert attribute.rule is not None
+    cuts = attribute.rule["threshold" if attribute.rule["aggregation"] == "mean_above" else "cuts"]
+    if cuts == "train_median":
+        return [float(np.median(train))]
+    if cuts == TRAIN_QUANTILES:
+        parts = len(attribute.values)
+        return [float(cut) for cut in np.quantile(train, [part / parts for part in range(1, parts)])]
+    return [float(cut) for cut in (cuts if isinstance(cuts, list | tuple) else [cuts])]
+
+
 def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engine: Engine) -> Derived:
     """Return the labels of every rule of the schema.
 
     Args:
-        reviews: the kept reviews: user_id, business_id, stars.
-        businesses: as ``datamodules.yelp.read_businesses`` gives; None: rules about businesses say nothing.
+        reviews: the kept reviews: user_id, business_id, stars, and a column for each other source.
+        businesses: business_id and a column for each source; None: rules about businesses say nothing.
     """
     result = Derived(schema)
     for attribute in schema.attributes:
@@ -231,11 +220,15 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
         if rule is None or (businesses is None and str(rule["source"]).startswith("business.")):
             continue
         visits = evidence(attribute, reviews, businesses)
-        if businesses is None and int(visits.count().execute()) == 0:
+        if rule["source"] == "review.stars" and int(visits.count().execute()) == 0:
             continue  # reviews without stars
         labels = result.by_rule[attribute.name] = {}
-        if rule["aggregation"] == "mean_above":
-            result.means[attribute.name] = {row["user_id"]: row["mean"] for row in engine.rows(means(visits))}
+        if rule["aggregation"] in NUMBERS:
+            numbers = {row["user_id"]: row["number"] for row in engine.rows(number(visits, rule))}
+            if rule["aggregation"] == "count":  # who has none has 0
+                people = engine.rows(reviews.select("user_id").distinct())
+                numbers = {row["user_id"]: 0 for row in people} | numbers
+            result.numbers[attribute.name] = numbers
         elif AGGREGATIONS[rule["aggregation"]] == "list":
             ranked = most_frequent(visits, attribute.size, attribute.least)
             for row in sorted(engine.rows(ranked), key=itemgetter("place")):

@@ -88,19 +88,23 @@ class YelpSource:
 
 @dataclass(frozen=True)
 class CustomSource:
-    """A user's own data: JSONL or Parquet of reviews, a folder of photos, and optionally labels. ``users``: as for Yelp."""
+    """A user's own data: JSONL or Parquet of reviews, a folder of photos, and optionally businesses and labels.
+
+    ``users``: as for Yelp.
+    """
 
     reviews: str = MISSING
     kind: str = "custom"
     photos: str | None = None
     photo_root: str | None = None
     labels: str | None = None
+    businesses: str | None = None
     users: int | None = None
 
 
 Source = DemoSource | YelpSource | CustomSource
 SOURCES: dict[str, type[Source]] = {"demo": DemoSource, "yelp": YelpSource, "custom": CustomSource}
-ON_THIS_MACHINE = ("path", "reviews", "photos", "photo_root", "labels", "keep_raw")
+ON_THIS_MACHINE = ("path", "reviews", "photos", "photo_root", "labels", "businesses", "keep_raw")
 """Keys of a source that say where files lie or stay, not what the data are."""
 
 

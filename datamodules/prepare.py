@@ -21,17 +21,19 @@ from omegaconf import OmegaConf
 from datamodules import prepared as out
 from datamodules.bins import binned, check_numbers, fewer_bins
 from datamodules.card import balance, dataset_card, versions
+from datamodules.columns import lines
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
 from datamodules.faults import explained
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
-from datamodules.labels import Derived, check_rules, derive
-from datamodules.options import ON_THIS_MACHINE, CustomSource, DemoSource, Options
+from datamodules.labels import Derived, derive
+from datamodules.options import ON_THIS_MACHINE, DemoSource, Options
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
 from datamodules.raw import RawYelp
+from datamodules.rules import check_rules
 from datamodules.selection import (
     Funnel,
     candidates,
@@ -207,7 +209,8 @@ class Preparation:
         try:
             tables, reviews = self.select(raw, engine, work)
             given = raw.labels(self.schema, _people(engine, reviews))
-            for line in [*given.lines(self.schema), *self._without_source(given)]:
+            silent = self._without_source(given, tables.businesses is not None)
+            for line in [*lines(tables.notes), *given.lines(self.schema), *silent]:
                 self.progress.say(f"prepare: labels: {line}")
             check_numbers(self.schema, given.columns)
             reviews = self.foresee(given, engine, tables, reviews)
@@ -327,9 +330,8 @@ class Preparation:
             tables=tables, reviews=reviews, usable=usable, schema=schema, labels=profiles, notes=notes, splits=splits
         )
 
-    def _without_source(self, given: GivenLabels) -> list[str]:
+    def _without_source(self, given: GivenLabels, businesses: bool) -> list[str]:
         """Return a line on the attributes that neither a rule nor the file can say anything about."""
-        businesses = not isinstance(self.options.source, CustomSource)
         silent = [
             attribute.name
             for attribute in self.schema.attributes

@@ -16,6 +16,7 @@ from typing import IO, Any
 from datamodules.engine import Engine
 from datamodules.files import CHUNK, SourceFile
 from datamodules.label_file import GivenLabels
+from datamodules.rules import Columns
 from datamodules.yelp import Tables, read_tables
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
@@ -134,13 +135,13 @@ class RawYelp:
             )
         return dict(self._files)
 
-    def tables(self, engine: Engine, work: Path, keys: dict[str, str]) -> Tables:
-        """Return the raw files as tables; ``keys``: the business columns that the label rules read, and how.
+    def tables(self, engine: Engine, work: Path, columns: Columns) -> Tables:
+        """Return the raw files as tables, with the columns that the label rules read.
 
         Raises:
             UserError: a file is missing, broken, or has more than 1 % malformed lines.
         """
-        return read_tables(engine, self.json_files(work), keys)
+        return read_tables(engine, self.json_files(work), columns)
 
     def labels(self, schema: Schema, people: set[str]) -> GivenLabels:
         """Return no labels: all are derived by rules."""

@@ -12,17 +12,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import ibis
-import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from datamodules.columns import LARGEST_NUMBER, check_columns, text_columns, with_sources
 from datamodules.engine import Engine
+from datamodules.rules import Columns, columns_of, key_of
+from datamodules.words import word_count
 from mmprofile.errors import UserError
 
 REVIEW_COLUMNS = {
@@ -37,7 +39,8 @@ REVIEW_REQUIRED = ("review_id", "user_id", "business_id", "text", "stars")
 PHOTO_COLUMNS = {"photo_id": "VARCHAR", "business_id": "VARCHAR", "label": "VARCHAR"}
 PHOTO_REQUIRED = ("photo_id", "business_id")
 MALFORMED_LIMIT = 0.01
-LARGEST_NUMBER = 1e12
+LOOKED_AT = 1000
+"""Lines of a file that are looked at before it is read in bulk."""
 
 
 @dataclass
@@ -45,11 +48,11 @@ class Tables:
     """What the selection works on, whatever the source.
 
     Args:
-        reviews: review_id, user_id, business_id, stars, photo_key, words.
+        reviews: review_id, user_id, business_id, stars, photo_key, words, and a column for each further source of a rule.
         full: the same rows with ``text``, by far the widest column, and ``date``: read from the file again where they
             are needed, which is faster than to store them for reviews that are not kept.
         photos: photo_id, photo_key, business_id, label: the photos of a review are those of its ``photo_key``.
-        businesses: business_id and one column per source that the schema's rules name; None: there are none.
+        businesses: business_id and a column for each source of a rule; None: there are none.
         notes: what was read and what was not understood, for the manifest.
     """
 
@@ -60,49 +63,29 @@ class Tables:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def count_words(texts: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return the number of words of each text, separated by blanks, tabs or line breaks; no text may be null."""
-    # The bytes of all texts at once: to count in SQL takes three times as long as to read the JSON.
-    texts = (texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts).cast(pa.string())
-    filled = pc.binary_length(texts).to_numpy(zero_copy_only=False) > 0
-    counts = np.zeros(len(texts), np.int32)
-    if filled.any():
-        _, offsets, data = texts.buffers()
-        ends = np.frombuffer(offsets, np.int32)[texts.offset : texts.offset + len(texts) + 1]
-        letters = np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
-        blank = letters == ord(" ")
-        for other in "\n\t\r":
-            blank |= letters == ord(other)
-        first = (ends[:-1] - ends[0])[filled]
-        begun = np.empty_like(blank)
-        np.greater(blank[:-1], blank[1:], out=begun[1:])
-        begun[first] = ~blank[first]
-        counts[filled] = np.add.reduceat(begun.view(np.uint8), first, dtype=np.int32)
-    return pa.array(counts)
-
-
-word_count = ibis.udf.scalar.pyarrow(count_words, signature=((dt.string,), dt.int32))
-"""``count_words`` in an expression; null where the text is."""
-
-
-def read_tables(engine: Engine, files: dict[str, Path], keys: dict[str, str]) -> Tables:
+def read_tables(engine: Engine, files: dict[str, Path], columns: Columns) -> Tables:
     """Return the raw files as tables.
 
     Args:
         files: paths of the business, review and photos files; without the last one there are no photos.
-        keys: business columns that the label rules name -> how to read them (``list``, ``flag`` or ``number``).
+        columns: what the label rules read.
 
     Raises:
-        UserError: more than 1 % of a file's lines are malformed.
+        UserError: more than 1 % of a file's lines are malformed, or a column cannot be read.
     """
     notes: dict[str, Any] = {"malformed_lines": {}}
-    raw = engine.read_json(files["review"], REVIEW_COLUMNS)
+    sources, of_businesses = (columns_of(columns, table) for table in ("review", "business"))
+    raw = engine.read_json(files["review"], text_columns(sources, REVIEW_COLUMNS))
+    raw = with_sources(raw, sources, tuple(REVIEW_COLUMNS))
     raw = raw.mutate(date=raw.date.fill_null(""), words=word_count(raw.text))
     with ThreadPoolExecutor(1) as pool:  # the engine lets go of the interpreter's lock
         lines = pool.submit(engine.table, "review_lines", raw.drop("text", "date"))
         about: dict[str, Any] = {}
-        businesses = read_businesses(files["business"], keys, about)
+        keys = {key_of(name): min(reads) if len(reads) == 1 else "list" for name, reads in of_businesses.items()}
+        businesses = read_businesses(files["business"], keys, about).rename_columns(["business_id", *of_businesses])
         reviews = well_formed(lines.result(), files["review"], REVIEW_REQUIRED, notes)
+    if sources:
+        notes["columns"] = check_columns(engine, reviews, sources, files["review"], columns_in(files["review"]))
     reviews, full = (
         table.mutate(photo_key=table.business_id) for table in (reviews, raw.filter(_complete(raw, REVIEW_REQUIRED)))
     )
@@ -197,6 +180,14 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
                 yield number, row if isinstance(row, dict) else "not a JSON object"
 
 
+def columns_in(path: Path) -> list[str]:
+    """Return the columns of a Parquet file, or of the first lines of JSON, in the order in which they first stand there."""
+    if path.suffix.lower() == ".parquet":
+        return list(pq.read_schema(path).names)
+    rows = islice(json_lines(path), LOOKED_AT)
+    return list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
+
+
 def first_malformed(path: Path, required: tuple[str, ...]) -> tuple[int, str] | None:
     """Return the number of the first line that is no JSON object with all required fields, and why."""
     for number, row in json_lines(path):
@@ -255,13 +246,13 @@ def as_number(value: Any) -> float | None:
 
 
 def as_list(value: Any) -> list[str] | None:
-    """Return names: the keys with True of a dict, the items of a list, or one string; None when there are none."""
+    """Return names: the keys with True of a dict, the items of a list, or one value; None when there are none."""
     if isinstance(value, dict):
         names = [str(key) for key, flag in value.items() if flag is True]
     elif isinstance(value, list | tuple | set):
         names = sorted(str(item) for item in value)
     else:
-        names = [value] if isinstance(value, str) else []
+        names = [] if value is None else [str(value)]
     return names or None
 
 

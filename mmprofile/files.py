@@ -104,12 +104,12 @@ def without_nan(value: Any) -> Any:
 class _AsWritten(yaml.SafeLoader):
     """YAML 1.1 takes ``yes``, ``no`` and ``on`` for truth values, ``010`` for 8 and ``12:30`` for 750.
 
-    In a profile schema ``name`` and ``values`` stay the text that was written.
+    In a profile schema ``name``, ``values`` and a rule's ``of`` stay the text that was written.
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         for key, value in node.value:
-            if key.value in ("name", "values"):
+            if key.value in ("name", "values", "of"):
                 for item in value.value if isinstance(value, yaml.SequenceNode) else [value]:
                     if isinstance(item, yaml.ScalarNode):
                         item.tag = "tag:yaml.org,2002:str"

@@ -6,9 +6,12 @@ from mmprofile.errors import UserError
 
 
 def run(cfg: PrepareConfig) -> None:
-    """Prepare a data set: raw files -> prepared folder, whose path is the last line printed."""
+    """Prepare a data set: raw files -> prepared folder, whose path is the last line printed. Or suggest a schema."""
     from hydra.utils import instantiate
 
+    if cfg.suggest is not None:
+        print(instantiate(cfg.suggester)(cfg.data.prepare.source.get("labels"), cfg.suggest))
+        return
     from mmprofile.inputs.data import prepare_data
     from mmprofile.profile.schema import Schema
 

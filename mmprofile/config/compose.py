@@ -59,6 +59,9 @@ NO_RESULT = (
 )  # fmt: skip
 """Keys of ``train`` that change nothing in what a run computes."""
 
+NOT_NEEDED = {"suggest": "data.prepare.source.reviews"}
+"""A key -> one that need not be set where the first one is."""
+
 
 def load_config(name: str, overrides: list[str]) -> Any:
     """Compose ``conf/<name>.yaml`` with overrides and check every key and type.
@@ -113,7 +116,9 @@ def typed(name: str, cfg: DictConfig) -> Any:
         _resolve(merged)
     except OmegaConfBaseException as error:
         raise UserError(explain(error, name)) from error
-    missing = [key for key, value in _flatten(OmegaConf.to_container(merged)).items() if value == "???"]
+    flat = _flatten(OmegaConf.to_container(merged))
+    unused = {free for key, free in NOT_NEEDED.items() if flat.get(key) is not None}
+    missing = [key for key, value in flat.items() if value == "???" and key not in unused]
     if missing:
         raise UserError(f"{missing[0]} is not set; add {missing[0]}=... to the command line")
     return merged

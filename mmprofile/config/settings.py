@@ -246,6 +246,8 @@ class PrepareConfig:
     profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     clean: Any = MISSING  # false, list or true
     cleaner: PartialConfig = field(default_factory=PartialConfig)
+    suggest: str | None = MISSING
+    suggester: PartialConfig = field(default_factory=PartialConfig)
 
 
 @dataclass

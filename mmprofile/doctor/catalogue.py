@@ -14,6 +14,14 @@ from mmprofile.paths import ASSETS
 TOKENIZERS = {"t5": "text", "mt5": "text", "bart": "bart", "glm": "glm4", "glm4": "glm4"}
 """Architecture -> the tokenizer of this package that stands in for its own; all others: Llama's."""
 
+LANGUAGES = {
+    "English": "Flan-T5: model=base, model=large",
+    "other languages": "mT5, 101 of them: model=base model.text.name=google/mt5-small, or google/mt5-base",
+    "captions": "BLIP-2 writes English, whatever the language of the reviews",
+    "photos": "any vision model",
+}
+"""What is read -> what suits its language."""
+
 
 @dataclass(frozen=True)
 class CheckpointFacts:

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 from mmprofile.config.command import quiet
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor import machine
+from mmprofile.doctor.catalogue import LANGUAGES
 from mmprofile.doctor.estimate import ALLOWANCE, Estimate, estimate
 from mmprofile.doctor.machine import Device
 from mmprofile.doctor.screen import row, table
@@ -206,6 +207,8 @@ def main(cfg: TrainConfig) -> None:
         print(row("model", *sizes(cfg, needed)), "", doctor.compare(needed, device, free), sep="\n")
     elif doctor.neural and not doctor.problems:
         print(row("model", doctor.unknown))
+    if doctor.neural:
+        print(row("language", *(f"{what}: {choice}" for what, choice in LANGUAGES.items())))
     words = [word for word in sys.argv[1:] if not word.startswith(("hydra", "-"))]
     command = shlex.join(["python", "-m", "mmprofile.train", *words])
     if not doctor.problems:

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mmprofile.evaluate.fonts import fit_fonts
 from mmprofile.profile.calibration import CalibrationScores, bin_confidences, calibration
 from mmprofile.profile.metrics import Array
 
@@ -24,7 +25,8 @@ def clean_axes(axes: Axes, grid: Literal["x", "y"] = "y") -> None:
 
 
 def save_figure(figure: Figure, path: Path | IO[bytes]) -> None:
-    """Write a figure as PNG; a box stands for a character that its font lacks, as emoji are."""
+    """Write a figure as PNG; a box stands for a character that no installed font has."""
+    fit_fonts(figure)
     FigureCanvasAgg(figure)  # no display is needed, and no global state of pyplot's is touched
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -171,6 +171,8 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
         cost.append(
             f"{tokens['prompt_tokens']:,} + {tokens['completion_tokens']:,} tokens, {tokens['refused']} refusals"
         )
+    lost = metrics.get("unknown_tokens")
+    unknown = [f"{100 * lost:.2f} % of the tokens of the reviews are unknown to the tokenizer"] if lost else []
     means = {row.key: row.f1() for row in system_rows(metrics)}
     run, ceiling, unpaired = means.get(THIS_RUN), means.get("ceiling"), means.get(UNPAIRED)
     compared = []
@@ -188,7 +190,7 @@ def run_notes(metrics: Mapping[str, Any]) -> list[str]:
         row = SystemRow("text_only", "", test["text_only"])
         scores = ", ".join(f"{name} {format_score(row.f1(name))}" for name in row.scores["per_attribute"])
         text_only = [f"text-only attributes, in no mean above: {scores}; their own mean {format_score(row.f1())}"]
-    return [f"- {', '.join(parts)}" for parts in (facts, *settings, cost, compared, alone, text_only) if parts]
+    return [f"- {', '.join(parts)}" for parts in (facts, *settings, unknown, cost, compared, alone, text_only) if parts]
 
 
 def _with_interval(systems: Sequence[SystemRow], cells: Sequence[str], attribute: str | None) -> list[str]:

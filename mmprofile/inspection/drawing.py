@@ -1,6 +1,7 @@
 """Files and figures of an inspection: words, photos, effects of changes, and the gates of many users."""
 
 import csv
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,20 +131,36 @@ class _Place(NamedTuple):
     """Where a word is drawn, and whether a review or caption begins with it."""
 
     line: int
-    column: int
+    column: float
     begins_text: bool
 
 
 def _place_words(words: Sequence[Word]) -> list[_Place]:
-    """Break words into lines; a line is left free above each review and caption."""
-    places, line, column = list[_Place](), 1, 0
-    for before, word in zip([None, *words], words, strict=False):
-        begins_text = before is None or (before.source, before.number) != (word.source, word.number)
-        if begins_text or column + len(word.text) > COLUMNS:
+    """Break words into lines; a line is left free above each review and caption. Arabic and Hebrew run from the right."""
+    places, line, column, to_left = list[_Place](), 1, 0.0, False
+    for k, (before, word) in enumerate(zip([None, *words], words, strict=False)):
+        begins_text = before is None or before[1:3] != word[1:3]
+        if begins_text:
+            to_left = _runs_to_left("".join(other.text for other in words[k:] if other[1:3] == word[1:3]))
+        width = _width(word.text)
+        if begins_text or column + width > COLUMNS:
             line, column = line + (2 if begins_text else 1), 0
-        places.append(_Place(line, column, begins_text))
-        column += len(word.text) + word.space
+        places.append(_Place(line, COLUMNS - column - width if to_left else column, begins_text))
+        column += width + word.space
     return places
+
+
+def _runs_to_left(text: str) -> bool:
+    """Whether a text runs from right to left: its first letter that has a direction says so."""
+    directions = (unicodedata.bidirectional(character) for character in text)
+    return next((direction for direction in directions if direction in ("L", "R", "AL")), "L") != "L"
+
+
+def _width(text: str) -> float:
+    """Return a word's width in monospaced letters: a Chinese character or emoji is an em wide, an accent adds nothing."""
+    shown = [c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf")]
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in shown)
+    return len(shown) - wide + wide / CHARACTER
 
 
 def draw_photos(inspection: "Inspection", load_photo: Callable[[str], np.ndarray]) -> Figure:

@@ -365,9 +365,22 @@ class Grammar:
                 text, written = self.schema.render(profile), self.decode(self.encode(profile))
                 if self.schema.parse(written).profile != self.schema.parse(text).profile:
                     raise UserError(
-                        f"the tokenizer cannot write the profile schema {self.schema.name!r}: {text!r} comes back as "
-                        f"{written!r}; choose another model.text.name or rename {attribute.name!r}: {value!r}"
+                        f"the tokenizer cannot write the profile schema {self.schema.name!r}: "
+                        f"{self._culprit() or f'{text!r} comes back as {written!r}'}; rename it or choose another "
+                        "model.text.name"
                     )
+
+    def _culprit(self) -> str | None:
+        """Return what is wrong with the first name or value that does not come back alone; None where each does."""
+        for attribute in self.schema.attributes:
+            for word in (attribute.name, *attribute.values):
+                back = self.decode(self._tokens(f" {word}"))
+                if back.lower() == word.lower():
+                    continue
+                lost = " ".join(character for character in dict.fromkeys(word) if character not in f"{back} ")
+                what = "the attribute" if word == attribute.name else f"of the attribute {attribute.name!r} the value"
+                return f"{what} {word!r} comes back as {back!r}" + (f", without the characters {lost}" if lost else "")
+        return None
 
     @staticmethod
     def _example(attribute: Attribute, value: str | None = None) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ from mmprofile.train.probe import Probe
 LOOKED_AT = 200
 """Training users whose reviews are searched for unknown tokens."""
 MOST_UNKNOWN = 0.01
-"""Above this share of unknown tokens, a warning is printed."""
+"""Above this share of unknown tokens, the line about them is a warning."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,10 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         validation_beams=cfg.evaluation.validation_beams,
         probe=Probe.of(data, cfg.probe.users, UNPAIRED_SEED),
     )
+    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
+    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
     if trainer.is_global_zero:
-        print(describe(cfg, model, data, folder, precision), flush=True)
+        print(describe(cfg, model, data, folder, precision, lost), flush=True)
     fit(trainer, module, data, folder)
     if not trainer.is_global_zero:
         return None
@@ -149,6 +151,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         "baselines": evaluate_baselines(schema, data, "test", cfg.evaluation.resamples),
         "seconds": clock.seconds,
         "n_parameters": sum(p.numel() for p in model.parameters()),
+        "unknown_tokens": lost,
         "history": module.history,
         "data": data_facts(prepared),
     }
@@ -320,23 +323,29 @@ def keep_schema(folder: Path, schema: Schema) -> None:
     write_text(path, schema.to_yaml())
 
 
-def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str) -> str:
-    """Return a few lines on the training that is about to start."""
+def describe(cfg: TrainConfig, model: ProfileModel, data: BatchData, folder: Path, precision: str, lost: float) -> str:
+    """Return a few lines on the training that is about to start.
+
+    Args:
+        cfg, model, data, folder, precision: of the run.
+        lost: the share of unknown tokens in the reviews.
+    """
     count = sum(p.numel() for p in model.parameters()) / 1e6
     sizes = " / ".join(str(len(data.users(split))) for split in SPLITS)
     views = ", ".join(view.name for view in data.views)
     writer = f"fusion {model.settings['fusion']['kind']}" if model.head is None else f"head {cfg.model.head}"
-    reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
-    lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
-    warning = (
-        f"\n  {lost:.0%} of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}, so what they say "
-        f"is lost: choose a model for these languages (docs/checkpoints.md)"
-    )
+    unknown = ""
+    if lost:
+        unknown = (
+            f"\n  {100 * lost:.2f} % of the tokens of the reviews are unknown to the tokenizer of {cfg.model.text.name}"
+        )
+    if lost > MOST_UNKNOWN:
+        unknown += ", so what they say is lost: choose a model for these languages (docs/checkpoints.md)"
     return (
         f"run {cfg.name} in {folder}\n"
         f"  model {cfg.model.name}: {count:.1f} M parameters, {writer}, {precision}\n"
         f"  paradigm {cfg.paradigm.name}: {views} ({cfg.paradigm.schedule})\n"
-        f"  users {sizes} (train / validation / test)" + (warning if lost > MOST_UNKNOWN else "")
+        f"  users {sizes} (train / validation / test)" + unknown
     )
 
 

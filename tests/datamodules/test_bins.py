@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from datamodules.bins import as_label, binned, check_numbers, fewer_bins
+from datamodules.bins import binned, check_numbers, fewer_bins
 from datamodules.label_file import GivenLabels, read_labels
+from datamodules.labels import as_label
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Schema
 from tests.support.rawdata import write_lines

@@ -337,3 +337,18 @@ def test_empty_reviews_are_dropped_and_counted(data: Path) -> None:
         file.write(json.dumps({"user_id": "dot", "text": " \n"}) + "\n")
     steps = run(data).manifest["steps"]
     assert [(row["reviews"], row["users"]) for row in steps[:2]] == [(5, 4), (4, 3)]
+
+
+def test_reviews_in_chinese_have_words(data: Path) -> None:
+    texts = ["菜很好吃" * 6, "菜很好吃" * 4, "菜很好吃" * 151]  # 12, 8 and 302 words
+    write_lines(
+        data / "chinese.jsonl",
+        [{"user_id": f"u{n % 3}", "text": text} for n, text in enumerate([*texts, *texts[:1] * 3])],
+    )
+    prepared = run(data, selection=OPEN | {"min_words": 10}, reviews=str(data / "chinese.jsonl"))
+    assert {row["text"] for row in every_review(prepared)} == {texts[0]}
+    assert prepared.manifest["averages"]["words_per_review"] == 12
+
+
+def every_review(prepared: Prepared) -> list[dict[str, Any]]:
+    return [review for split in prepared.datasets.values() for row in split for review in row["reviews"]]

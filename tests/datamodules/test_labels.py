@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.engine import Engine
-from datamodules.labels import check_rules, derive
+from datamodules.labels import derive
+from datamodules.rules import check_rules
 from datamodules.yelp import read_businesses
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Profile, Schema
@@ -41,11 +42,10 @@ def labels(
     reviews = engine.table(
         "reviews", pa.table(dict(zip(("user_id", "business_id", "stars"), zip(*visits, strict=True), strict=True)))
     )
-    keys = check_rules(schema)
     columns: dict[str, Any] = {"business_id": list(businesses)}
     kinds = {"list": pa.list_(pa.string()), "flag": pa.bool_(), "number": pa.float64()}
-    for key, kind in keys.items():
-        columns[key] = pa.array(list(businesses.values()), kinds[kind])
+    for source, [kind] in check_rules(schema).items():
+        columns[source] = pa.array(list(businesses.values()), kinds[kind])
     result = derive(schema, reviews, engine.table("businesses", pa.table(columns)), engine)
     result.cut(sorted({user for user, _, _ in visits}) if train is None else train)
     return result.profiles({user for user, _, _ in visits})
@@ -172,7 +172,7 @@ def test_any_business_attribute_may_be_named(engine: Engine, tmp_path: Path) -> 
         '{"business_id": "b", "attributes": {"WiFi": "\'no\'"}}\n'
     )
     schema = one("WiFi", ["Free", "No"], rule)
-    table = read_businesses(path, check_rules(schema), {})
+    table = read_businesses(path, {"WiFi": "list"}, {}).rename_columns({"WiFi": "business.WiFi"})
     visits = pa.table({"user_id": ["u", "u", "u"], "business_id": ["b", "a", "b"], "stars": [1.0, 1.0, 1.0]})
     result = derive(schema, engine.table("visits", visits), engine.table("places", table), engine)
     assert result.profiles(["u"]) == {"u": {"WiFi": ("No",)}}
@@ -181,7 +181,7 @@ def test_any_business_attribute_may_be_named(engine: Engine, tmp_path: Path) -> 
 def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> None:
     schema = Schema("test", [*top_two().attributes, Attribute("Age", ("young", "old"), text_only=True)])
     reviews = pa.table({"user_id": ["u", "v"], "business_id": ["b", "c"], "stars": [1.0, 2.0]})
-    places = pa.table({"business_id": ["b", "c"], "categories": [["Pizza", "Shopping"], ["Pizza"]]})
+    places = pa.table({"business_id": ["b", "c"], "business.categories": [["Pizza", "Shopping"], ["Pizza"]]})
     result = derive(schema, engine.table("reviews", reviews), engine.table("places", places), engine)
     assert result.labelled({"u", "v"}, None) == ({"u"}, {"Favorite": 1})
     assert result.labelled({"u", "v"}, 0) == ({"u", "v"}, {"Favorite": 1})
@@ -197,13 +197,19 @@ def test_users_unknown_in_a_required_attribute_are_counted(engine: Engine) -> No
         ),
         (
             {"source": "reviews.stars", "aggregation": "mean_round_half_up"},
-            "known sources: business.<key>, review.stars",
+            "known sources: review.<column>.*business.<column>",
         ),
         ({"source": "review.stars", "aggregation": "share_true", "threshold": 0.5}, "does not go with share_true"),
         ({"source": "business.X", "aggregation": "share_true"}, "needs a threshold"),
         ({"source": "business.X", "aggregation": "mean_above", "threshold": "median"}, "a number or train_median"),
         ({"source": "business.X", "aggregation": "top_k", "treshold": 1}, "unknown key 'treshold'"),
-        ({"aggregation": "top_k"}, "does not go with top_k"),
+        ({"aggregation": "top_k"}, "'None' is no source"),
+        ({"source": "review.text", "aggregation": "mode"}, "no source of a rule"),
+        ({"source": "review.price", "aggregation": "mean"}, r"cuts is None: give 1 ascending numbers for 2 values"),
+        ({"source": "review.price", "aggregation": "mean", "cuts": [1, 2]}, r"give 1 ascending numbers"),
+        ({"source": "review.price", "aggregation": "quantile", "cuts": [1]}, "needs q"),
+        ({"source": "review.price", "aggregation": "share", "cuts": [0.5]}, "needs of"),
+        ({"source": "review.price", "aggregation": "mode", "cuts": [1]}, "unknown key 'cuts'; a rule with mode has"),
     ],
 )
 def test_wrong_rules_are_named(rule: dict[str, Any], said: str) -> None:
@@ -214,9 +220,9 @@ def test_wrong_rules_are_named(rule: dict[str, Any], said: str) -> None:
 
 def test_rules_of_the_yelp_schema_read_these_columns() -> None:
     assert check_rules(yelp_schema()) == {
-        "categories": "list",
-        "GoodForMeal": "list",
-        "RestaurantsPriceRange2": "number",
-        "HappyHour": "flag",
-        "Caters": "flag",
+        "business.categories": {"list"},
+        "business.GoodForMeal": {"list"},
+        "business.RestaurantsPriceRange2": {"number"},
+        "business.HappyHour": {"flag"},
+        "business.Caters": {"flag"},
     }

@@ -2,16 +2,11 @@
 
 import codecs
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ibis
-import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from datamodules.engine import Engine
 from datamodules.yelp import (
@@ -20,12 +15,10 @@ from datamodules.yelp import (
     as_list,
     as_number,
     categories,
-    count_words,
     first_malformed,
     literal,
     read_businesses,
     read_tables,
-    word_count,
 )
 from mmprofile.errors import UserError
 from tests.support.rawdata import TEXT, review, write_lines
@@ -139,23 +132,6 @@ def test_texts_with_line_breaks_emoji_and_great_length(engine: Engine, tmp_path:
     assert found["-r0"]["stars"] == 3.5
 
 
-@settings(max_examples=100)
-@given(st.lists(st.text("ab é\n\t\r  \x0b\u00a0🍕", max_size=9), max_size=40), st.integers(0, 3), st.booleans())
-def test_words_are_what_blanks_and_line_breaks_divide(texts: list[str], start: int, large: bool) -> None:
-    given_texts = pa.array(texts, pa.large_string() if large else pa.string())[start:]
-    expected = [len([word for word in re.split("[ \n\t\r]", text) if word]) for text in texts[start:]]
-    assert count_words(given_texts).to_pylist() == expected
-    assert count_words(pa.chunked_array([given_texts, given_texts])).to_pylist() == 2 * expected
-
-
-def test_words_are_null_where_the_text_is() -> None:
-    texts = [None, "a b", "", None, " c\n", None]
-    for some, expected in ((texts, [None, 2, 0, None, 1, None]), ([None, None], [None, None]), ([], [])):
-        table = ibis.memtable(pa.table({"text": pa.array(some, pa.string())}))
-        counted = ibis.duckdb.connect().to_pyarrow(table.select(words=word_count(table.text)))
-        assert counted["words"].to_pylist() == expected
-
-
 def test_date_may_be_missing_and_extra_fields_are_ignored(engine: Engine, tmp_path: Path) -> None:
     row = review("r", "u", "b", 4.0) | {"surprise": {"a": [1]}}
     del row["date"]
@@ -233,11 +209,11 @@ def test_line_ends_byte_order_marks_and_blank_lines_change_nothing(
     for path in files.values():
         content = mark + path.read_bytes().replace(b"\n", ends)
         path.write_bytes(content if last else content.rstrip())
-    tables = read_tables(engine, files, {"categories": "list"})
+    tables = read_tables(engine, files, {"business.categories": {"list"}})
     assert tables.businesses is not None
     assert engine.rows(tables.businesses) == [
-        {"business_id": "b", "categories": ["Pizza"]},
-        {"business_id": "c", "categories": None},
+        {"business_id": "b", "business.categories": ["Pizza"]},
+        {"business_id": "c", "business.categories": None},
     ]
     found = engine.rows(tables.full.order_by("review_id"))
     assert [(row["review_id"], row["stars"], row["text"], row["words"]) for row in found] == [
@@ -247,6 +223,27 @@ def test_line_ends_byte_order_marks_and_blank_lines_change_nothing(
     assert sorted(row["photo_id"] for row in engine.rows(tables.photos)) == ["p", "q"]
     counts = tables.notes["malformed_lines"].values()
     assert [(count["lines"], count["malformed"]) for count in counts] == [(2, 0)] * 3
+
+
+def test_any_column_of_the_reviews_may_be_read(engine: Engine, tmp_path: Path) -> None:
+    files = {role: tmp_path / f"{role}.json" for role in ("business", "review", "photos")}
+    write_lines(files["business"], [{"business_id": "b", "attributes": {"Price": "'2'"}}])
+    write_lines(
+        files["review"], [review(f"r{n}", "u", "b", 4.0) | {"useful": n or None, "words": "mine"} for n in range(2)]
+    )
+    write_lines(files["photos"], [{"photo_id": "p", "business_id": "b"}])
+    columns = {"review.useful": {"number"}, "review.words": {"list"}, "business.Price": {"number", "list"}}
+    tables = read_tables(engine, files, columns)
+    assert tables.notes["columns"]["review.useful"] == {"given": 1, "wrong": 0}
+    rows = engine.rows(tables.reviews.order_by("review_id"))
+    assert [(row["review.useful"], row["review.words"], row["words"]) for row in rows] == [
+        (None, "mine", 16),
+        ("1", "mine", 16),
+    ]
+    assert tables.businesses is not None
+    assert engine.rows(tables.businesses) == [{"business_id": "b", "business.Price": ["2"]}]
+    with pytest.raises(UserError, match=r"'usefull', .* is not there \(did you mean useful\?\)"):
+        read_tables(Engine(tmp_path / "again"), files, {"review.usefull": {"number"}})
 
 
 def test_over_one_percent_malformed_is_an_error_that_names_the_line(engine: Engine, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mmprofile.config.compose import load_config
 from mmprofile.doctor.batches import largest_batches
-from mmprofile.doctor.catalogue import CheckpointFacts, published
+from mmprofile.doctor.catalogue import LANGUAGES, CheckpointFacts, published
 from mmprofile.doctor.estimate import without_weights
 from mmprofile.doctor.memory import needs
 from mmprofile.doctor.weights import MISSING, Weights
@@ -104,6 +104,12 @@ def test_the_table_says_what_the_catalogue_says() -> None:
     for name, line in page.items():
         assert line == cells(published()[name], line[MEMORY])
         assert (line[MEMORY] == "-") == (not published()[name].config)
+
+
+def test_the_languages_are_those_of_the_doctor() -> None:
+    page = PAGE.read_text(encoding="utf-8").replace("`", "")
+    for what, choice in LANGUAGES.items():
+        assert f"| {what} | {choice} |" in page
 
 
 def test_the_chain_is_that_of_the_tests() -> None:

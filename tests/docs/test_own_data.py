@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from datamodules.rules import check_rules
 from mmprofile import Schema
 from mmprofile.predict.fit import People
 from mmprofile.profile.attributes import KINDS
@@ -31,8 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own") / "data"
     shutil.copytree(ROOT / "docs" / "own_data", folder)
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert [command.split()[2] for command in commands] == ["mmprofile.train", "mmprofile.prepare", "mmprofile.predict"]
-    trained, listed, _ = [run(folder, *shlex.split(command)[1:]) for command in commands]
+    doors = ["mmprofile.prepare", "mmprofile.train", "mmprofile.prepare", "mmprofile.predict"]
+    assert [command.split()[2] for command in commands] == doors
+    _, trained, listed, _ = [run(folder, *shlex.split(command)[1:]) for command in commands]
     assert trained.startswith("no captions: paradigm=multi\n")
     assert "this command's" in listed
     return folder
@@ -55,12 +57,22 @@ def test_a_model_learns_from_incomplete_labels(folder: Path) -> None:
 
 
 def test_everything_is_tried_on_a_few_people(folder: Path) -> None:
-    [train, *_] = blocks("bash")
+    [_, train, *_] = blocks("bash")
     words = [word for word in shlex.split(train)[1:] if not word.startswith(("trainer.", "name="))]
     done = run(folder, *words, "experiment=smoke", "photos=none")
     assert done.startswith("no photos: paradigm=text\n")
     assert "run text-tiny-custom-seed0 in outputs/text-tiny-custom-seed0" in done
     assert (folder / "outputs" / "text-tiny-custom-seed0" / "metrics.json").is_file()
+
+
+def test_a_suggested_schema_is_one_to_prepare_with(folder: Path) -> None:
+    suggested, shops = (Schema.from_yaml(folder / f"{name}.yaml") for name in ("mine", "shops"))
+    assert {a.name: sorted(a.values) for a in suggested.attributes} == {
+        a.name: sorted(a.values) for a in shops.attributes
+    }
+    source = ["data.prepare.source.reviews=reviews.jsonl", "data.prepare.source.labels=labels.jsonl"]
+    prepared = Path(run(folder, "-m", "mmprofile.prepare", "data=custom", *source, "profile=mine.yaml").strip())
+    assert Schema.from_yaml(prepared / "schema.yaml").attributes == suggested.attributes
 
 
 def test_people_get_profiles_and_what_is_no_person_is_listed(folder: Path) -> None:
@@ -98,7 +110,7 @@ def test_a_row_of_a_person(tmp_path: Path) -> None:
 
 
 def test_the_examples_are_of_the_files(folder: Path) -> None:
-    [schema] = blocks("yaml")
+    schema = blocks("yaml")[0]
     assert yaml.safe_load(schema) == yaml.safe_load((folder / "shops.yaml").read_text(encoding="utf-8"))
     review, label = (json.loads(block) for block in blocks("json"))
     first = json.loads((folder / "reviews.jsonl").read_text(encoding="utf-8").splitlines()[0])
@@ -119,3 +131,11 @@ def test_the_kinds_are_as_the_table_says() -> None:
         assert ("share of people" in scored) == fitted.several
     written = re.findall("`([^`]*)`", PAGE[PAGE.index("**Numbers**") :])[:4]
     assert tuple(written) == next(a.values for a in attributes if a.edges)
+
+
+def test_the_rules_are_legal(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("attributes:\n" + blocks("yaml")[1], encoding="utf-8")
+    schema = Schema.from_yaml(path)
+    assert check_rules(schema).keys() == {"review.price", "review.channel", "review.coupon", "business.rent"}
+    assert dict(schema["Haggles"].rule or {})["of"] == "yes"

@@ -64,6 +64,7 @@ def test_the_command_fits_on_a_screen_and_writes_nothing(tmp_path: Path) -> None
     lines = done.stdout.splitlines()
     assert len(lines) < 40
     assert max(len(line) for line in lines[:-1]) <= 100
+    assert "  other languages: mT5, 101 of them: model=base model.text.name=google/mt5-small" in done.stdout
     assert lines[-1] == f"ready: python -m mmprofile.train experiment=smoke name=first out={tmp_path / 'out'}"
     assert [line.split()[0] for line in lines if line[:1].isalpha()][:9] == [
         "software", "machine", "device", "disk", "run", "data", "text", "vision", "model",

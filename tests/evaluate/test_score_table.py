@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmprofile.evaluate.score_table import print_scores
+from mmprofile.evaluate.score_table import print_scores, run_notes
 from tests.support.runmetrics import example_metrics
 
 pytestmark = pytest.mark.fast
@@ -61,3 +61,11 @@ def test_what_decoder_and_classifiers_have_alone_is_a_line(metrics: dict[str, An
     print_scores(metrics, file=out)
     assert "- decoder alone 61.50, classifiers alone 62.25" in out.getvalue()
     assert "…" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("share", "line"), [(0.0312, "- 3.12 % of the tokens of the reviews are unknown"), (0.0, None)]
+)
+def test_unknown_tokens_are_told_where_there_are_any(metrics: dict[str, Any], share: float, line: str | None) -> None:
+    unknown = [note for note in run_notes(metrics | {"unknown_tokens": share}) if "unknown" in note]
+    assert [note.split(" to the")[0] for note in unknown] == ([line] if line else [])

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from mmprofile.evaluate.plots import save_figure
+from mmprofile.inputs.reading import Word
 from mmprofile.inputs.views import User
 from mmprofile.inspection.drawing import (
     GateSummary,
+    _place_words,
     draw_gate,
     draw_gates,
     write_counterfactuals,
@@ -70,3 +72,28 @@ def test_figures_of_next_to_nothing(make: Make, users: list[User], tmp_path: Pat
     )
     save_figure(draw_gates(summary), tmp_path / "gates.png")
     assert isinstance(inspection, Inspection)
+
+
+def places_of(*reviews: str) -> list[tuple[int, float]]:
+    words = [
+        Word(text, "review", number, (0, 1), True) for number, review in enumerate(reviews) for text in review.split()
+    ]
+    return [place[:2] for place in _place_words(words)]
+
+
+def test_words_of_arabic_run_from_the_right() -> None:
+    assert places_of("ab cd", "مرحبا 12 يا") == [(3, 0), (3, 3), (5, 87), (5, 84), (5, 81)]
+    assert places_of("12 مرحبا") == [(3, 90), (3, 84)]  # a number has no direction
+
+
+def test_chinese_characters_take_an_em_and_accents_nothing() -> None:
+    assert places_of("北京 x", "e\u0301 x", "สีี x") == [
+        (3, 0),
+        (3, pytest.approx(2 / 0.602 + 1)),
+        (5, 0),
+        (5, 2),
+        (7, 0),
+        (7, 2),
+    ]
+    lines = [line for line, _ in places_of(" ".join(["北京"] * 50))]
+    assert max(lines) - min(lines) == 50 * (2 / 0.602 + 1) // 92

@@ -121,6 +121,16 @@ def test_a_finished_run_is_shown_and_not_overwritten(
         run(out, "captions", "model=majority")
 
 
+def test_unknown_tokens_are_in_metrics_report_and_on_the_screen(
+    out: Path, t5_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = run(out, "foreign", "paradigm=text", f"model.text.name={t5_folder}", "trainer.max_epochs=1")
+    line = f"{100 * metrics['unknown_tokens']:.2f} % of the tokens of the reviews are unknown to the tokenizer"
+    assert 0.01 < metrics["unknown_tokens"] < 1
+    assert f"{line} of {t5_folder}, so what they say is lost: choose a model" in capsys.readouterr().out
+    assert f"- {line}\n" in (out / "foreign" / "report.md").read_text()
+
+
 def test_an_unknown_system_is_named(out: Path) -> None:
     with pytest.raises(UserError, match=r"model.system='majorty' is not one of neural, majority"):
         run(out, "none", "model=majority", "model.system=majorty")
