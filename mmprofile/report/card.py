@@ -137,8 +137,16 @@ def _attributes(schema: Schema) -> str:
 def _kind(schema: Schema, name: str) -> str:
     """Return what values an attribute has."""
     attribute = schema[name]
-    size = {"single": "one", "set": f"{attribute.size} together", "ordered": f"{attribute.size} in order"}
-    notes = [size.get(attribute.kind, attribute.kind)]
+    least = attribute.size if attribute.min_size is None else attribute.min_size
+    size = str(attribute.size) if least == attribute.size else f"{least} to {attribute.size}"
+    words = {
+        "single": "one",
+        "ordinal": "one, the least first",
+        "number": f"the range that a number is in{attribute.unit and f' ({attribute.unit})'}",
+        "set": f"{size} together",
+        "ordered": f"{size} in order",
+    }
+    notes = [words[attribute.kind]]
     notes += ["or Unknown"] if attribute.unknown else []
     notes += ["from text alone"] if attribute.text_only else []
     return ", ".join([*notes, *(["**sensitive**"] if attribute.sensitive else [])])

@@ -106,6 +106,22 @@ def test_a_sensitive_attribute_and_its_purpose() -> None:
     assert "What it is for" not in sections(card().text)
 
 
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        (Attribute("A", ("x", "y", "z")), "one"),
+        (Attribute("A", ("x", "y", "z"), kind="set", size=2), "2 together"),
+        (Attribute("A", ("x", "y", "z"), kind="set", size=2, min_size=0), "0 to 2 together"),
+        (Attribute("A", ("x", "y", "z"), kind="ordered", size=2), "2 in order"),
+        (Attribute("A", ("x", "y", "z"), kind="ordinal"), "one, the least first"),
+        (Attribute("A", kind="number", edges=(1.0, 2.0), unit="EUR"), "the range that a number is in (EUR)"),
+    ],
+)
+def test_every_kind_of_attribute_has_words(attribute: Attribute, words: str) -> None:
+    parts = sections(model_card(Schema("own", [attribute]), SETTINGS, {}, {}))
+    assert parts["What it predicts"].splitlines()[-1] == f"| A | {words} | {', '.join(attribute.values)} |"
+
+
 @pytest.mark.parametrize(("modality", "given"), [("text", []), ("multi", ["photos"]), ("both", ["photos", "captions"])])
 def test_the_lines_of_python_give_what_the_model_reads(modality: str, given: list[str]) -> None:
     usage = sections(model_card(SCHEMA, {"inputs": SETTINGS["inputs"] | {"modality": modality}}, {}, {}))[
