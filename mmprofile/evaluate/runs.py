@@ -18,8 +18,6 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
 PREDICTIONS = "predictions.jsonl"
-SCHEMA = "schema.yaml"
-"""Of a run whose schema has numbers: their bins are those of its data."""
 ELSEWHERE = "folder=/path/to/prepared"
 
 
@@ -84,20 +82,6 @@ def load_predictor(run: str) -> Predictor:
         )
         raise UserError(f"run={run}: {what}; give a folder that mmprofile.train wrote, or its model/")
     return Predictor(load_pretrained(folder), None)
-
-
-def run_schema(folder: Path, cfg: Any) -> Schema:
-    """Return the schema of a run's profiles, with the bins of numbers.
-
-    Args:
-        folder: the run's.
-        cfg: its configuration, which has what was asked for.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    completed = folder / SCHEMA
-    return Schema.from_yaml(completed) if completed.is_file() else Schema.from_config(cfg.profile)
 
 
 def run_facts(cfg: TrainConfig) -> dict[str, Any]:

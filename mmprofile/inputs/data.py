@@ -13,6 +13,9 @@ from mmprofile.profile.schema import Schema
 if TYPE_CHECKING:  # torch takes seconds, and preparing data needs none
     from mmprofile.inputs.batch import Batch, Collator
 
+SCHEMA = "schema.yaml"
+"""Of a run whose schema has numbers: their bins are those of its data."""
+
 
 class ExampleData(Protocol):
     """Examples for the classical baselines."""
@@ -139,3 +142,17 @@ def completed_schema(data: Any, schema: Schema, folder: str | None = None) -> Sc
         return schema
     prepared = prepare_data(data, schema) if folder is None else Path(folder).expanduser()
     return schema.completed(Schema.from_yaml(prepared / "schema.yaml"))
+
+
+def run_schema(folder: Path, cfg: Any) -> Schema:
+    """Return the schema of a run's profiles, with the bins of numbers.
+
+    Args:
+        folder: the run's.
+        cfg: its configuration, which has what was asked for.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    completed = folder / SCHEMA
+    return Schema.from_yaml(completed) if completed.is_file() else Schema.from_config(cfg.profile)

@@ -12,7 +12,8 @@ from mmprofile.config.compose import typed
 from mmprofile.config.settings import ReportConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import read_predictions
-from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws, run_schema
+from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
+from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Schema
 from mmprofile.report.html import NAME, write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system

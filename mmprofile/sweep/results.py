@@ -10,8 +10,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
-from mmprofile.evaluate.runs import run_schema
 from mmprofile.files import read_json_lines
+from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.profile.significance import paired_bootstrap, score_seeds
 from mmprofile.sweep.jobs import why_not

@@ -34,10 +34,10 @@ from mmprofile.evaluate.predictions import (
     read_predictions,
     write_predictions,
 )
-from mmprofile.evaluate.runs import PREDICTIONS, SCHEMA, make_data, open_draws, run_facts
+from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.files import write_json, write_text
-from mmprofile.inputs.data import BatchData, completed_schema, find_data, prepare_data
+from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
