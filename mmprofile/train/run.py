@@ -94,11 +94,12 @@ def main(cfg: TrainConfig) -> None:
         return
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_config(cfg.profile)
-    check_photos(cfg, find_data(cfg.data, schema).photos)
+    neural = cfg.model.system == "neural"
+    if neural:
+        check_photos(cfg, find_data(cfg.data, schema).photos)
     schema = completed_schema(cfg.data, schema)
     if schema.has_numbers:
         keep_schema(folder, schema)
-    neural = cfg.model.system == "neural"
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
         finish(folder, schema, outcome.metrics, facts=run_facts(cfg), evidence=outcome.evidence)
