@@ -226,7 +226,7 @@ def _limits(inputs: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[s
         if any(unseen.values()):
             listed = "; ".join(f"{name}: {', '.join(values)}" for name, values in unseen.items() if values)
             yield f"Values that no test user has, so that nothing is known of them: {listed}."
-    if metrics.get("unknown_tokens") is not None:
+    if metrics.get("unknown_tokens"):
         yield f"{format_percent(metrics['unknown_tokens'])} of the tokens of the reviews are unknown to its tokenizer."
 
 
