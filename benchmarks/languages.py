@@ -1,8 +1,8 @@
 """People of our own in other languages: the tiny model against TF-IDF with logistic regression.
 
-``python benchmarks/languages.py german chinese [--seeds 3]`` invents 300 customers of shops for each language, writes them as
-files of one's own, trains ``paradigm=multi`` and ``paradigm=text`` through the command, and prints the scores of the test
-customers. What a customer is like shows in some reviews and in some photos; some reviews speak of what others do.
+``python benchmarks/languages.py german chinese [--seeds 3] [--epochs 50]`` invents 300 customers of shops for each language,
+writes them as files of one's own, trains ``paradigm=multi`` and ``paradigm=text`` through the command, and prints the scores of
+the test customers. What a customer is like shows in some reviews and in some photos; some reviews speak of what others do.
 """
 
 import argparse
@@ -168,13 +168,13 @@ def write_review(language: Language, person: Mapping[str, Value], rng: random.Ra
     return language.between.join([f"{rng.choice(language.shops)}:", *sentences])
 
 
-def train(folder: Path, paradigm: str, seed: int, words: list[str]) -> dict[str, Any]:
+def train(folder: Path, paradigm: str, seed: int, epochs: int, words: list[str]) -> dict[str, Any]:
     """Train in a folder with :func:`write_people`'s files, and return the scores in ``metrics.json``."""
-    name = f"{paradigm}-{seed}"
+    name = f"{paradigm}{epochs}-{seed}"
     command = [
         sys.executable, "-m", "mmprofile.train", "data=custom", "data.prepare.source.reviews=reviews.jsonl",
         "data.prepare.source.labels=labels.jsonl", "profile=shops.yaml", f"paradigm={paradigm}", f"seed={seed}",
-        f"name={name}", "trainer.max_epochs=20", "trainer.patience=20", "trainer.progress=false", *words,
+        f"name={name}", f"trainer.max_epochs={epochs}", f"trainer.patience={epochs}", "trainer.progress=false", *words,
     ]  # fmt: skip
     subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
     return dict(json.loads((folder / "outputs" / name / "metrics.json").read_text(encoding="utf-8")))
@@ -186,6 +186,7 @@ def main() -> None:
     arguments.add_argument("languages", nargs="+", choices=LANGUAGES)
     arguments.add_argument("--users", type=int, default=300)
     arguments.add_argument("--seeds", type=int, default=3, help="of the training; the customers stay the same")
+    arguments.add_argument("--epochs", type=int, default=50)
     arguments.add_argument("--folder", type=Path, default=Path("languages"), help="where the files go; must be new")
     arguments.add_argument("--words", nargs="*", default=[], help="more words of mmprofile.train")
     chosen = arguments.parse_args()
@@ -195,7 +196,7 @@ def main() -> None:
         write_people(folder, LANGUAGES[language], chosen.users, seed=0)
         cells = []
         for paradigm in ("text", "multi"):
-            metrics = [train(folder, paradigm, seed, chosen.words) for seed in range(chosen.seeds)]
+            metrics = [train(folder, paradigm, seed, chosen.epochs, chosen.words) for seed in range(chosen.seeds)]
             scores = [row["test"]["macro_f1"] for row in metrics]
             cells.append(f"{statistics.mean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)})")
         print(
