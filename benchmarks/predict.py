@@ -2,7 +2,7 @@
 
 *Ready*: from the start of a fresh process to a loaded ``Profiler``, imports included. *One person*: ``Profiler.predict`` of
 somebody with three reviews and three photos of the demo city, other people each time, photos decoded from files. *Memory*:
-``python -m mmprofile.predict`` reads people with three reviews that nobody else has and a photo of their own for every third;
+the command ``predict`` reads people with three reviews that nobody else has and a photo of their own for every third;
 the resident memory of its process is read twenty times a second, and the largest value of each tenth of the people counts.
 Others on the machine (*load*: how many processes wanted its cores) disturb processor time less than the clock.
 """
