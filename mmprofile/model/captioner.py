@@ -33,7 +33,9 @@ class PhotoCaptioner:
     def __init__(self, cfg: CaptionerConfig) -> None:
         assert cfg.checkpoint is not None
         self.prompt, self.decoding = cfg.prompt, dict(cfg.decoding)
-        self.model, self.processor = load_blip2(cfg, cfg.checkpoint, choose_dtype(cfg.dtype, "cpu"))
+        self.model, self.processor = load_blip2(
+            cfg, cfg.checkpoint, choose_dtype(cfg.dtype, "cpu"), "captioner.checkpoint"
+        )
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
@@ -46,13 +48,14 @@ class PhotoCaptioner:
         return captions
 
 
-def load_blip2(cfg: CaptionerConfig, checkpoint: str, dtype: str) -> tuple[Any, Any]:
+def load_blip2(cfg: CaptionerConfig, checkpoint: str, dtype: str, key: str = "model") -> tuple[Any, Any]:
     """Return model and processor, from the hub or a folder.
 
     Args:
         cfg: with the ``revision``.
         checkpoint: hub id or folder of the model.
         dtype: one of :data:`mmprofile.model.checkpoints.DTYPES`, or ``int8``.
+        key: how the user gave the checkpoint; messages name it.
 
     Raises:
         UserError: they cannot be loaded.
@@ -60,7 +63,7 @@ def load_blip2(cfg: CaptionerConfig, checkpoint: str, dtype: str) -> tuple[Any, 
     precision: dict[str, Any] = {"dtype": DTYPES[dtype]}
     if dtype == "int8":
         precision = {"dtype": torch.float16, "quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
-    found = fetch(checkpoint, "model", cfg.revision)
+    found = fetch(checkpoint, key, cfg.revision)
     with loading(found):
         processor = AutoProcessor.from_pretrained(str(found.folder), **LOCAL)
     model, _ = load_model(Blip2ForConditionalGeneration, found, **precision)

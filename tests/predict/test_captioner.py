@@ -66,6 +66,12 @@ def test_the_same_as_with_these_captions_given(folder: Path, blip2: Path, tmp_pa
     assert profile.confidence == pytest.approx(bare[0]["confidence"], abs=6e-4)
 
 
+def test_a_captioner_that_is_not_there_is_named_as_it_was_given(folder: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "users.jsonl", [{"user_id": "ann", "reviews": REVIEWS}])
+    with pytest.raises(UserError, match=r"^captioner\.checkpoint='/nowhere' cannot be loaded"):
+        predict(folder, tmp_path / "users.jsonl", "captioner.checkpoint=/nowhere")
+
+
 def test_a_model_that_reads_no_captions_needs_no_captioner(model_folder: Path, blip2: Path, tmp_path: Path) -> None:
     model = load_pretrained(model_folder)
     model.settings["inputs"]["modality"] = "multi"
