@@ -122,12 +122,14 @@ class Derived:
         by_rule: attributes that a rule could say something about here -> user -> values.
         numbers: attribute whose rule gives a number -> user -> number; its cuts may be fitted on the training users.
         from_file: the same of the labels file; for the attributes it has, it alone counts.
+        outside: attribute -> the users whose mean is no value of the schema; that of fewer reviews may be one.
     """
 
     schema: Schema
     by_rule: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
     numbers: dict[str, dict[str, float]] = field(default_factory=dict)
     from_file: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+    outside: dict[str, set[str]] = field(default_factory=dict)
 
     @property
     def derived(self) -> set[str]:
@@ -139,13 +141,14 @@ class Derived:
         for name in columns:
             self.from_file[name] = {user: profile[name] for user, profile in labels.items() if name in profile}
 
-    def _known(self, name: str) -> set[str]:
-        """Return the users of whom an attribute is known."""
+    def _known(self, name: str, foresee: bool) -> set[str]:
+        """Return the users of whom an attribute is known, or may be."""
         if name in self.from_file:
             return set(self.from_file[name])
-        return self.by_rule[name].keys() | self.numbers.get(name, {}).keys()
+        known = self.by_rule[name].keys() | self.numbers.get(name, {}).keys()
+        return known | self.outside.get(name, set()) if foresee else known
 
-    def labelled(self, people: set[str], least: int | None) -> tuple[set[str], dict[str, int]]:
+    def labelled(self, people: set[str], least: int | None, foresee: bool = False) -> tuple[set[str], dict[str, int]]:
         """Return the users with enough labels, and attribute -> the number of users without a label of it.
 
         An attribute that neither a rule nor a file says anything about is asked of nobody.
@@ -153,8 +156,9 @@ class Derived:
         Args:
             people: users.
             least: labels that a user must have; None: of all attributes but those that may be ``Unknown``.
+            foresee: count whoever may have enough once reviews are lost, too.
         """
-        known = {name: people & self._known(name) for name in self.schema.names if self._says(name)}
+        known = {name: people & self._known(name, foresee) for name in self.schema.names if self._says(name)}
         needed = [name for name in known if least is not None or not self.schema[name].unknown]
         count = Counter(user for name in needed for user in known[name])
         enough = len(needed) if least is None else min(least, len(needed))
@@ -239,5 +243,7 @@ def derive(schema: Schema, reviews: ir.Table, businesses: ir.Table | None, engin
             is_mean = rule["aggregation"] == "mean_round_half_up"
             decided = rounded(visits) if is_mean else share_true(visits, float(rule["threshold"]))
             known = {value: (value,) for value in attribute.values}
-            labels |= {row["user_id"]: known[row["label"]] for row in engine.rows(decided) if row["label"] in known}
+            rows = {row["user_id"]: row["label"] for row in engine.rows(decided)}
+            labels |= {user: known[label] for user, label in rows.items() if label in known}
+            result.outside[attribute.name] = rows.keys() - labels.keys()
     return result

@@ -264,29 +264,37 @@ class Preparation:
     def foresee(self, given: GivenLabels, engine: Engine, tables: Tables, reviews: ir.Table) -> ir.Table:
         """Return the reviews whose photos are worth reading: those of ``source.users`` users with labels, if it is set.
 
+        Reviews that lose their photos give nobody a label more, but where a mean moves into the schema's values.
+
         Args:
             given, engine, tables, reviews: as for :meth:`label`.
 
         Raises:
-            UserError: even if every photo is usable, too few users have labels.
+            UserError: whichever photos are usable, too few users have labels.
         """
-        # Reviews that lose their photos give nobody a label more, unless rounding moves a mean into the schema's values.
         source, labels = self.options.source, derive(self.schema, reviews, tables.businesses, engine)
         labels.add_file(given.labels, given.columns)
-        known, _ = self._labelled(labels, _people(engine, reviews))
+        people = _people(engine, reviews)
+        possible, _ = self._labelled(labels, people, foresee=True)
         self.funnel.steps.pop()  # counted again with the photos that are usable
         if source.users is None or isinstance(source, DemoSource):
             return reviews
-        return only_some(engine, reviews, shuffled(known, self.options.split.seed)[: source.users], self.funnel)
+        known, _ = labels.labelled(people, self.options.selection.min_labels)
+        seed = self.options.split.seed
+        first = [*shuffled(known, seed), *shuffled(possible - known, seed)]
+        return only_some(engine, reviews, first[: source.users], self.funnel)
 
-    def _labelled(self, labels: Derived, people: set[str]) -> tuple[set[str], dict[str, int]]:
+    def _labelled(self, labels: Derived, people: set[str], foresee: bool = False) -> tuple[set[str], dict[str, int]]:
         """Return the users with enough labels, and attribute -> the number of users without a label of it.
+
+        Args:
+            labels, people, foresee: as for :meth:`Derived.labelled`.
 
         Raises:
             UserError: there are none, or fewer than the split asks for.
         """
         least, split = self.options.selection.min_labels, self.options.split
-        known, unlabelled = labels.labelled(people, least)
+        known, unlabelled = labels.labelled(people, least, foresee)
         enough = "whose required labels are all known" if least is None else f"with {least} or more labels"
         self.funnel.add(f"users {enough}", len(known))
         self.funnel.check()

@@ -226,3 +226,28 @@ def test_rules_of_the_yelp_schema_read_these_columns() -> None:
         "business.HappyHour": {"flag"},
         "business.Caters": {"flag"},
     }
+
+
+STARS_OF_VISITS = st.lists(st.tuples(st.sampled_from("uvw"), st.integers(1, 5), st.booleans()), min_size=1, max_size=15)
+
+
+@settings(max_examples=30, deadline=None)
+@given(STARS_OF_VISITS, st.sampled_from(["mean_round_half_up", "mode", "count"]), st.sampled_from([None, 0, 1, 2]))
+def test_whoever_has_enough_labels_with_fewer_reviews_was_foreseen(
+    tmp_path_factory: pytest.TempPathFactory, visits: list[tuple[str, int, bool]], aggregation: str, least: int | None
+) -> None:
+    """Before photos are read nobody knows which reviews stay; the answer then is an upper bound."""
+    second = {"source": "review.stars", "aggregation": aggregation} | ({"cuts": [2]} if aggregation == "count" else {})
+    mean = {"source": "review.stars", "aggregation": "mean_round_half_up"}
+    schema = Schema("test", [Attribute("Mean", ("2", "4"), rule=mean), Attribute("Second", ("3", "5"), rule=second)])
+    made = Engine(tmp_path_factory.mktemp("engine"))
+    found = []
+    for name, foresee in (("all", True), ("kept", False)):
+        rows = [(user, "b", float(stars)) for user, stars, kept in visits if kept or foresee]
+        columns = dict(zip(("user_id", "business_id", "stars"), zip(*rows, strict=True), strict=True)) if rows else {}
+        if columns:
+            result = derive(schema, made.table(name, pa.table(columns)), None, made)
+            found.append(result.labelled({user for user, _, _ in rows}, least, foresee)[0])
+    made.close()
+    possible, *kept = found
+    assert all(users <= possible for users in kept)

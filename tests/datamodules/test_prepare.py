@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.support.preparing import digests, rows_of, run
 from tests.support.rawdata import (
     BUSINESSES,
     SMALL,
+    SPLIT,
     TEXT,
     as_tar,
     as_zip,
@@ -239,6 +241,22 @@ def test_a_split_of_too_many_is_answered_before_photos_are_read(
     shown = capsys.readouterr().err
     assert re.search(r"^users whose required labels are all known +4 *$", shown, re.M)
     assert "photos:" not in shown
+
+
+@pytest.mark.parametrize("users", [None, 6])
+def test_a_mean_that_a_lost_photo_moves_into_the_values_is_not_refused_before(
+    users: int | None, tmp_path: Path
+) -> None:
+    """Of 2, 2, 2, 2 and 5 the mean is 3, which this schema does not have; the 5 goes with a photo that is broken."""
+    photos = {"-p1": jpeg(), "p2": jpeg((90, 60, 40)), "p3": b"no photo"}
+    raw = city(tmp_path / "raw", photos=photos)
+    file = raw / "yelp_academic_dataset_review.json"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    write_lines(file, [row | {"stars": 5.0 if row["business_id"] == "garage" else 2.0} for row in rows])
+    schema = Schema("low", [replace(yelp_schema()["Stars"], values=("1", "2"))])
+    folder = prepare({"kind": "yelp", "path": str(raw), "users": users}, SMALL, SPLIT, schema=schema, progress=False)
+    labels = [row["profile"]["Stars"] for split in rows_of(folder).values() for row in split]
+    assert labels == [["2"]] * 6
 
 
 def test_a_trial_takes_so_many_users_with_labels(tmp_path: Path) -> None:
