@@ -69,12 +69,13 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
     """Batches of users of similar text length, in random order, the same on every rank.
 
     The permutation is cut into pools of ``pool`` batches, each pool is sorted by length and cut into batches, and the
-    batches are shuffled. Rank r of w takes every w-th batch; the last ones are dropped where they do not divide.
+    batches are shuffled. Rank r of w takes every w-th user of each: together the ranks have the batches that one process has
+    whose batches are w times as large. A last batch of fewer than w users is dropped.
 
     Args:
         sampler: the order of the users in an epoch.
         lengths: epoch -> a length per user.
-        batch_size: users per batch.
+        batch_size: users per batch of a rank.
         rank, world: whose batches, of how many ranks.
         pool: batches sorted by length together.
 
@@ -91,36 +92,46 @@ class BucketBatches(Sampler[list[tuple[int, int]]]):
         world: int = 1,
         pool: int = 16,
     ) -> None:
-        self.sampler, self.lengths, self.batch_size, self.pool = sampler, lengths, batch_size, pool
-        self.rank, self.world = rank, world
+        self.sampler, self.lengths, self.pool = sampler, lengths, pool
+        self.size, self.rank, self.world = batch_size * world, rank, world
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         epoch, order = self.sampler.epoch, list(self.sampler)
         lengths = self.lengths(epoch)
         batches: list[list[int]] = []
-        for start in range(0, len(order), self.pool * self.batch_size):
-            pool = sorted(order[start : start + self.pool * self.batch_size], key=lambda i: lengths[i])
-            batches += [pool[i : i + self.batch_size] for i in range(0, len(pool), self.batch_size)]
+        for start in range(0, len(order), self.pool * self.size):
+            pool = sorted(order[start : start + self.pool * self.size], key=lambda i: lengths[i])
+            batches += [pool[i : i + self.size] for i in range(0, len(pool), self.size)]
         np.random.default_rng([self.sampler.seed, epoch, 1]).shuffle(batches)
-        for batch in batches[self.rank : len(self) * self.world : self.world]:
-            yield [(epoch, index) for index in batch]
+        for batch in batches:
+            if len(batch) >= self.world:
+                yield [(epoch, index) for index in batch[self.rank :: self.world]]
         self.lengths(epoch + 1)  # remembered when the next epoch asks: its first step waits less
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self.sampler), self.pool * self.batch_size)
-        return (whole * self.pool + -(-rest // self.batch_size)) // self.world
+        whole, rest = divmod(len(self.sampler), self.size)
+        return whole + (rest >= self.world)
 
 
 @dataclass
 class TrainCollate:
-    """A list of (epoch, user) -> batch, by the ``paired`` schedule or, one view each, by the ``sampled`` one."""
+    """A list of (epoch, user) -> batch, by the ``paired`` schedule or, one view each, by the ``sampled`` one.
+
+    With ``size`` it is a list of batches of so many users, the last one of the rest.
+    """
 
     collator: Collator
     views: tuple[View, ...]
     weights: Sequence[float] | None
     seed: int
+    size: int | None = None
 
-    def __call__(self, items: Sequence[tuple[int, User]]) -> Batch:
+    def __call__(self, items: Sequence[tuple[int, User]]) -> Batch | list[Batch]:
+        if self.size is None:
+            return self._batch(items)
+        return [self._batch(items[start : start + self.size]) for start in range(0, len(items), self.size)]
+
+    def _batch(self, items: Sequence[tuple[int, User]]) -> Batch:
         epoch, users = items[0][0], [user for _, user in items]
         drawn = None
         if self.weights is not None:
@@ -178,10 +189,10 @@ class Prefetcher:
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch | list[Batch]]:
         batches = iter(self.loader)
 
-        def fetch() -> tuple[Batch | None, dict[str, Any]]:
+        def fetch() -> tuple[Batch | list[Batch] | None, dict[str, Any]]:
             return next(batches, None), self.loader.state_dict()
 
         with ThreadPoolExecutor(1) as thread:
@@ -217,13 +228,14 @@ class ProfileDataModule(pl.LightningDataModule):
         schedule: ``paired``: every user in all views; ``sampled``: in one view, drawn by ``weights``.
         weights: a weight per view.
         seed: of order, masks and drawn views.
-        batch_size: users per step.
+        batch_size: users per step, on each rank.
+        micro_batch_size: users whose part of a step is computed at a time; None: all.
         eval_batch_size: users per step of validation and test.
         workers: processes that make batches; 0: the main one.
         cache_mb: memory for decoded photos, per process.
 
     Raises:
-        UserError: the folder's schema is not the model's, an empty split, or an unknown schedule.
+        UserError: the folder's schema is not the model's, an empty split, an unknown schedule, or an impossible size.
     """
 
     def __init__(
@@ -237,6 +249,7 @@ class ProfileDataModule(pl.LightningDataModule):
         weights: Sequence[float] = (),
         seed: int = 0,
         batch_size: int = 16,
+        micro_batch_size: int | None = None,
         eval_batch_size: int = 64,
         workers: int = 0,
         cache_mb: int = 512,
@@ -244,10 +257,12 @@ class ProfileDataModule(pl.LightningDataModule):
         super().__init__()
         if schedule not in VIEW_SCHEDULES:
             raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(VIEW_SCHEDULES)}")
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(f"loader.micro_batch_size={micro_batch_size}: give 1 or more, or null")
         self.draws = Draws(folder, model.schema, inputs, any(view.captions != "none" for view in views))
         self.prepared = self.draws.prepared
         self.views, self.inputs, self.seed, self.workers = views, self.draws.inputs, seed, workers
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size
         pixels = PhotoPixels(self.prepared, model.transform, cache_mb) if model.transform is not None else None
         self.collator = model.collator(self.inputs, pixels, masking, seed)
         every = list(weights or [1.0] * len(views))
@@ -277,15 +292,16 @@ class ProfileDataModule(pl.LightningDataModule):
         loader = StatefulDataLoader(
             _Epochs(self.draws, len(self.users("train"))),
             batch_sampler=self._batches(epoch, rank, world),
-            collate_fn=TrainCollate(self.collator, self.views, self.draw_weights, self.seed),
+            collate_fn=TrainCollate(self.collator, self.views, self.draw_weights, self.seed, self.micro_batch_size),
             num_workers=self.workers,
             persistent_workers=self.workers > 0,  # they remember tokens and pixels
         )
         return Prefetcher(loader)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the validation split in the view that prediction uses."""
-        return self.loader(self.users("validation"))
+        """Return this rank's users of the validation split in the view that prediction uses."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return self.loader(self.users("validation")[rank::world])
 
     def loader(self, users: Sequence[User]) -> DataLoader:
         """Return any users in the view that prediction uses, in order."""

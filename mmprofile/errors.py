@@ -1,4 +1,4 @@
-"""The one exception that users are meant to see, and the suggestion that many of its messages make."""
+"""The exceptions that end a command in one line, and the suggestion that many messages make."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,6 +13,18 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class Terminated(BaseException):
+    """A signal has asked the process to end.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def counted(number: int, noun: str) -> str:

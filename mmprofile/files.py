@@ -1,13 +1,19 @@
-"""Files that are whole or not there, JSON without NaN, JSON lines, and YAML whose names and values are what was written."""
+"""Files that are whole or not there, JSON without NaN, JSON lines, and YAML whose names and values are what was written.
 
+Also the lock of a folder, and what the disk reports.
+"""
+
+import errno
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from filelock import FileLock
 
 from mmprofile.errors import UserError
 
@@ -17,12 +23,61 @@ def whole(path: Path) -> Iterator[Path]:
     """Give the path to write to; afterwards the file is renamed to ``path``, which is thus whole or not there.
 
     Raises:
-        OSError: as writing and renaming do.
+        OSError: as writing and renaming do. What was at ``path`` is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.tmp")
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        _to_disk(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    _to_disk(path.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk: a power cut loses them no more."""
+    if os.name == "nt" and path.is_dir():  # Windows does not open folders
+        return
+    descriptor = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def lock_of(folder: Path) -> FileLock:
+    """Return the lock of a folder, the same one throughout a process. The system frees it when the process ends."""
+    return FileLock(folder.absolute() / "lock", is_singleton=True)
+
+
+_ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "choose another folder",
+    errno.EACCES: "choose another folder",
+    errno.ENOENT: "was it removed?",
+}
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what the disk reports of files in a folder into one line; errors of other files are left as they are.
+
+    Raises:
+        UserError: a file cannot be read or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str | Path) else str(folder)
+        if error.errno is None or not Path(name).absolute().is_relative_to(folder.absolute()):
+            raise
+        advice = _ADVICE.get(error.errno, "check the disk")
+        raise UserError(f"{name}: {os.strerror(error.errno)}: {advice}, then run the same command again") from error
 
 
 def write_text(path: Path, text: str) -> None:

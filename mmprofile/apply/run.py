@@ -19,10 +19,12 @@ from mmprofile.evaluate.runs import PREDICTIONS, Run, load_run, run_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.profile.schema import Schema
+from mmprofile.train.checkpoints import BEST
 from mmprofile.train.devices import choose_device, choose_precision
+from mmprofile.train.guard import StepGuard
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import check_optim
-from mmprofile.train.run import Clock, finish, finished, open_run
+from mmprofile.train.run import Clock, finish, finished, opened_run
 
 
 class Material(NamedTuple):
@@ -43,9 +45,13 @@ def main(cfg: ApplyConfig) -> None:
     precision = choose_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     check_bfloat16("classifier.dtype", cfg.classifier.dtype, cfg.trainer.accelerator, "float32")
     check_settings(cfg)
-    folder = open_run(cfg)
-    if finished(folder):
-        return
+    with opened_run(cfg) as folder:
+        if not finished(folder):
+            apply(cfg, folder, precision)
+
+
+def apply(cfg: ApplyConfig, folder: Path, precision: str) -> None:
+    """Collect profiles, train a classifier beside them, score it and write the reports into the run's folder."""
     torch.set_flush_denormal(True)  # as in training
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     clock, schema = Clock(), Schema.from_config(cfg.profile)
@@ -65,7 +71,7 @@ def main(cfg: ApplyConfig) -> None:
     clock.lap("prepare")
 
     steps = data.steps_per_epoch(trainer.world_size) * cfg.trainer.max_epochs
-    module = SentimentModule(classifier, schema, cfg.optim, steps)
+    module = SentimentModule(classifier, schema, cfg.optim, steps, StepGuard(folder, cfg.trainer.on_nan))
     n_parameters = sum(p.numel() for p in classifier.model.parameters())
     if trainer.is_global_zero:
         print(describe(cfg, material.held_out, n_parameters, folder, precision), flush=True)
@@ -75,7 +81,7 @@ def main(cfg: ApplyConfig) -> None:
     clock.lap("train")
     clock.seconds["train"] = module.seconds  # includes the epochs before a restart
 
-    load_weights(module, folder / "checkpoints" / "best.ckpt")
+    load_weights(module, folder / "checkpoints" / BEST)
     module.to(trainer.strategy.root_device)  # Lightning moves it back to the CPU after training
     texts = module.predict(data.loader("test"))
     predictions = parse_predictions(schema, material.held_out["test"].reviews, texts)

@@ -23,6 +23,7 @@ from mmprofile.model.backbones import TRAINED_DTYPES, add_adapter, attention_que
 from mmprofile.model.checkpoints import DTYPES, load_config, load_model, load_tokenizer
 from mmprofile.model.hub import fetch
 from mmprofile.profile.schema import Profile, Schema
+from mmprofile.train.guard import StepGuard
 from mmprofile.train.module import Learner
 from mmprofile.train.scores import SplitMetric
 
@@ -200,10 +201,17 @@ class Reviews(pl.LightningDataModule):
 
 
 class SentimentModule(Learner):
-    """Training of a classifier by cross-entropy; ``optim`` and ``steps``: see :class:`mmprofile.train.module.Learner`."""
+    """Training of a classifier by cross-entropy; ``optim``, ``steps``, ``guard``: see :class:`mmprofile.train.module.Learner`."""
 
-    def __init__(self, classifier: TextClassifier, schema: Schema, optim: OptimConfig, steps: int) -> None:
-        super().__init__(optim, steps)
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        schema: Schema,
+        optim: OptimConfig,
+        steps: int,
+        guard: StepGuard | None = None,
+    ) -> None:
+        super().__init__(optim, steps, guard)
         self.model, self.schema = classifier.model.train(), schema
         new = {id(parameter) for parameter in classifier.new}
         self._groups = (

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from omegaconf import DictConfig
 
 from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
 from mmprofile.config.words import translate
-from mmprofile.errors import UserError
+from mmprofile.errors import Terminated, UserError
 from mmprofile.paths import conf_dir
 
 INTERRUPTED = "interrupted; the same command goes on from there"
@@ -25,7 +27,7 @@ def run_command(
     """Run a command on its configuration, which is composed once, before ``run`` imports anything heavy.
 
     Other flags than ``--help`` (``-m`` for a multirun, ``--cfg``) are handed to Hydra. The exit status is 2 after a user's
-    mistake and 130 after an interrupt.
+    mistake, 130 after an interrupt and 143 after SIGTERM.
 
     Args:
         name: of the configuration: the file in ``conf/``.
@@ -74,14 +76,15 @@ def show_help(name: str, run: Callable[..., Any]) -> bool:
 
 
 def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
-    """Return what ``action`` returns. Print one line and exit after a user's mistake (status 2) or an interrupt (130).
+    """Return what ``action`` returns. Print one line and exit after a user's mistake (status 2) or a signal (130, 143).
 
     Exit with status 1 and without a word when whoever reads the output (``head``, ``less``) has seen enough.
 
     Args:
         action: what to do.
-        interrupted: the line that is printed after an interrupt.
+        interrupted: the line that is printed after an interrupt or SIGTERM.
     """
+    _listen_for_sigterm()
     try:
         try:
             return action()
@@ -95,9 +98,22 @@ def guarded(action: Callable[[], Any], interrupted: str = INTERRUPTED) -> Any:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Terminated) as stop:
         print(interrupted, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT))
+
+
+def _listen_for_sigterm() -> None:
+    """Let SIGTERM raise :class:`Terminated` in this process, and end processes that are forked from it at once."""
+    process = os.getpid()
+
+    def handle(number: int, _: Any) -> None:
+        if os.getpid() == process:
+            raise Terminated(number)
+        os._exit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():  # only there signals arrive
+        signal.signal(signal.SIGTERM, handle)
 
 
 def _reader_is_gone() -> bool:

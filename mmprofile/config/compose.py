@@ -55,9 +55,10 @@ SIZED = {"train": "model", "apply": "classifier"}  # the part that has sizes
 PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
 NO_RESULT = (
-    "out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every", "probe.users",
+    "out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every", "trainer.on_nan",
+    "probe.users",
 )  # fmt: skip
-"""Keys of ``train`` that change nothing in what a run computes."""
+"""Keys of ``train`` that change nothing in what a run computes, or that a run may go on with if it was stopped."""
 
 NOT_NEEDED = {"suggest": "data.prepare.source.reviews"}
 """A key -> one that need not be set where the first one is."""

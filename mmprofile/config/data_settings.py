@@ -35,6 +35,7 @@ class LoaderConfig:
 
     _target_: str = MISSING
     batch_size: int = MISSING
+    micro_batch_size: int | None = MISSING
     workers: int = MISSING
     cache_mb: int = MISSING
 

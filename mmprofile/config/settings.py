@@ -185,6 +185,7 @@ class TrainerConfig:
     patience: int = MISSING
     gradient_clip: float = MISSING
     checkpoint_every: int = MISSING
+    on_nan: str = MISSING
     progress: bool = MISSING
 
 

@@ -105,7 +105,7 @@ class AttributeHead(nn.Module):
         Returns:
             (R, A) float, 0 where the gold value is unknown, and (R, A) bool where it is known.
         """
-        losses, known = [], []
+        losses = []
         for attribute, span in zip(self.schema.attributes, self.spans, strict=True):
             logits = votes.logits[..., span].float()
             gold = targets[:, None, span].clamp_min(0).expand_as(logits)
@@ -113,10 +113,17 @@ class AttributeHead(nn.Module):
                 loss = -(gold * logits.log_softmax(-1)).sum(-1)
             else:
                 loss = F.binary_cross_entropy_with_logits(logits, gold, reduction="none").sum(-1)
-            has_gold = (targets[:, span] >= 0).all(1)
-            losses.append((loss * votes.heard).sum(1) * has_gold)
-            known.append(has_gold)
-        return torch.stack(losses, 1), torch.stack(known, 1)
+            losses.append((loss * votes.heard).sum(1))
+        known = self.known(targets)
+        return torch.stack(losses, 1) * known, known
+
+    def known(self, targets: Tensor) -> Tensor:
+        """Return (R, A) bool, where the gold value is known.
+
+        Args:
+            targets: (R, C) from :meth:`targets`.
+        """
+        return torch.stack([(targets[:, span] >= 0).all(1) for span in self.spans], 1)
 
     def shares(self, votes: Votes) -> list[Tensor]:
         """Return the probabilities of each part for each attribute, (R, O, classes) in double precision."""

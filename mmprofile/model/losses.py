@@ -43,6 +43,18 @@ class Output(NamedTuple):
         return self.view_totals / self.view_tokens.clamp_min(1)
 
 
+class ViewCounts(NamedTuple):
+    """What the losses of each view are means over.
+
+    Attributes:
+        tokens: (views,) as ``view_tokens`` of :class:`Output`.
+        auxiliary: (views,) number of attributes that the auxiliary classifiers are asked for, weighted likewise; 0 without.
+    """
+
+    tokens: Tensor
+    auxiliary: Tensor
+
+
 class ViewSums(NamedTuple):
     """Sums over the rows of each view.
 
@@ -64,13 +76,15 @@ def sums_by_view(batch: Batch, loss: Tensor, counted: Tensor, weights: Tensor | 
         counted: (R, n) bool, which of them count.
         weights: (R, n) float, how much they count; None: all count 1.
     """
-    if weights is not None:
-        loss, counted = loss * weights, counted * weights
-    zeros = loss.new_zeros(len(batch.views))
-    return ViewSums(
-        totals=zeros.index_add(0, batch.row_view, loss.sum(1)),
-        counts=zeros.index_add(0, batch.row_view, counted.sum(1).to(loss.dtype)),
-    )
+    counts = count_by_view(batch, counted, weights, loss.dtype)
+    totals = (loss if weights is None else loss * weights).sum(1)
+    return ViewSums(totals=totals.new_zeros(len(batch.views)).index_add(0, batch.row_view, totals), counts=counts)
+
+
+def count_by_view(batch: Batch, counted: Tensor, weights: Tensor | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Count what the losses of each view are means over, (views,); the arguments are those of :func:`sums_by_view`."""
+    counts = (counted if weights is None else counted * weights).sum(1).to(dtype)
+    return counts.new_zeros(len(batch.views)).index_add(0, batch.row_view, counts)
 
 
 def attribute_weights(batch: Batch) -> Tensor | None:

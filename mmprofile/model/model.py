@@ -26,7 +26,16 @@ from mmprofile.model.encoder import alike
 from mmprofile.model.fusion import Fused, Fusion, TextGuidedAttention
 from mmprofile.model.heads import AttributeHead, Votes
 from mmprofile.model.kernels import speed_up
-from mmprofile.model.losses import Output, attribute_weights, full_loss, gate_sums, schema_loss, sums_by_view
+from mmprofile.model.losses import (
+    Output,
+    ViewCounts,
+    attribute_weights,
+    count_by_view,
+    full_loss,
+    gate_sums,
+    schema_loss,
+    sums_by_view,
+)
 from mmprofile.model.trees import decoder_states
 from mmprofile.model.vision import LlavaVision, VisionEncoder
 from mmprofile.profile.grammar import Grammar
@@ -235,6 +244,18 @@ class ProfileModel(ProfileDecoder):
             view_auxiliary=self._auxiliary_loss(batch, Votes.concatenated(votes).of(back)) if votes else None,
             view_gates=None if total is None else total[:, :-1] / total[:, -1:],
         )
+
+    def view_counts(self, batch: Batch) -> ViewCounts:
+        """Return what the losses of a batch's views will be means over, before they are computed."""
+        assert batch.labels is not None
+        weights = attribute_weights(batch)
+        heads = [None if head is None else head.known(self._gold(batch, head)) for head in (self.head, self.auxiliary)]
+        if heads[0] is None:
+            tokens = count_by_view(batch, batch.labels != IGNORE, batch.label_weights)
+        else:
+            tokens = count_by_view(batch, heads[0], weights)
+        nothing = torch.zeros_like(tokens)
+        return ViewCounts(tokens, nothing if heads[1] is None else count_by_view(batch, heads[1], weights))
 
     def _auxiliary_loss(self, batch: Batch, votes: Votes) -> Tensor:
         """Return the weighted mean loss of the auxiliary classifiers in each view, (views,)."""

@@ -30,7 +30,8 @@ from omegaconf import DictConfig
 from mmprofile.config.compose import HYDRA_QUIET, explain
 from mmprofile.errors import UserError
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.sweep.locked_run import MODULE, done, lock_of
+from mmprofile.files import lock_of
+from mmprofile.sweep.locked_run import MODULE, done
 
 GRACE_SECONDS = 20.0  # what a run gets to end by itself after an interrupt
 

@@ -9,14 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
+from mmprofile.files import lock_of
 
 MODULE = "mmprofile.sweep.locked_run"
-
-
-def lock_of(folder: Path) -> FileLock:
-    """Return the lock of a folder, not acquired yet. The system frees it when the process that holds it ends."""
-    return FileLock(folder / "lock")
 
 
 def done(folder: Path) -> bool:

@@ -32,9 +32,8 @@ from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import clean_axes, save_figure
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.files import write_json, write_text
+from mmprofile.files import lock_of, write_json, write_text
 from mmprofile.sweep.jobs import Job, execute, multirun, slug, why_not
-from mmprofile.sweep.locked_run import lock_of
 from mmprofile.sweep.rendering import Cells, latex, markdown, print_cells
 from mmprofile.sweep.tables import conf_file, effective
 

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,7 +19,9 @@ from mmprofile.errors import UserError
 from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.views import View
 from mmprofile.model.fusion import Gates
+from mmprofile.model.losses import ViewCounts
 from mmprofile.model.model import Output, ProfileModel
+from mmprofile.train.guard import StepGuard
 from mmprofile.train.probe import Probe
 from mmprofile.train.scores import SplitMetric
 
@@ -33,18 +35,48 @@ RATE_SCHEDULES: dict[str, Callable[[float], float]] = {
 """After warm-up: the share of the decay steps that is left -> the factor of the learning rates."""
 
 
-def joint_loss(output: Output, weights: Tensor | None) -> Tensor:
+def joint_loss(output: Output, weights: Tensor | None, part: "Part | None" = None) -> Tensor:
     """Return the loss of a step, a scalar.
 
     Args:
         output: of the model.
         weights: (views,) for the ``paired`` schedule: weighted mean of the views' losses. None for ``sampled``: the mean over
             all target tokens, views having been drawn by their weights; the same in expectation.
+        part: what the output is of; None: of the whole batch. The losses of all parts add up to that of the whole.
     """
-    losses = output.view_losses if output.view_auxiliary is None else output.view_losses + output.view_auxiliary
+    tokens, losses, auxiliary = output.view_tokens, output.view_losses, output.view_auxiliary
+    if part is not None:
+        tokens, losses = part.whole.tokens, losses * part.share.tokens
+        auxiliary = None if auxiliary is None else auxiliary * part.share.auxiliary
+    if auxiliary is not None:
+        losses = losses + auxiliary
     if weights is None:
-        return (losses * output.view_tokens).sum() / output.view_tokens.sum().clamp_min(1)
+        return (losses * tokens).sum() / tokens.sum().clamp_min(1)
     return (losses * weights).sum() / weights.sum()
+
+
+class Part(NamedTuple):
+    """A part of a batch, which other steps or other ranks compute the rest of.
+
+    Attributes:
+        whole: counts of the whole batch.
+        share: how much of them are in this part, 0..1.
+    """
+
+    whole: ViewCounts
+    share: ViewCounts
+
+
+def parts_of(counts: Sequence[ViewCounts], total: Callable[[Tensor], Tensor]) -> list[Part]:
+    """Return the parts of a batch.
+
+    Args:
+        counts: of this rank's parts.
+        total: sums a tensor over the ranks.
+    """
+    whole = ViewCounts(*total(torch.stack([torch.stack(part) for part in counts]).sum(0)))
+    share = [[of / every.clamp_min(1) for of, every in zip(part, whole, strict=True)] for part in counts]
+    return [Part(whole, ViewCounts(*values)) for values in share]
 
 
 def rate_schedule(optimizer: Optimizer, optim: OptimConfig, steps: int) -> LambdaLR:
@@ -97,12 +129,13 @@ class Learner(pl.LightningModule):
         optim: learning rates and schedule.
         steps: optimizer steps of the whole training (counted by the caller: asking Lightning's
             ``estimated_stepping_batches`` here would break exact resumption).
+        guard: looks at each step before it changes the model; None: one that stops the training and saves nothing.
     """
 
-    def __init__(self, optim: OptimConfig, steps: int) -> None:
+    def __init__(self, optim: OptimConfig, steps: int, guard: StepGuard | None = None) -> None:
         super().__init__()
         check_optim(optim)
-        self.optim, self.steps = optim, steps
+        self.optim, self.steps, self.guard = optim, steps, guard or StepGuard()
         self.strict_loading = False  # checkpoints leave out what is frozen: a large model beside its adapter, say
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
@@ -116,7 +149,17 @@ class Learner(pl.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the random numbers of this step (dropout): a run that is resumed draws those that it would have drawn."""
+        self.guard.batch = batch
         torch.manual_seed(step_seed(self._seed, self.global_step, self.global_rank))
+        for optimizer in self.trainer.optimizers:
+            optimizer.zero_grad()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Keep the gradients: Lightning calls this after a step's first parts, and the step has begun without any."""
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Remember the batch, for the message of what it may lead to."""
+        self.guard.batch = batch
 
     def on_train_epoch_start(self) -> None:
         """Start the clock of this epoch."""
@@ -170,11 +213,18 @@ class Learner(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients under fused Adam, too: Lightning refuses it in bf16 because of fp16's scaler, which is not used."""
+        """Clip gradients, and leave a step out whose gradients are no number.
+
+        Under fused Adam they are clipped here: Lightning refuses it in bf16 because of fp16's scaler, which is not used.
+        """
         if gradient_clip_val and optimizer.defaults["fused"]:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            norm = nn.utils.get_total_norm(p.grad for p in self.parameters() if p.grad is not None)
+        if not self.guard.allows(self.global_step + 1, norm, self.global_rank):
+            optimizer.zero_grad()  # Adam leaves weights without a gradient as they are
+            self._losses.pop()
 
     def frozen(self) -> list[str]:
         """Return the names of the parameters that are not trained."""
@@ -184,13 +234,17 @@ class Learner(pl.LightningModule):
         """Add the learning curve and the seconds spent, as plain data, and leave out what is frozen."""
         for name in self.frozen():
             checkpoint["state_dict"].pop(name, None)
-        checkpoint["progress"] = {"history": self.history, "seconds": self.seconds}
+        losses = [float(loss) for loss in self._losses]  # of the epoch that has begun
+        checkpoint["progress"] = {"history": self.history, "seconds": self.seconds, "losses": losses}
+        checkpoint["progress"]["skipped"] = self.guard.skipped
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the learning curve and the seconds spent."""
         accept_old_names(checkpoint)
-        self.history = list(checkpoint["progress"]["history"])
-        self.seconds = float(checkpoint["progress"]["seconds"])
+        progress = checkpoint["progress"]
+        self.history, self.seconds = list(progress["history"]), float(progress["seconds"])
+        self._losses = [torch.tensor(loss, device=self.device) for loss in progress.get("losses", [])]
+        self.guard.skipped = int(progress.get("skipped", 0))
 
 
 class ProfileModule(Learner):
@@ -200,7 +254,7 @@ class ProfileModule(Learner):
         model: the model.
         views: the views of the paradigm.
         weights: a weight per view; None for the ``sampled`` schedule.
-        optim, steps: see :class:`Learner`.
+        optim, steps, guard: see :class:`Learner`.
         validation_beams: beams for the validation split, see :meth:`mmprofile.model.model.ProfileModel.generate`.
         probe: run after the validation split of each epoch; None: no probe.
     """
@@ -215,8 +269,9 @@ class ProfileModule(Learner):
         *,
         validation_beams: int | None = None,
         probe: Probe | None = None,
+        guard: StepGuard | None = None,
     ) -> None:
-        super().__init__(optim, steps)
+        super().__init__(optim, steps, guard)
         self.model, self.views, self.validation_beams, self.probe = model, tuple(views), validation_beams, probe
         # transformers hands models out in evaluation mode and Lightning keeps the mode it finds: no dropout otherwise.
         self.model.train()
@@ -226,11 +281,51 @@ class ProfileModule(Learner):
         self._probed: dict[str, float] = {}
         self._gates: dict[str, list[Tensor]] = {}
 
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the joint loss of a batch; log each view's loss and, as often as that is written, its gates."""
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the gates of the epoch that has begun."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["progress"]["gates"] = {name: [float(gate) for gate in gates] for name, gates in self._gates.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the gates of the epoch that has begun."""
+        super().on_load_checkpoint(checkpoint)
+        gates = checkpoint["progress"].get("gates", {})
+        self._gates = {name: [torch.tensor(gate, device=self.device) for gate in of] for name, of in gates.items()}
+
+    def training_step(self, batch: Batch | list[Batch], index: int) -> Tensor:
+        """Return the joint loss of a batch; log each view's loss and, as often as that is written, its gates.
+
+        The loss is that of the whole batch: of all ranks, and of all parts if it comes in parts, whose gradients but the
+        last one's are computed here.
+        """
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        output = self.model(batch, gates=every > 0 and (self.global_step + 1) % every == 0)
-        loss = joint_loss(output, self.weights)
+        gates = every > 0 and (self.global_step + 1) % every == 0
+        batches, ranks = batch if isinstance(batch, list) else [batch], self.trainer.world_size
+        parts: list[Part | None] = [None]
+        if ranks * len(batches) > 1:
+            parts = [*parts_of([self.model.view_counts(part) for part in batches], self._total)]
+        whole = torch.zeros((), device=self.device)
+        for position, (data, part) in enumerate(zip(batches, parts, strict=True)):
+            output = self.model(data, gates=gates)
+            loss = joint_loss(output, self.weights, part)
+            whole = whole + loss.detach()
+            self._log_step(data, output)
+            self.guard.losses = {view.name: output.view_losses[i].detach() for i, view in enumerate(data.views)}
+            if position + 1 < len(batches):
+                self.manual_backward(loss * ranks)
+        self._losses.append(self._total(whole))
+        self.log("loss", self._losses[-1], prog_bar=True, batch_size=1)
+        return loss * ranks  # the gradients of the ranks are averaged
+
+    def _total(self, value: Tensor) -> Tensor:
+        """Return the sum over the ranks."""
+        if self.trainer.world_size == 1:
+            return value
+        total: Tensor = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
+        return total
+
+    def _log_step(self, batch: Batch, output: Output) -> None:
+        """Log the loss of each view that has rows, and its gates if there are any."""
         present = output.view_tokens > 0
         logs = {f"loss/{view.name}": output.view_losses[i].detach() for i, view in enumerate(batch.views) if present[i]}
         if output.view_gates is not None:
@@ -239,9 +334,6 @@ class ProfileModule(Learner):
                 self._gates.setdefault(name, []).append(value)
             logs |= gates
         self.log_dict(logs, batch_size=len(batch.users))
-        self.log("loss", loss.detach(), prog_bar=True, batch_size=len(batch.users))
-        self._losses.append(loss.detach())
-        return loss
 
     @staticmethod
     def _named_gates(views: Sequence[View], view_gates: Tensor) -> dict[str, Tensor]:

@@ -9,7 +9,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from filelock import Timeout
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 
 from mmprofile.config.compose import difference, typed
 from mmprofile.config.settings import ApplyConfig, TrainConfig
@@ -36,7 +39,7 @@ from mmprofile.evaluate.predictions import (
 )
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
-from mmprofile.files import write_json, write_text
+from mmprofile.files import disk_errors, lock_of, write_json, write_text
 from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
@@ -48,8 +51,10 @@ from mmprofile.report.html import write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
+from mmprofile.train.checkpoints import BEST
 from mmprofile.train.checks import check_labels, check_photos, check_settings, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
+from mmprofile.train.guard import StepGuard
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
 from mmprofile.train.probe import Probe
@@ -89,9 +94,13 @@ def main(cfg: TrainConfig) -> None:
     if cfg.model.system == "neural":
         check_optim(cfg.optim)
         choose_device(cfg.trainer)
-    folder = open_run(cfg)
-    if finished(folder):
-        return
+    with opened_run(cfg) as folder:
+        if not finished(folder):
+            train(cfg, folder, precision)
+
+
+def train(cfg: TrainConfig, folder: Path, precision: str) -> None:
+    """Train or ask the system that the configuration names, score it and write the reports into the run's folder."""
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     schema = Schema.from_config(cfg.profile)
     neural = cfg.model.system == "neural"
@@ -128,6 +137,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         steps=data.steps_per_epoch(trainer.world_size) * cfg.trainer.max_epochs,
         validation_beams=cfg.evaluation.validation_beams,
         probe=Probe.of(data, cfg.probe.users, UNPAIRED_SEED),
+        guard=StepGuard(folder, cfg.trainer.on_nan),
     )
     reviews = [review for user in data.users("train")[:LOOKED_AT] for review in user.reviews]
     lost = unknown_tokens(data.collator.review_tokens(reviews), model.tokenizer.unk_token_id)
@@ -139,7 +149,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     clock.lap("train")
     clock.seconds["train"] = module.seconds  # includes the epochs before a restart
 
-    load_weights(module, folder / "checkpoints" / "best.ckpt")
+    load_weights(module, folder / "checkpoints" / BEST)
     model.fit_validation(batch.to(module.device) for batch in data.val_dataloader())
     model.confidence = fit_confidence(model, data)
     model.save_pretrained(folder / "model")
@@ -154,6 +164,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
         "n_parameters": sum(p.numel() for p in model.parameters()),
         "unknown_tokens": lost,
         "history": module.history,
+        **({"skipped_steps": module.guard.skipped} if module.guard.skipped else {}),
         "data": data_facts(prepared),
     }
     clock.lap("evaluate")
@@ -291,22 +302,36 @@ def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:
     return folder
 
 
-def open_run(cfg: TrainConfig | ApplyConfig) -> Path:
-    """Return the run's folder, ready to be written: its configuration is the one given.
+@contextmanager
+def opened_run(cfg: TrainConfig | ApplyConfig) -> Iterator[Path]:
+    """Give the run's folder, ready to be written, to this command alone; its configuration is the one given.
 
     Raises:
-        UserError: the folder holds a run with other settings, or cannot be written.
+        UserError: the folder holds a run with other settings, or another process writes it, or it cannot be written.
     """
     folder = Path(cfg.out).expanduser() / str(cfg.name)
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        yield folder  # the first process of the command has opened it
+        return
+    lock = lock_of(folder)
     try:
         run_folder(cfg).mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
         facts = {name: version(name) for name in ("torch", "transformers", "timm", "pytorch-lightning", "entmax")}
         facts |= {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
         write_json(folder / "environment.json", facts)
+    except Timeout as error:
+        raise UserError(
+            f"another process is at work on {folder}: wait for it, or choose another name= or out="
+        ) from error
     except OSError as error:
         raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
-    return folder
+    try:
+        with disk_errors(folder):
+            yield folder
+    finally:
+        lock.release()
 
 
 def keep_schema(folder: Path, schema: Schema) -> None:

@@ -9,7 +9,7 @@ from mmprofile.config.compose import CONFIGS, chosen_settings, difference, load_
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
-from mmprofile.train.run import open_run
+from tests.support.openrun import open_run
 
 GIVEN = {
     "yelp": ["data.prepare.source.path=/raw"],

@@ -13,7 +13,7 @@ from mmprofile.config.words import RENAMED, SHORT, as_words, rename_keys, transl
 from mmprofile.errors import UserError
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
-from mmprofile.train.run import open_run
+from tests.support.openrun import open_run
 
 pytestmark = pytest.mark.fast
 

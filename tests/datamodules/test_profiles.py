@@ -104,17 +104,16 @@ def test_batches_are_of_a_length_and_in_random_order() -> None:
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.4
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_ranks_share_the_batches(world: int) -> None:
-    lengths = list(range(50))  # 13 batches
-    whole = batches(BucketBatches(EpochSampler(50, 0, 3), lambda _: lengths, 4, pool=3))
-    ranks = [BucketBatches(EpochSampler(50, 0, 3), lambda _: lengths, 4, rank, world, pool=3) for rank in range(world)]
+@pytest.mark.parametrize(("world", "users"), [(2, 50), (3, 50), (2, 49), (3, 61)])
+def test_ranks_share_the_batches_of_one_process_with_larger_ones(world: int, users: int) -> None:
+    lengths = np.random.default_rng(1).integers(1, 500, users).tolist()
+    whole = batches(BucketBatches(EpochSampler(users, 0, 3), lambda _: lengths, 4 * world, pool=3))
+    ranks = [BucketBatches(EpochSampler(users, 0, 3), lambda _: lengths, 4, r, world, pool=3) for r in range(world)]
     parts = [batches(sampler) for sampler in ranks]
-    assert {len(part) for part in parts} == {len(sampler) for sampler in ranks} == {len(whole) // world}
-    for rank, part in enumerate(parts):
-        assert part == whole[rank : len(whole) // world * world : world]
-    seen = Counter(i for part in parts for batch in part for i in batch)
-    assert set(seen.values()) == {1}
+    together = [sorted(i for part in step for i in part) for step in zip(*parts, strict=True)]
+    assert together == [sorted(batch) for batch in whole if len(batch) >= world]
+    assert {len(part) for part in parts} == {len(sampler) for sampler in ranks} == {len(together)}
+    assert all(part for of in parts for part in of)
 
 
 def test_the_epoch_is_lightnings_to_set() -> None:
@@ -223,7 +222,8 @@ def test_steps_and_shapes(demo: Path, model: ProfileModel) -> None:
     made = list(loader)
     steps = -(-len(data.users("train")) // 5)
     assert data.steps_per_epoch() == len(loader) == len(made) == steps
-    assert data.steps_per_epoch(world=3) == steps // 3
+    whole, rest = divmod(len(data.users("train")), 3 * 5)
+    assert data.steps_per_epoch(world=3) == whole + (rest >= 3)
     assert sorted(user for batch in made for user in batch.users) == sorted(u.user_id for u in data.users("train"))
     for batch in made:
         assert len(batch.row_user) == 4 * len(batch.users)

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from filelock import Timeout
 
+from mmprofile.files import lock_of
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.sweep.jobs import Job
-from mmprofile.sweep.locked_run import lock_of
 from mmprofile.sweep.tables import Planned, RowConfig
 
 USERS = 40

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmprofile.sweep.locked_run import MODULE, lock_of
+from mmprofile.files import lock_of
+from mmprofile.sweep.locked_run import MODULE
 from tests.support.sweeps import free
 
 pytestmark = pytest.mark.fast

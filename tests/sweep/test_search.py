@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from mmprofile.errors import UserError
-from mmprofile.sweep.locked_run import lock_of
+from mmprofile.files import lock_of
 from mmprofile.sweep.run import main
 from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of
 from tests.support.sweeps import sweep

@@ -1,75 +1,17 @@
 """Lightning's Trainer as we set it up: when it stops, what it keeps, and how it goes on."""
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
-from mmprofile.train.loop import fit, load_weights, make_trainer
-from mmprofile.train.module import Learner
-from tests.support.optimizers import optim_config
+from mmprofile.train.loop import load_weights
+from tests.support.scripted import SCORES, train
 
 pytestmark = pytest.mark.fast
-
-SCORES = [50.0, 40.0, 45.0, 46.0, 47.0, 48.0, 49.0]
-
-
-class Scripted(Learner):
-    """A module whose validation scores are written down."""
-
-    def __init__(self, scores: Sequence[float] = SCORES) -> None:
-        super().__init__(optim_config(), steps=20)
-        self.weight, self.scores = nn.Parameter(torch.ones(1)), scores
-
-    def training_step(self, batch: Tensor, index: int) -> Tensor:
-        loss = (self.weight * batch).square().sum()
-        self._losses.append(loss.detach())
-        return loss
-
-    def validation_step(self, batch: Tensor, index: int) -> None:
-        """Nothing to do."""
-
-    def on_validation_epoch_end(self) -> None:
-        self.end_epoch(self.scores[self.current_epoch], {"validation_loss_paired": 0.5})
-
-    def configure_optimizers(self) -> Any:
-        return self.adam([], [self.weight])
-
-
-class Numbers(pl.LightningDataModule):
-    """Two steps an epoch."""
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(torch.arange(1.0, 5.0), batch_size=2)
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(torch.arange(1.0, 3.0), batch_size=2)
-
-
-def train(folder: Path, epochs: int) -> tuple[Scripted, pl.Trainer]:
-    settings = TrainerConfig(
-        accelerator="cpu",
-        devices=1,
-        strategy="auto",
-        num_nodes=1,
-        precision="32-true",
-        max_epochs=epochs,
-        patience=3,
-        gradient_clip=1.0,
-        checkpoint_every=1,
-        progress=False,
-    )
-    module, trainer = Scripted(), make_trainer(settings, folder, "32-true")
-    fit(trainer, module, Numbers(), folder)
-    return module, trainer
 
 
 def names_of_earlier_versions(path: Path) -> None:

@@ -1,0 +1,158 @@
+"""Trainings in processes that are forked from one that has imported everything: ``python -m tests.support.forkedruns``.
+
+A line of JSON on standard input starts a training: ``words`` of the command line, ``kill_after`` so many seconds (null: not),
+``signal`` that kills it (9), ``kill_in`` a function (``module:name``) when it is called for the n-th time, ``fault`` (see
+:class:`tests.support.diskfaults.Fault`). A line of JSON answers: the exit status, the seconds it took and what it printed last.
+"""
+
+import functools
+import importlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Answer:
+    """What came of a training: its exit status (negative: the signal), its seconds, and its last line."""
+
+    status: int
+    seconds: float
+    said: list[str] = field(default_factory=list)
+
+
+class ForkedRuns:
+    """Starts trainings, one at a time."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.forkedruns"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> "ForkedRuns":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+    def run(
+        self,
+        words: list[str],
+        kill_after: float | None = None,
+        kill_in: tuple[str, int] | None = None,
+        number: int = 9,
+        fault: dict[str, Any] | None = None,
+    ) -> Answer:
+        """Train; send a signal after so many seconds, or in the n-th call of a function, unless the training has ended."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        asked = {"words": words, "kill_after": kill_after, "kill_in": kill_in, "signal": number, "fault": fault}
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+        return Answer(**json.loads(self.process.stdout.readline()))
+
+
+def result_of(folder: Path) -> dict[str, Any]:
+    """What must be equal bit by bit: the files of the model, predictions, and metrics but for times and memory."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    for name in ("seconds", "peak_rss_mb", "config"):
+        metrics.pop(name, None)
+    for row in metrics["history"]:
+        row.pop("seconds")
+    names = [path for path in sorted((folder / "model").rglob("*")) if path.is_file() and path.name != "README.md"]
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in [*names, folder / "predictions.jsonl"]}
+    return {"metrics": metrics, **files}
+
+
+def _signal_in(function: str, call: int, number: int) -> None:
+    """Let the n-th call of a function send this process a signal."""
+    module, _, name = function.partition(":")
+    *owners, last = name.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    real, calls = getattr(owner, last), itertools.count(1)
+
+    @functools.wraps(real)
+    def watched(*args: Any, **options: Any) -> Any:
+        if next(calls) == call:
+            os.kill(os.getpid(), number)
+        return real(*args, **options)
+
+    setattr(owner, last, watched)
+
+
+def _child(asked: dict[str, Any], log: Path) -> None:
+    """Train in this process, which was forked for it, and end it."""
+    from mmprofile.config.command import guarded
+    from mmprofile.config.compose import load_config
+    from mmprofile.train.run import main
+    from tests.support.diskfaults import Fault
+
+    with log.open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = 1
+    try:
+        if asked["fault"]:
+            Fault(**asked["fault"]).install()
+        if asked["kill_in"]:
+            _signal_in(*asked["kill_in"], asked["signal"])
+        guarded(lambda: main(load_config("train", asked["words"])))
+        status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:  # noqa: BLE001 - whatever it is, this process ends here
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _serve() -> None:
+    from mmprofile.config.command import quiet
+
+    quiet()
+    import mmprofile.train.run  # noqa: F401 - once for all trainings
+
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        for line in sys.stdin:
+            asked = json.loads(line)
+            began = time.monotonic()
+            child = os.fork()
+            if child == 0:
+                _child(asked, log)
+            status = None
+            while status is None:
+                ended, code = os.waitpid(child, os.WNOHANG)
+                if ended:
+                    status = os.waitstatus_to_exitcode(code)
+                elif asked["kill_after"] is not None and time.monotonic() - began > asked["kill_after"]:
+                    os.kill(child, asked["signal"])
+                    asked["kill_after"] = None
+                else:
+                    time.sleep(0.005)
+            said = log.read_text(errors="replace").splitlines()[-30:] if log.exists() else []
+            print(json.dumps({"status": status, "seconds": time.monotonic() - began, "said": said}), flush=True)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _serve()
