@@ -119,6 +119,16 @@ class Concat(Fusion):
         return Fused(hidden=torch.cat([hidden, projected], 1), mask=torch.cat([mask, visual_mask], 1))
 
 
+def finite_sparsemax(scores: Tensor) -> Tensor:
+    """Return sparsemax over the last dimension, NaN for rows with a score that is no finite number.
+
+    For such rows entmax raises an error about indices, which on a GPU ends the process.
+    """
+    wrong = ~scores.isfinite().all(-1, keepdim=True)
+    weights: Tensor = sparsemax(scores.masked_fill(wrong, 0.0), dim=-1, k=PARTIAL)
+    return weights.masked_fill(wrong, torch.nan)
+
+
 class TextGuidedAttention(nn.Module):
     """Attention of every text position over the visual tokens, normalised by sparsemax (equation 6, inner part).
 
@@ -140,7 +150,7 @@ class TextGuidedAttention(nn.Module):
         """Return the attention weights (R, H, N, V) of scores (R, H, N, V), 0 where the mask (R, V) is False."""
         keys = visual_mask[:, None, None, :]
         scores = scores.float().masked_fill(~keys, MASKED)
-        weights = sparsemax(scores, dim=-1, k=PARTIAL) if self.norm == "sparsemax" else scores.softmax(-1)
+        weights = finite_sparsemax(scores) if self.norm == "sparsemax" else scores.softmax(-1)
         return weights * keys
 
     def forward(self, hidden: Tensor, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -94,8 +94,8 @@ class StepGuard:
             if isinstance(error, torch.OutOfMemoryError) or any(text in reason for text in _NO_MEMORY):
                 place = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "this machine"
                 raise UserError(
-                    f"{place} has too little memory for a batch of {self._shape()}: lower loader.batch_size, or compute it "
-                    f"in parts by loader.parts=2; or lower inputs.max_tokens, inputs.reviews or inputs.photos"
+                    f"{place} has too little memory for a batch of {self._shape()}: lower loader.micro_batch_size, which "
+                    f"changes no result, or inputs.max_tokens"
                 ) from error
             if "DataLoader worker" in reason:
                 raise UserError(

@@ -312,7 +312,7 @@ class ProfileModule(Learner):
             self._log_step(data, output)
             self.guard.losses = {view.name: output.view_losses[i].detach() for i, view in enumerate(data.views)}
             if position + 1 < len(batches):
-                self.manual_backward(loss * ranks)
+                (loss * ranks).backward()
         self._losses.append(self._total(whole))
         self.log("loss", self._losses[-1], prog_bar=True, batch_size=1)
         return loss * ranks  # the gradients of the ranks are averaged
