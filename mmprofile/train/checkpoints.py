@@ -62,6 +62,21 @@ class LastCheckpoint(Checkpoint):
         self.path, self.every = folder / LAST, every
         self.signal: int | None = None
 
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Check that all processes would go on from the same checkpoint.
+
+        Raises:
+            UserError: they see different folders.
+        """
+        if trainer.world_size == 1:
+            return
+        files = [path.stat().st_size if path.exists() else None for path in (self.path, self.path.with_name(BEFORE))]
+        same = files == trainer.strategy.broadcast(files)
+        if not trainer.strategy.reduce_boolean_decision(same, all=True):
+            raise UserError(
+                f"not every process sees the same checkpoints in {self.path.parent}: take an out= that all machines share"
+            )
+
     def on_load_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let the state of the best checkpoint name the folder as it is called now: else it would forget its score."""
         for callback in trainer.checkpoint_callbacks:

@@ -24,6 +24,10 @@ def choose_device(trainer: TrainerConfig) -> str:
         raise UserError(
             f"trainer.accelerator={asked}: torch finds no such device here; take trainer=cpu or trainer=auto"
         )
+    if kind == "cpu" and str(trainer.strategy).startswith("fsdp"):
+        raise UserError(
+            f"trainer.strategy={trainer.strategy}: it shards over GPUs alone; on CPUs take trainer.strategy=ddp"
+        )
     count = torch.cuda.device_count()
     if kind == "cuda" and _wanted(trainer.devices) > count:
         raise UserError(f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most")

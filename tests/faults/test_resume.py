@@ -1,11 +1,19 @@
 """A run that was killed, told to end, or out of disk goes on to the very same model, predictions and scores."""
 
+import random
+import re
+import shutil
+import signal
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mmprofile.files import lock_of
+from tests.support.diskfaults import Fault
 from tests.support.forkedruns import ForkedRuns, result_of
 
 SMALL = [
@@ -59,14 +67,91 @@ MOMENTS = {
     "before a checkpoint is renamed": ("mmprofile.files:_to_disk", 12),
     "between two epochs": ("mmprofile.train.module:joint_loss", 7),
     "when the last epoch has ended": ("mmprofile.train.run:load_weights", 1),
-    "while the test users are scored": ("mmprofile.evaluate.predictions:write_predictions", 1),
+    "while the test users are scored": ("mmprofile.train.run:write_predictions", 1),
     "before the report": ("mmprofile.train.run:write_report", 1),
     "before metrics.json": ("mmprofile.train.run:write_card", 1),
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+SOME = ["in the validation after a step that had a checkpoint"]
+"""Moments that every run of the tests tries; the others are slow."""
+
+
+@pytest.mark.parametrize(
+    "moment", [pytest.param(moment, marks=[] if moment in SOME else [pytest.mark.slow]) for moment in MOMENTS]
+)
 def test_killed(moment: str, case: Case) -> None:
     name = moment.replace(" ", "-")
     assert case.train(name, kill_in=MOMENTS[moment]).status == -9
     case.goes_on(name)
+
+
+def test_asked_to_end(case: Case) -> None:
+    """By the signal that schedulers send; then by another in the middle of a validation, and by Ctrl-C."""
+    for moment, number, status in (
+        ("in the middle of an epoch", signal.SIGTERM, 143),
+        ("in the validation after a step that had a checkpoint", signal.SIGTERM, 143),
+        ("in the first step", signal.SIGINT, 130),
+    ):
+        answer = case.train("asked", kill_in=MOMENTS[moment], number=number)
+        assert answer.status == status, answer.said
+        assert answer.said[-1] == "interrupted; the same command goes on from there"
+        assert not [line for line in answer.said if "Traceback" in line]
+    assert any("continuing from" in line for line in case.goes_on("asked"))
+
+
+@pytest.mark.parametrize("kind", ["full", pytest.param("io", marks=pytest.mark.slow)])
+def test_a_disk_that_fails_is_one_line(kind: str, case: Case) -> None:
+    """While it trains; with room made, the same command goes on."""
+    name = f"disk-{kind}"
+    answer = case.train(name, fault=asdict(Fault(str(case.folder / name), at=40, kind=kind)))
+    assert answer.status == 2, answer.said
+    assert re.match(
+        rf"error: {case.folder / name}.*: (No space left|Input/output error).*run the same command again$",
+        answer.said[-1],
+    )
+    assert not [line for line in answer.said if "Traceback" in line]
+    case.goes_on(name)
+
+
+def test_two_commands_on_one_run(case: Case, tmp_path: Path) -> None:
+    """The second one says so at once."""
+    with lock_of(case.folder / "undisturbed"):
+        answer = case.train("undisturbed")
+    assert answer.status == 2
+    assert re.match(
+        r"error: another process is at work on .*undisturbed: wait for it, or choose another", answer.said[-1]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["paired", "sampled"])
+def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> None:
+    """25 moments each, anywhere in a run, with 0 and 2 workers and checkpoints every 1, 2, 7 and 500 steps."""
+    rng = random.Random(SEED)
+    case = Case(runs, tmp_path, f"paradigm.schedule={schedule}")
+    words, killed = case.words, 0
+    for number in range(25):
+        workers, every = (0, 2)[number % 2], (1, 2, 7, 500)[number // 2 % 4]
+        case.words = [*words, f"loader.workers={workers}", f"trainer.checkpoint_every={every}"]
+        killed += case.train(f"run-{number}", kill_after=rng.uniform(0.02, 1.0) * case.seconds).status == -9
+        case.goes_on(f"run-{number}")
+    assert killed >= 20
+
+
+@pytest.mark.slow
+def test_a_fault_at_every_write(case: Case, tmp_path: Path) -> None:
+    """The n-th write, rename, removal or sync of a run: the process ends, the disk is full, fails, or takes half of it."""
+    count = tmp_path / "count"
+    case.train("counted", fault=asdict(Fault(str(case.folder / "counted"), count=str(count))))
+    writes, ended = int(count.read_text()), Counter[str]()
+    assert writes > 100
+    for number in range(1, writes + 1):
+        name, kind = f"write-{number}", ("kill", "full", "io", "short")[number % 4]
+        answer = case.train(name, fault=asdict(Fault(str(case.folder / name), at=number, kind=kind)))
+        assert answer.status in ((-9,) if kind == "kill" else (0, 2)), (number, kind, answer.said)
+        assert not [line for line in answer.said if "Traceback" in line], (number, kind, answer.said)
+        ended[f"{kind} {answer.status}"] += 1
+        case.goes_on(name)
+        shutil.rmtree(case.folder / name)
+    print(dict(ended))

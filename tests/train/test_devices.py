@@ -50,3 +50,10 @@ def test_more_devices_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_devices_asked_for(asked: object, count: int) -> None:
     plain = OmegaConf.to_container(OmegaConf.create({"devices": asked}))["devices"]  # type: ignore[index, call-overload]
     assert devices._wanted(plain) == count
+
+
+def test_fsdp_without_a_gpu_is_one_line() -> None:
+    with pytest.raises(
+        UserError, match=r"^trainer\.strategy=fsdp: it shards over GPUs alone; on CPUs take trainer\.strategy=ddp$"
+    ):
+        devices.choose_device(trainer("trainer=fsdp", "trainer.accelerator=cpu"))

@@ -95,12 +95,15 @@ RUN = [
 ]
 
 
+def train(out: str, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mmprofile.train", *RUN, f"name={name}", f"out={out}", *words]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, env=one_thread)
+
+
 def trained(folder: Path, name: str, *words: str) -> dict[str, Any]:
-    """Train by the command; return its metrics, and its last weights before the best were loaded."""
-    command = [sys.executable, "-m", "mmprofile.train", *RUN, f"name={name}", f"out={folder}", *words]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    """Train by the command; return its metrics and the weights of its model."""
+    done = train(str(folder), name, *words)
     assert done.returncode == 0, done.stderr
     weights = load_file(folder / name / "model" / "model.safetensors")
     return json.loads((folder / name / "metrics.json").read_text()) | {"weights": weights}
@@ -119,3 +122,10 @@ def test_two_processes_and_micro_batches_are_one_process_with_the_whole_batch(sc
         assert other["history"][0]["validation_macro_f1"] == one["history"][0]["validation_macro_f1"]
         for name, weight in one["weights"].items():
             torch.testing.assert_close(other["weights"][name], weight, rtol=0, atol=1e-4)
+    if schedule == "paired":
+        # On a second machine that does not share the folder, the second process would find no checkpoint.
+        (tmp_path / "two" / "metrics.json").unlink()
+        (tmp_path / "0").symlink_to(tmp_path)
+        done = train(f"'{tmp_path}/${{oc.env:LOCAL_RANK,0}}'", "two", *words, "loader.batch_size=4", *ranks)
+        assert done.returncode == 2
+        assert "error: not every process sees the same checkpoints in " in done.stderr
