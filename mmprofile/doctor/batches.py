@@ -65,7 +65,7 @@ def largest_batches(cfg: TrainConfig, model: ProfileModel, prepared: Path | None
     paired = cfg.paradigm.schedule == "paired"
     views: tuple[View, ...] = paradigm.views
     longest = _longest(users, collator, max(cfg.loader.batch_size, cfg.evaluation.batch_size))
-    training = longest[: cfg.loader.batch_size]
+    training = longest[: cfg.loader.micro_batch_size or cfg.loader.batch_size]
     return Batches(
         training=collator(training, views, drawn=None if paired else [0] * len(training)),
         prediction=collator(longest[: cfg.evaluation.batch_size], views[:1]),
