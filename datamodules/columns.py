@@ -11,7 +11,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from datamodules.engine import Engine
+from datamodules.engine import LIST_OF_JSON, Engine
 from datamodules.rules import Columns, key_of
 from mmprofile.errors import UserError, nearest
 
@@ -62,13 +62,22 @@ def as_flag(values: ir.Value) -> ir.Value:
     return text.isin(["true", "false"]).ifelse(text == "true", ibis.null("boolean"))
 
 
+@ibis.udf.scalar.builtin(name=LIST_OF_JSON)
+def list_of_json(text: str) -> list[str]:  # type: ignore[empty-body]
+    """Return the items of a JSON list; null of any other text. Each engine has it as a function of this name."""
+
+
 def as_list(values: ir.Value) -> ir.Value:
     """Return lists of texts: a text that is no JSON list is one item; whole numbers are written without ``.0``."""
     if not isinstance(values.type(), dt.Array):
         text = values.cast("string")
-        listed = text.startswith("[").ifelse(text.try_cast("json"), ibis.null("json")).cast("array<string>")
+        listed = list_of_json(text.startswith("[").ifelse(text, ibis.null("string")))
         values = listed.fill_null(text.isnull().ifelse(ibis.null("array<string>"), ibis.array([text])))
-    return values.map(lambda item: item.strip().re_replace(r"^(-?[0-9]+)\.0+$", r"\1"))
+    # Not re_replace, whose replacements the engines spell differently.
+    whole = r"^(-?[0-9]+)\.0+$"
+    return values.map(lambda item: item.strip()).map(
+        lambda item: item.re_search(whole).ifelse(item.re_extract(whole, 1), item)
+    )
 
 
 def _text(values: ir.Value) -> ir.Value:

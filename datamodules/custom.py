@@ -29,7 +29,6 @@ from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
 from datamodules.rules import Columns, columns_of
-from datamodules.words import word_count
 from datamodules.yelp import LOOKED_AT, REVIEW_COLUMNS, Tables, columns_in, json_lines, no_photos, well_formed
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
@@ -98,7 +97,7 @@ class RawCustom:
             notes["columns"] = check_columns(engine, rows, sources, self.reviews, columns_in(self.reviews))
         businesses = self._businesses(engine, columns_of(columns, "business"), notes)
         rows = rows.mutate(
-            business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=word_count(rows.text)
+            business_id=rows.business_id.fill_null(""), date=rows.date.fill_null(""), words=engine.words(rows.text)
         )
         # A review without an id is named by its place in the sorted table, whatever the order of the lines.
         place = ibis.row_number().over(

@@ -1,6 +1,6 @@
-"""The relational engine behind Ibis. Only this file knows which one it is."""
+"""The relational engine behind Ibis: DuckDB here, Spark in :mod:`datamodules.spark`. Nobody else knows which one it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,12 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.options import PhotoOptions
+from datamodules.photos import Done, Given, by_threads
+from datamodules.words import word_count
+
 MEMORY_LIMIT = "1GB"
+LIST_OF_JSON = "list_of_json"
 LONGEST_LINE = 16 * 1024 * 1024  # bytes; the reader's buffers are a multiple of it
 
 
@@ -26,6 +31,7 @@ class Engine:
             temp_directory=str(spill),
             preserve_insertion_order=False,
         )
+        self._con.raw_sql(f"CREATE MACRO {LIST_OF_JSON}(t) AS CAST(TRY_CAST(t AS JSON) AS VARCHAR[])")
 
     def read_json(self, path: Path, columns: dict[str, str]) -> ir.Table:
         """Read JSON lines with an explicit schema; a line that is no JSON object becomes a row of nulls."""
@@ -36,6 +42,10 @@ class Engine:
     def read_parquet(self, path: Path) -> ir.Table:
         """Read a Parquet file."""
         return self._con.read_parquet(path)
+
+    def words(self, texts: ir.StringValue) -> ir.IntegerValue:
+        """Return the number of words of each text, as :func:`datamodules.words.count_words` counts them; null where it is."""
+        return word_count(texts)
 
     def table(self, name: str, content: ir.Table | pa.Table) -> ir.Table:
         """Store an expression's result or an Arrow table under ``name``, and return it."""
@@ -57,6 +67,10 @@ class Engine:
         # Not Ibis' own to_pyarrow_batches, which asks some releases of DuckDB for a method by its old name.
         read = getattr(result, "to_arrow_reader", None) or result.fetch_arrow_reader
         yield from read(rows)
+
+    def photos(self, items: Iterable[Given], options: PhotoOptions) -> Iterator[Done]:
+        """Yield what :func:`datamodules.photos.process` makes of each photo."""
+        return by_threads(items, options)
 
     def close(self) -> None:
         """Close the tables and remove the files that hold a part of them."""

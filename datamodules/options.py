@@ -5,6 +5,7 @@ The values here are for calls from Python that leave some out; they are those of
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import MISSING
@@ -12,6 +13,7 @@ from omegaconf import MISSING
 from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError, nearest
 
+ENGINES = ("duckdb", "spark")
 MAX_PIXELS_LIMIT = 178_000_000  # Pillow itself refuses more than 178,956,970
 
 
@@ -130,8 +132,10 @@ class Options:
             raise UserError(
                 f"data.prepare.source.kind is {kind!r}: choose one of {', '.join(SOURCES)}{nearest(kind, SOURCES)}"
             )
-        if engine != "duckdb":
-            raise UserError(f"data.prepare.engine is {engine!r}: the engine this version has is duckdb")
+        if engine not in ENGINES:
+            raise UserError(f"data.prepare.engine is {engine!r}: choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
+        if engine == "spark" and find_spec("pyspark") is None:
+            raise UserError("data.prepare.engine=spark needs PySpark, and Java 17 or later: pip install 'mmprofile[spark]'")
         options = cls(
             source=typed_part(SOURCES[kind], source, "data.prepare.source"),
             selection=typed_part(Selection, selection or {}, "data.prepare.selection"),

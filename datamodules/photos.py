@@ -11,7 +11,7 @@ import os
 import struct
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,12 @@ class Processed(NamedTuple):
     jpeg: bytes | None
     sha256: str
     reason: str | None
+
+
+Given = tuple[str, bytes | Path]
+"""A photo's id, and its bytes or path."""
+Done = tuple[str, str, Processed]
+"""A photo's id, its name in messages, and what became of it."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -159,20 +165,19 @@ def workers() -> int:
 
 
 def process_all(
-    items: Iterable[tuple[str, bytes | Path]],
+    items: Iterable[Given],
     wanted: set[str],
     store: PhotoStore,
     options: PhotoOptions,
     progress: Progress,
+    through: Callable[[Iterable[Given], PhotoOptions], Iterator[Done]] | None = None,
 ) -> dict[str, int]:
     """Process photos and store the usable ones.
 
-    Pillow lets go of the interpreter's lock while it decodes, scales and encodes, so threads use all cores as a pool of
-    processes would, without starting interpreters or copying photos between them.
-
     Args:
-        items: photo id and its bytes or path; ids that never come count as missing.
+        items: ids that never come count as missing.
         wanted: all ids asked for.
+        through: yields what :func:`process` makes of each photo; None: :func:`by_threads`.
 
     Returns:
         Counts: ``wanted``, ``usable``, and one per reason.
@@ -183,7 +188,7 @@ def process_all(
     counts: Counter[str] = Counter()
     processed: set[str] = set()
     with progress.bar(len(wanted), "photos", "photo") as bar:
-        for photo_id, name, photo in _processed(items, options):
+        for photo_id, name, photo in (through or by_threads)(items, options):
             processed.add(photo_id)
             bar.update()
             if photo.reason is None:
@@ -204,17 +209,23 @@ def _complaint(name: str, reason: str) -> str:
     return f"photo {name} is {reason.replace('_', ' ')}: mend or remove it, or set data.prepare.photos.policy=drop"
 
 
-def _processed(
-    items: Iterable[tuple[str, bytes | Path]], options: PhotoOptions
-) -> Iterator[tuple[str, str, Processed]]:
-    """Yield results in the order of ``items``, with a bounded number of photos in memory."""
+def name_of(photo_id: str, data: bytes | Path) -> str:
+    """Return what messages call a photo."""
+    return str(data) if isinstance(data, Path) else f"{photo_id}.jpg"
+
+
+def by_threads(items: Iterable[Given], options: PhotoOptions) -> Iterator[Done]:
+    """Yield results in the order of ``items``, with a bounded number of photos in memory.
+
+    Pillow lets go of the interpreter's lock while it decodes, scales and encodes, so threads use all cores as a pool of
+    processes would, without starting interpreters or copying photos between them.
+    """
     count = workers()
     waiting: deque[tuple[str, str, Future[Processed]]] = deque()
     with ThreadPoolExecutor(count) as pool:
         try:
             for photo_id, data in items:
-                name = str(data) if isinstance(data, Path) else f"{photo_id}.jpg"
-                waiting.append((photo_id, name, pool.submit(process, data, options)))
+                waiting.append((photo_id, name_of(photo_id, data), pool.submit(process, data, options)))
                 if len(waiting) >= 8 * count:
                     first_id, first_name, future = waiting.popleft()
                     yield first_id, first_name, future.result()

@@ -24,6 +24,7 @@ from datamodules.card import balance, dataset_card, versions
 from datamodules.columns import lines
 from datamodules.destination import Destination, fingerprint_of
 from datamodules.engine import Engine
+from datamodules.engines import open_engine
 from datamodules.faults import explained
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
@@ -205,7 +206,7 @@ class Preparation:
         """Write the whole prepared folder to ``result``; temporary files go to ``work``."""
         raw, raw_folder = self._open_raw(work)
         files = raw.sources
-        engine = Engine(work)
+        engine = open_engine(self.options.engine, work)
         try:
             tables, reviews = self.select(raw, engine, work)
             given = raw.labels(self.schema, _people(engine, reviews))
@@ -217,7 +218,7 @@ class Preparation:
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
                 photos = raw.photos(set(wanted))
-                photo_counts = process_all(photos, set(wanted), store, self.options.photos, self.progress)
+                photo_counts = process_all(photos, set(wanted), store, self.options.photos, self.progress, engine.photos)
                 if wanted and not store.index:
                     counts = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
                     raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")

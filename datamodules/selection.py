@@ -161,7 +161,7 @@ def totals_of(engine: Engine, rows: ir.Table, usable: ir.Table) -> dict[str, int
 
 def full_rows(rows: ir.Table, full: ir.Table, usable: ir.Table) -> ir.Table:
     """Return the rows with their dates, their texts and the ids of the photos of their ``photo_key``."""
-    photos = usable.group_by("photo_key").aggregate(photo_ids=usable.photo_id.collect(order_by=usable.photo_id))
+    photos = usable.group_by("photo_key").aggregate(photo_ids=usable.photo_id.collect().sort())
     texts = full.select("review_id", "date", "text")
     complete = rows.inner_join(texts, "review_id").left_join(photos, "photo_key").drop("photo_key_right")
     return complete.mutate(photo_ids=complete.photo_ids.fill_null(ibis.literal([], type="array<string>")))

@@ -8,19 +8,24 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
+QUARTERS = (
+    (0x0E00, 0x0FFF, 1),  # Thai, Lao, Tibetan
+    (0x1000, 0x107F, 1),  # Burmese
+    (0x1780, 0x17FF, 1),  # Khmer
+    (0x3040, 0x30FF, 2),  # Hiragana, Katakana
+    (0x3400, 0x9FFF, 2),  # Han
+    (0xF900, 0xFAFF, 2),  # Han
+    (0x20000, 0x33FFF, 2),  # Han
+)
+"""First and last character of scripts without blanks between words, and the quarters of a word that one counts."""
+
+
 def _weights() -> npt.NDArray[np.uint8]:
     """Return the quarters of a word that a character counts, by its first two bytes in UTF-8 (high byte first)."""
     weights = np.zeros(1 << 16, np.uint8)
-    for first, last, quarters in (
-        (0xE0B8, 0xE0BF, 1),  # U+0E00-0FFF: Thai, Lao, Tibetan
-        (0xE180, 0xE181, 1),  # U+1000-107F: Burmese
-        (0xE19E, 0xE19F, 1),  # U+1780-17FF: Khmer
-        (0xE381, 0xE383, 2),  # U+3040-30FF: Hiragana, Katakana
-        (0xE390, 0xE9BF, 2),  # U+3400-9FFF: Han
-        (0xEFA4, 0xEFAB, 2),  # U+F900-FAFF: Han
-        (0xF0A0, 0xF0B3, 2),  # U+20000-33FFF: Han
-    ):
-        weights[first : last + 1] = quarters
+    for first, last, quarters in QUARTERS:
+        start, end = (int.from_bytes(chr(character).encode()[:2], "big") for character in (first, last))
+        weights[start : end + 1] = quarters
     return weights
 
 

@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 from datamodules.columns import LARGEST_NUMBER, check_columns, text_columns, with_sources
 from datamodules.engine import Engine
 from datamodules.rules import Columns, columns_of, key_of
-from datamodules.words import word_count
 from mmprofile.errors import UserError
 
 REVIEW_COLUMNS = {
@@ -77,7 +76,7 @@ def read_tables(engine: Engine, files: dict[str, Path], columns: Columns) -> Tab
     sources, of_businesses = (columns_of(columns, table) for table in ("review", "business"))
     raw = engine.read_json(files["review"], text_columns(sources, REVIEW_COLUMNS))
     raw = with_sources(raw, sources, tuple(REVIEW_COLUMNS))
-    raw = raw.mutate(date=raw.date.fill_null(""), words=word_count(raw.text))
+    raw = raw.mutate(date=raw.date.fill_null(""), words=engine.words(raw.text))
     with ThreadPoolExecutor(1) as pool:  # the engine lets go of the interpreter's lock
         lines = pool.submit(engine.table, "review_lines", raw.drop("text", "date"))
         about: dict[str, Any] = {}
