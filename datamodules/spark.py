@@ -85,7 +85,9 @@ class SparkEngine(Engine):
         # Spark's own reader would take what stands before or after an object, several of them, and any bytes.
         line = sql.col("line")
         valid = sql.is_valid_utf8(line) & line.startswith("{") & line.endswith("}")
-        rows = lines.select(sql.when(valid, sql.from_json(line, schema)).alias("row"))
+        listed = sql.from_json(sql.concat(sql.lit("["), line, sql.lit("]")), ArrayType(schema))
+        rows = lines.select(sql.when(valid, listed).alias("list"))
+        rows = rows.select(sql.when(sql.size("list") == 1, sql.col("list")[0]).alias("row"))
         return self._view(
             rows.select([
                 (sql.col(f"row.{name}").try_cast(_CAST_TO[kind]) if kind in _CAST_TO else sql.col(f"row.{name}")).alias(name)

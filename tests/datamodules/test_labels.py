@@ -1,6 +1,5 @@
 """Label rules against users worked out by hand."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from mmprofile.profile.schema import Attribute, Profile, Schema
 from tests.support.rawdata import yelp_schema
 
 pytestmark = pytest.mark.fast
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = Engine(tmp_path)
-    yield made
-    made.close()
 
 
 def one(name: str, values: list[str], rule: dict[str, Any], **options: Any) -> Schema:

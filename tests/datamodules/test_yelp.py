@@ -2,7 +2,6 @@
 
 import codecs
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,6 @@ from datamodules.yelp import (
 )
 from mmprofile.errors import UserError
 from tests.support.rawdata import TEXT, review, write_lines
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    made = Engine(tmp_path / "work")
-    yield made
-    made.close()
 
 
 def read(engine: Engine, folder: Path, reviews: list[Any], photos: list[Any] | None = None) -> Any:
@@ -187,7 +179,7 @@ def test_line_that_is_not_utf8_or_holds_a_raw_control_character_is_malformed(
 ) -> None:
     rows: list[Any] = [review(f"r{n}", "u", "b", 4.0) for n in range(200)]
     read(engine, tmp_path, rows)
-    other = Engine(tmp_path / "other")
+    other = type(engine)(tmp_path / "other")
     files = {role: tmp_path / f"{role}.json" for role in ("business", "review", "photos")}
     files["review"].write_bytes(files["review"].read_bytes().replace(b"soup", bad, 1))
     tables = read_tables(other, files, {})
@@ -243,7 +235,7 @@ def test_any_column_of_the_reviews_may_be_read(engine: Engine, tmp_path: Path) -
     assert tables.businesses is not None
     assert engine.rows(tables.businesses) == [{"business_id": "b", "business.Price": ["2"]}]
     with pytest.raises(UserError, match=r"'usefull', .* is not there \(did you mean useful\?\)"):
-        read_tables(Engine(tmp_path / "again"), files, {"review.usefull": {"number"}})
+        read_tables(type(engine)(tmp_path / "again"), files, {"review.usefull": {"number"}})
 
 
 def test_over_one_percent_malformed_is_an_error_that_names_the_line(engine: Engine, tmp_path: Path) -> None:
