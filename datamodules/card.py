@@ -56,10 +56,10 @@ ORIGINS = {
 }
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that shape the result."""
+def versions(engine: str) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that shape the result; ``engine``: of the tables."""
     numbers = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *(["pyspark"] if engine == "spark" else [])):
         try:
             numbers[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -28,10 +28,12 @@ from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
+from datamodules.photos import Given
 from datamodules.rules import Columns, columns_of
 from datamodules.yelp import LOOKED_AT, REVIEW_COLUMNS, Tables, columns_in, json_lines, no_photos, well_formed
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
+from mmprofile.remote import Mirror, RemoteFile, RemoteFolder, is_url
 
 REQUIRED = ("user_id", "text")
 PHOTO_COLUMNS = {"path": "VARCHAR", "review_id": "VARCHAR", "business_id": "VARCHAR"}
@@ -56,10 +58,17 @@ class RawCustom:
         self.label_file = existing_file(source.labels, "labels") if source.labels else None
         self.photo_file = existing_file(source.photos, "photos") if source.photos and photos else None
         self.business_file = existing_file(source.businesses, "businesses") if source.businesses else None
-        self.photo_root = Path(source.photo_root).expanduser() if source.photo_root else self.reviews.parent
-        if not self.photo_root.is_dir():
+        self.photo_root = self._photo_root(source)
+        if isinstance(self.photo_root, Path) and not self.photo_root.is_dir():
             raise UserError(f"data.prepare.source.photo_root: {self.photo_root} is not a folder")
-        self._paths: dict[str, Path] = {}
+        self._paths: dict[str, Path | RemoteFile] = {}
+
+    def _photo_root(self, source: CustomSource) -> Path | RemoteFolder:
+        """Return the folder that photos lie in; by default that of the reviews."""
+        root = source.photo_root or (source.reviews.rpartition("/")[0] if is_url(source.reviews) else None)
+        if is_url(root) and self._with_photos:
+            return RemoteFolder.of(str(root))
+        return Path(root).expanduser() if root and not is_url(root) else self.reviews.parent
 
     @property
     def sources(self) -> list[SourceFile]:
@@ -144,7 +153,7 @@ class RawCustom:
         """Return photo_id (a hash of the path), photo_key, business_id and label; remember where each photo lies."""
         rows = named.to_pyarrow().to_pylist()
         ids = {row["path"]: hashlib.sha256(row["path"].encode()).hexdigest()[:22] for row in rows}
-        self._paths = {ids[path]: self.photo_root / Path(path).expanduser() for path in ids}
+        self._paths = {ids[path]: self.photo_root / os.path.expanduser(path) for path in ids}
         notes["photo_rows"] = len(rows)
         columns = {
             "photo_id": [ids[row["path"]] for row in rows],
@@ -154,7 +163,7 @@ class RawCustom:
         }
         return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
 
-    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
+    def photos(self, ids: set[str]) -> Iterator[Given]:
         """Yield photo ids and paths; a missing file is noticed when it is opened."""
         for photo_id in sorted(ids):
             yield photo_id, self._paths[photo_id]
@@ -184,10 +193,20 @@ def _read(
     absent = [name for name in required if name not in table.columns]
     if absent:
         raise UserError(f"{path} has no column {absent[0]!r}; it has: {', '.join(table.columns)}")
-    missing = {name: ibis.null("string") for name in text_columns(sources, columns) if name not in table.columns}
-    table = table.mutate(**missing)
-    kinds = {name: table[name].cast(_TYPES[kind]) for name, kind in columns.items()}
+    wanted = {name: _TYPES[kind] for name, kind in text_columns(sources, columns).items()}
+    # No engine makes a list of another type; where there are no lists, the column is empty (_check_photo_lists).
+    absent = [
+        name
+        for name, kind in wanted.items()
+        if name not in table.columns or _is_list(kind) > _is_list(table[name].type())
+    ]
+    table = table.mutate(**{name: ibis.null(wanted[name]) for name in absent})
+    kinds = {name: table[name].cast(wanted[name]) for name in columns}
     return with_sources(table.mutate(**kinds), sources, tuple(columns))
+
+
+def _is_list(kind: dt.DataType) -> bool:
+    return isinstance(kind, dt.Array)
 
 
 @lru_cache(maxsize=1)  # a command asks several times, and an unchanged file need not be read again
@@ -210,10 +229,13 @@ def named_photos(reviews: SourceFile, photos: SourceFile | None) -> tuple[str, .
             engine.close()
 
 
-def stamp_of(root: Path, paths: Iterable[str]) -> str:
+def stamp_of(root: Path | RemoteFolder, paths: Iterable[str]) -> str:
     """Return a hash of the sizes and times of files, which tells whether one of them has changed or is gone."""
     digest = hashlib.sha256()
     for path in paths:  # no Path: there may be a million of them
+        if isinstance(root, RemoteFolder):
+            digest.update(f"{path}\0{root.stamps.get(path)}\0".encode())
+            continue
         try:
             found = os.stat(os.path.join(root, os.path.expanduser(path)))
             stamp = f"{found.st_size} {found.st_mtime_ns}"
@@ -229,7 +251,7 @@ def existing_file(name: str, key: str) -> Path:
     Raises:
         UserError: it is not there, or has another ending than .jsonl, .ndjson, .json or .parquet.
     """
-    path = Path(name).expanduser()
+    path = Mirror(name).fetch() if is_url(name) else Path(name).expanduser()
     if not path.is_file():
         raise UserError(f"data.prepare.source.{key}: {path} is not there or no file")
     if path.suffix.lower() not in (*JSON_ENDINGS, ".parquet"):

@@ -18,12 +18,15 @@ def explained() -> Iterator[None]:
         raise _disk_error(error) from error
     except duckdb.InvalidInputException as error:
         raise UserError(f"the raw data cannot be read: {_first_line(error)}: get the file again") from error
-    except duckdb.Error as error:
+    except Exception as error:
+        # Spark is an extra, so its errors are known by name.
+        if not isinstance(error, duckdb.Error) and type(error).__module__.partition(".")[0] not in ("pyspark", "py4j"):
+            raise
         advice = "check free disk space and memory, then run the same command again"
         raise UserError(f"the database engine stopped: {_first_line(error)}: {advice}") from error
 
 
-def _first_line(error: duckdb.Error) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]  # what follows is the query or general advice
 
 

@@ -133,9 +133,13 @@ class Options:
                 f"data.prepare.source.kind is {kind!r}: choose one of {', '.join(SOURCES)}{nearest(kind, SOURCES)}"
             )
         if engine not in ENGINES:
-            raise UserError(f"data.prepare.engine is {engine!r}: choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}")
+            raise UserError(
+                f"data.prepare.engine is {engine!r}: choose one of {', '.join(ENGINES)}{nearest(engine, ENGINES)}"
+            )
         if engine == "spark" and find_spec("pyspark") is None:
-            raise UserError("data.prepare.engine=spark needs PySpark, and Java 17 or later: pip install 'mmprofile[spark]'")
+            raise UserError(
+                "data.prepare.engine=spark needs PySpark, and Java 17 or later: pip install 'mmprofile[spark]'"
+            )
         options = cls(
             source=typed_part(SOURCES[kind], source, "data.prepare.source"),
             selection=typed_part(Selection, selection or {}, "data.prepare.selection"),
@@ -176,7 +180,7 @@ class Options:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for the manifest and the fingerprint: the same on every machine, without its paths."""
-        data = asdict(self)
+        data = asdict(self) | {"engine": ENGINES[0]}  # whichever makes the tables, they are the same
         if data["selection"]["min_labels"] is None:
             del data["selection"]["min_labels"]  # data prepared before there was this option are the same
         data["source"] = {key: value for key, value in data["source"].items() if key not in ON_THIS_MACHINE}

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from datamodules.options import PhotoOptions
 from datamodules.progress import Progress
 from mmprofile.errors import UserError
+from mmprofile.remote import RemoteFile
 
 # Formats that decode in-process. Not among them: EPS, which would start Ghostscript, and other scripted formats.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
@@ -43,8 +44,10 @@ class Processed(NamedTuple):
     reason: str | None
 
 
-Given = tuple[str, bytes | Path]
-"""A photo's id, and its bytes or path."""
+Content = bytes | Path | RemoteFile
+"""A photo's bytes, or where they lie."""
+Given = tuple[str, Content]
+"""A photo's id and content."""
 Done = tuple[str, str, Processed]
 """A photo's id, its name in messages, and what became of it."""
 
@@ -66,7 +69,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def process(data: bytes | Path, options: PhotoOptions) -> Processed:
+def process(data: Content, options: PhotoOptions) -> Processed:
     """Check and decode a photo in full; return an upright RGB JPEG, its shorter side at most ``options.shorter_side``.
 
     Args:
@@ -209,9 +212,9 @@ def _complaint(name: str, reason: str) -> str:
     return f"photo {name} is {reason.replace('_', ' ')}: mend or remove it, or set data.prepare.photos.policy=drop"
 
 
-def name_of(photo_id: str, data: bytes | Path) -> str:
+def name_of(photo_id: str, data: Content) -> str:
     """Return what messages call a photo."""
-    return str(data) if isinstance(data, Path) else f"{photo_id}.jpg"
+    return f"{photo_id}.jpg" if isinstance(data, bytes) else str(data)
 
 
 def by_threads(items: Iterable[Given], options: PhotoOptions) -> Iterator[Done]:

@@ -55,6 +55,7 @@ from mmprofile.errors import UserError, counted
 from mmprofile.files import write_json, write_text
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Schema
+from mmprofile.remote import Mirror, is_url
 
 __all__ = ["Prepared", "open_prepared", "prepare"]
 
@@ -113,7 +114,8 @@ def prepare(
 
     Args:
         source, selection, split, photos, engine: see ``conf/data/*.yaml`` and ``datamodules.options``.
-        folder: where to put it; None: a folder of the cache, named by everything the result depends on.
+        folder: where to put it; None: a folder of the cache, named by everything the result depends on. Of a URL there is a
+            copy in the cache, which is the folder returned.
         schema: the profile schema, or its plain data.
         progress: whether steps are shown on stderr.
         look: True prepares and writes nothing.
@@ -130,9 +132,17 @@ def prepare(
             raise UserError("prepare needs a profile schema: give schema=, for example conf/profile/yelp.yaml")
         if not isinstance(schema, Schema):
             schema = Schema.from_config(schema) if OmegaConf.is_config(schema) else Schema.from_dict(dict(schema))
-        path = None if folder is None else Path(folder).expanduser().absolute()
+        mirror = Mirror(str(folder)) if is_url(folder) else None
+        path = (
+            mirror.fetch(needed=False) if mirror else None if folder is None else Path(folder).expanduser().absolute()
+        )
         preparation = Preparation(options, schema, path, Progress(progress), make_key=not look)
-        return preparation.look() if look else preparation.run()
+        if look:
+            return preparation.look()
+        path = preparation.run()
+        if mirror:
+            mirror.send()
+        return path
 
 
 class Preparation:
@@ -218,7 +228,9 @@ class Preparation:
             wanted = wanted_photos(reviews, tables.photos)
             with PhotoStore(work / "photos.bin") as store:
                 photos = raw.photos(set(wanted))
-                photo_counts = process_all(photos, set(wanted), store, self.options.photos, self.progress, engine.photos)
+                photo_counts = process_all(
+                    photos, set(wanted), store, self.options.photos, self.progress, engine.photos
+                )
                 if wanted and not store.index:
                     counts = ", ".join(f"{name} {count}" for name, count in photo_counts.items() if count)
                     raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")
@@ -371,7 +383,7 @@ class Preparation:
             },
             "labels": data.notes,
             "notes": data.tables.notes,
-            "versions": versions(),
+            "versions": versions(self.options.engine),
         }
 
 

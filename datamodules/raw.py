@@ -9,17 +9,19 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from datamodules.engine import Engine
 from datamodules.files import CHUNK, SourceFile
 from datamodules.label_file import GivenLabels
+from datamodules.photos import Given
 from datamodules.rules import Columns
 from datamodules.yelp import Tables, read_tables
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
+from mmprofile.remote import Mirror, RemoteFolder
 
 ROLES = ("business", "review", "photos")
 NAMES = {
@@ -41,20 +43,21 @@ class RawYelp:
     """The raw files of one Yelp-like data set.
 
     Args:
-        paths: a folder or an archive, or several.
+        paths: a folder or an archive, or several; a text is a URL.
         photos: whether photos are read; without them the JSON files are enough.
 
     Raises:
         UserError: a path is not there, or is neither a folder nor an archive.
     """
 
-    def __init__(self, paths: list[Path], photos: bool = True) -> None:
+    def __init__(self, paths: Sequence[Path | str], photos: bool = True) -> None:
         self.paths = paths
         self._roles, self._with_photos = [role for role in ROLES if photos or role != "photos"], photos
         self._files: dict[str, Path] = {}
-        self._photo_folders: list[Path] = []
+        self._photo_folders: list[Path | RemoteFolder] = []
         self._archives: list[Path] = []
-        for path in paths:
+        for place in paths:
+            path = place if isinstance(place, Path) else self._copy_of(place)
             if not path.exists():
                 raise UserError(f"raw data: {path} does not exist: check data.prepare.source.path")
             if path.is_dir():
@@ -63,6 +66,13 @@ class RawYelp:
                 self._archives.append(path)
             else:
                 raise UserError(f"raw data: {path} is neither a folder nor one of {', '.join(ARCHIVES)}")
+
+    def _copy_of(self, url: str) -> Path:
+        """Return a copy of what lies at a URL, but for photos, which stay there."""
+        path = Mirror(url, without="photos").fetch()
+        if self._with_photos and (stored := RemoteFolder.of(f"{url.rstrip('/')}/photos")).stamps:
+            self._photo_folders.append(stored)
+        return path
 
     def _look_into(self, folder: Path) -> None:
         """Find JSON files and photo folders in a folder and two levels down; archives where these are not complete."""
@@ -89,7 +99,8 @@ class RawYelp:
 
     def stamps(self) -> list[Any]:
         """Return the sizes and times of the sources, and the numbers of files in the photo folders."""
-        counts = [len(os.listdir(folder)) for folder in self._photo_folders]
+        folders = self._photo_folders
+        counts = [len(folder.stamps if isinstance(folder, RemoteFolder) else os.listdir(folder)) for folder in folders]
         return [*(source.stamp for source in self.sources), counts]
 
     @property
@@ -151,8 +162,8 @@ class RawYelp:
         """Return where photos are looked for, for an error message."""
         return ", ".join(str(path) for path in [*self._photo_folders, *self._archives])
 
-    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]:
-        """Yield the wanted photos that are there: id and path, or id and bytes from an archive.
+    def photos(self, ids: set[str]) -> Iterator[Given]:
+        """Yield the wanted photos that are there: id and place, or id and bytes from an archive.
 
         Raises:
             UserError: an archive is broken.
@@ -160,8 +171,9 @@ class RawYelp:
         left = {photo_id for photo_id in ids if re.fullmatch(r"[^/\\\0]+", photo_id)}
         for folder in self._photo_folders:
             for photo_id in sorted(left):
-                path = folder / f"{photo_id}.jpg"
-                if path.is_file():
+                name = f"{photo_id}.jpg"
+                path = folder / name
+                if name in folder.stamps if isinstance(folder, RemoteFolder) else (folder / name).is_file():
                     left.discard(photo_id)
                     yield photo_id, path
         for archive in self._archives if left else ():

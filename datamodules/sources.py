@@ -9,10 +9,12 @@ from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
 from datamodules.options import CustomSource, Options, YelpSource
+from datamodules.photos import Given
 from datamodules.raw import RawYelp
 from datamodules.rules import Columns
 from datamodules.yelp import Tables
 from mmprofile.profile.schema import Schema
+from mmprofile.remote import is_url
 
 
 class Raw(Protocol):
@@ -25,7 +27,7 @@ class Raw(Protocol):
     def stamps(self) -> list[Any]: ...
     def tables(self, engine: Engine, work: Path, columns: Columns) -> Tables: ...
     def labels(self, schema: Schema, people: set[str]) -> GivenLabels: ...
-    def photos(self, ids: set[str]) -> Iterator[tuple[str, bytes | Path]]: ...
+    def photos(self, ids: set[str]) -> Iterator[Given]: ...
     def where(self) -> str: ...
 
 
@@ -37,7 +39,8 @@ def raw_files(options: Options) -> Raw | None:
     """
     if isinstance(options.source, YelpSource):
         given = options.source.path
-        paths = [Path(str(path)).expanduser() for path in (given if isinstance(given, list) else [given])]
+        places = [str(place) for place in (given if isinstance(given, list) else [given])]
+        paths = [place if is_url(place) else Path(place).expanduser() for place in places]
         return RawYelp(paths, options.photos.read)
     if isinstance(options.source, CustomSource):
         return RawCustom(options.source, options.photos.read)

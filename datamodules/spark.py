@@ -114,13 +114,17 @@ class SparkEngine(Engine):
 
     def stream(self, expression: ir.Table, rows: int = 10_000) -> Iterator[pa.RecordBatch]:
         """See :meth:`Engine.stream`; the size of the batches is Spark's own."""
-        packed = self._frame(expression).mapInArrow(_packed, "batch binary")
-        for (batch,) in _one_partition_at_a_time(packed):
-            yield from pa.ipc.open_stream(batch)
+        names = expression.columns
+        frame = self._frame(expression).toDF(
+            *(str(place) for place in range(len(names)))
+        )  # mapInArrow splits names at dots
+        for (packed,) in _one_partition_at_a_time(frame.mapInArrow(_packed, "batch binary")):
+            for batch in pa.ipc.open_stream(packed):
+                yield batch.rename_columns(list(names))
 
     def photos(self, items: Iterable[Given], options: PhotoOptions) -> Iterator[Done]:
         """See :meth:`Engine.photos`. Files are processed by the executors; what comes out of an archive, here."""
-        for is_file, group in groupby(items, lambda item: isinstance(item[1], Path)):
+        for is_file, group in groupby(items, lambda item: not isinstance(item[1], bytes)):
             if not is_file:
                 yield from by_threads(group, options)
                 continue

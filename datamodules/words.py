@@ -7,7 +7,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-
 QUARTERS = (
     (0x0E00, 0x0FFF, 1),  # Thai, Lao, Tibetan
     (0x1000, 0x107F, 1),  # Burmese

@@ -17,6 +17,7 @@ from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
 from mmprofile.config.words import translate
 from mmprofile.errors import Terminated, UserError
 from mmprofile.paths import conf_dir
+from mmprofile.remote import local_copies
 
 INTERRUPTED = "interrupted; the same command goes on from there"
 
@@ -41,7 +42,9 @@ def run_command(
 
     def start(cfg: Any, given: Sequence[str]) -> None:
         added = more(cfg, given) if more else []
-        run(load_config(name, [*given, *added]) if added else cfg)
+        cfg = load_config(name, [*given, *added]) if added else cfg
+        with local_copies(cfg):
+            run(cfg)
 
     if not any(word.startswith("-") for word in words):
         guarded(lambda: start(load_config(name, words), words))

@@ -28,8 +28,18 @@ from mmprofile.predict.certainty import Certainty, check_calibrator
 from mmprofile.predict.output import OutputFile, photo_root, whole_batches
 from mmprofile.predict.ranks import Ranks, started_ranks
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
-from mmprofile.predict.users import OUTSIDE, Captioner, Photos, UserPhotos, batches, plain, prediction_view
+from mmprofile.predict.users import (
+    OUTSIDE,
+    Captioner,
+    Photos,
+    StoredPhotos,
+    UserPhotos,
+    batches,
+    plain,
+    prediction_view,
+)
 from mmprofile.profile.calibrator import check_risk
+from mmprofile.remote import is_url
 
 EVERY = 30
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -106,7 +116,9 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
     model, beams = predictor.model, cfg.beams or predictor.beams
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
-    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform, captioner is not None)
+    reader = (instantiate(cfg.photos), model.transform, captioner is not None)
+    stored = is_url(cfg.photo_root)
+    photos = StoredPhotos(str(cfg.photo_root), *reader) if stored else UserPhotos(photo_root(cfg), *reader)
     if ranks.first:
         ranks.wait()
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from mmprofile.inputs.views import Masking, User, View, paradigm_views, user_rng
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.rows import InputUser
 from mmprofile.profile.schema import Attribute
+from mmprofile.remote import RemoteFile, is_url
 
 T = TypeVar("T")
 OUTSIDE, NO_FILE, MISSING = "outside", "no_regular_file", "missing"
@@ -107,7 +108,7 @@ class UserPhotos:
     def __init__(
         self,
         root: Path,
-        process: Callable[[Path], ProcessedPhoto],
+        process: Callable[[Path | RemoteFile], ProcessedPhoto],
         transform: Callable[[Image.Image], np.ndarray] | None,
         keep_images: bool = False,
     ) -> None:
@@ -127,6 +128,9 @@ class UserPhotos:
                 return NO_FILE
         except (OSError, RuntimeError, ValueError):  # not there, a link to itself, a name that is too long
             return MISSING
+        return self._keep(path, place)
+
+    def _keep(self, path: str, place: Path | RemoteFile) -> str | None:
         photo = self.process(place)
         if photo.jpeg is None or photo.reason is not None:
             return str(photo.reason)
@@ -139,6 +143,27 @@ class UserPhotos:
     def forget(self) -> None:
         """Drop all pixels; users who are done need them no more."""
         self._decoded.clear()
+
+
+class StoredPhotos(UserPhotos):
+    """The same of photos on an object store, read where they lie.
+
+    Args:
+        url: of the folder that paths are relative to, and which they must not leave.
+        process, transform, keep_images: see :class:`UserPhotos`.
+    """
+
+    def __init__(self, url: str, *more: Any) -> None:
+        super().__init__(Path(), *more)
+        self._url = url
+
+    def problem(self, path: str) -> str | None:
+        """See :meth:`UserPhotos.problem`."""
+        if path in self._decoded:
+            return None
+        if is_url(path) or path.startswith("/") or ".." in path.split("/"):
+            return OUTSIDE
+        return self._keep(path, RemoteFile(f"{self._url}/{path}"))
 
 
 class Selection(NamedTuple):
