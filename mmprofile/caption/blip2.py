@@ -162,16 +162,19 @@ class Writing(Callback):
         self.bar.close()
 
 
-def caption(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str] | None:
+def caption(
+    cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str, part: tuple[int, int] | None = None
+) -> Counter[str] | None:
     """Caption what is not captioned yet.
 
     Args:
         cfg: the command's configuration.
         captions: of the data set.
         checkpoint: hub id or folder of the model.
+        part: number of a part of the photos, and of how many; what is written of it is not joined. None: all photos.
 
     Returns:
-        Numbers of captions by status; None on all ranks but the first.
+        Numbers of captions by status; None of a part, and on all ranks but the first.
 
     Raises:
         UserError: the model cannot be loaded, or something else made the captions that are there.
@@ -184,6 +187,8 @@ def caption(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> C
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     todo = captions.todo(maker, cfg.existing, cfg.retry)
+    if part is not None:  # by the photo itself: a part that is begun again is the same, whatever others have done
+        todo = [photo for photo in todo if int(photo.sha256[:8], 16) % part[1] == part[0]]
     count = len(captions.photos)
     if trainer.is_global_zero:
         print(f"{count - len(todo):,} of {count:,} photos are done, {len(todo):,} to do", flush=True)
@@ -194,10 +199,12 @@ def caption(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> C
         photos, collate = CaptionPhotos(todo, captions.jpeg), Collate(processor, cfg.prompt)
         workers = (0 if trainer.strategy.root_device.type == "cpu" else 2) if cfg.workers is None else cfg.workers
         loader = DataLoader(photos, cfg.batch_size, num_workers=workers, collate_fn=collate)
-        with captions.shards(maker, trainer.global_rank, cfg.shard) as shards:
+        with captions.shards(maker, part[0] if part else trainer.global_rank, cfg.shard) as shards:
             trainer.callbacks.append(Writing(shards, len(todo), settings.progress))  # type: ignore[attr-defined]
             trainer.predict(Captioner(model, processor, cfg.decoding), loader, return_predictions=False)
         if trainer.interrupted:
             raise KeyboardInterrupt
         trainer.strategy.barrier()
+    if part is not None:
+        return None
     return captions.finish(maker, cfg.existing) if trainer.is_global_zero else None

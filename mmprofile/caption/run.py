@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 
@@ -16,10 +17,12 @@ from mmprofile.caption.store import CaptionStore
 from mmprofile.config.command import quiet
 from mmprofile.config.settings import CaptionConfig
 from mmprofile.errors import UserError
+from mmprofile.fleet import by_ray
 from mmprofile.inputs.data import prepare_data
 from mmprofile.profile.schema import Schema
 
 SHOWN = 5  # ids of a problem
+PARTS_OF_A_WORKER = 4  # so that those who are done early help the others, and little is lost with a machine
 
 
 def main(cfg: CaptionConfig) -> None:
@@ -57,7 +60,9 @@ def check_settings(cfg: CaptionConfig) -> None:
         raise UserError(f"backend={cfg.backend!r} is not one of {', '.join(BACKENDS)}")
     if (cfg.backend == "file") != (cfg.path is not None):
         raise UserError("backend=file and path=... go together: the table to import")
-    for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0)):
+    if cfg.ray_workers is not None and cfg.backend != "transformers":
+        raise UserError(f"ray_workers= is for backend=transformers, not for backend={cfg.backend}")
+    for key, least in (("batch_size", 1), ("shard", 1), ("workers", 0), ("ray_workers", 1)):
         number = getattr(cfg, key)
         if number is not None and number < least:
             raise UserError(f"{key}={number}: give {least} or more")
@@ -68,10 +73,39 @@ def check_settings(cfg: CaptionConfig) -> None:
 
 def by_transformers(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str] | None:
     """Caption with BLIP-2 in this environment; see :func:`mmprofile.caption.blip2.caption`."""
-    from mmprofile.caption.blip2 import caption
+    from mmprofile.caption.blip2 import caption, identity
 
     quiet()  # Lightning begins to talk when it is imported
-    return caption(cfg, captions, checkpoint=checkpoint)
+    if cfg.ray_workers is None:
+        return caption(cfg, captions, checkpoint=checkpoint)
+    maker = identity(cfg, checkpoint)
+    captions.todo(maker, cfg.existing, cfg.retry)  # whether these captions may be added is said at once
+    parts = PARTS_OF_A_WORKER * cfg.ray_workers
+    work = {"cfg": cfg, "folder": captions.folder, "checkpoint": checkpoint, "parts": parts}
+    tries = captions.folder / "captions.tries"
+    for row in by_ray(CaptionWorker, work, list(range(parts)), cfg.ray_workers, tries):
+        if row["error"]:
+            raise UserError(row["error"])
+    return captions.finish(maker, cfg.existing)
+
+
+class CaptionWorker:
+    """Captions parts of a data set's photos, one after the other, in a process of Ray."""
+
+    def __init__(self, cfg: CaptionConfig, folder: Path, checkpoint: str, parts: int) -> None:
+        self.cfg, self.folder, self.checkpoint, self.parts = cfg, folder, checkpoint, parts
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Caption the part whose number is ``item``.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        from mmprofile.caption.blip2 import caption
+
+        quiet()
+        captions = instantiate(self.cfg.captions)(folder=self.folder)
+        caption(self.cfg, captions, checkpoint=self.checkpoint, part=(int(row["item"]), self.parts))
 
 
 def by_lavis(cfg: CaptionConfig, captions: CaptionStore, *, checkpoint: str) -> Counter[str]:

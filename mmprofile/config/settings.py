@@ -302,6 +302,7 @@ class PredictConfig:
     beams: int | None = MISSING
     risk: float | None = MISSING
     batch_size: int = MISSING
+    ray_workers: int | None = MISSING
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     photos: PhotosConfig = field(default_factory=PhotosConfig)
 
@@ -383,6 +384,7 @@ class CaptionConfig(CaptionerConfig):
     path: str | None = MISSING
     batch_size: int = MISSING
     workers: int | None = MISSING
+    ray_workers: int | None = MISSING
     shard: int = MISSING
     existing: str = MISSING
     retry: bool = MISSING

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError, counted
-from mmprofile.evaluate.runs import load_predictor
+from mmprofile.evaluate.runs import Predictor, load_predictor
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.certainty import Certainty, check_calibrator
 from mmprofile.predict.output import OutputFile, photo_root, whole_batches
@@ -95,11 +95,17 @@ def main(cfg: PredictConfig) -> None:
     """
     torch.set_flush_denormal(True)  # as in training
     with started_ranks() as ranks:
-        _write(cfg, ranks)
+        write(cfg, ranks)
 
 
-def _write(cfg: PredictConfig, ranks: Ranks) -> None:
-    """Write this process's share; the first process checks what is asked for and ends the work."""
+def write(cfg: PredictConfig, ranks: Ranks, predictor: Predictor | None = None) -> None:
+    """Write this process's share; the first process checks what is asked for and ends the work.
+
+    Args:
+        cfg: the command's configuration.
+        ranks: this process among all.
+        predictor: its model, where it is loaded already.
+    """
     if not ranks.first:
         ranks.wait()  # until the first has checked all that follows: a mistake is said once
     check_risk(cfg.risk)
@@ -112,7 +118,7 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
     if not ranks.alone and (output is None or cfg.input == "-"):
         raise UserError("several processes (torchrun) cannot share standard input or output: give files")
     start = 0 if output is None else output.resume(cfg.batch_size, ranks, seen.add)
-    predictor = load_predictor(cfg.run)
+    predictor = predictor or load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)

@@ -20,6 +20,7 @@ from mmprofile.errors import UserError
 from mmprofile.model.captioner import load_blip2, write_captions
 from mmprofile.model.checkpoints import fingerprint
 from tests.support.captioning import QUIET, command, rows, run
+from tests.support.extras import extra
 from tests.support.realphotos import kill_after_a_shard
 
 
@@ -69,6 +70,17 @@ def test_two_ranks_caption_as_one(models: dict[str, Path], prepared: Path) -> No
     words = f"folder={prepared}", f"model={models['t5']}", "batch_size=2", "decoding.min_new_tokens=2"
     run(*words, "trainer.devices=2", "trainer.strategy=ddp")
     content = (prepared / "captions.parquet").read_bytes()
+    (prepared / "captions.parquet").unlink()
+    run(*words)
+    assert (prepared / "captions.parquet").read_bytes() == content
+
+
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=extra("ray", "ray"))])
+def test_rays_workers_caption_as_one(workers: int, models: dict[str, Path], prepared: Path) -> None:
+    words = f"folder={prepared}", f"model={models['t5']}", "batch_size=2", "decoding.min_new_tokens=2"
+    assert "13 captions, 0 failed" in run(*words, f"ray_workers={workers}")
+    content = (prepared / "captions.parquet").read_bytes()
+    assert not [*prepared.glob("captions.tries"), *prepared.glob("captions.partial")]
     (prepared / "captions.parquet").unlink()
     run(*words)
     assert (prepared / "captions.parquet").read_bytes() == content

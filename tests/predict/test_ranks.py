@@ -16,7 +16,7 @@ from PIL import Image
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.predict.ranks import Ranks
-from mmprofile.predict.run import _write, main
+from mmprofile.predict.run import main, write
 from tests.support.rawdata import write_lines
 
 BATCH = 2
@@ -118,4 +118,4 @@ def test_streams_cannot_be_shared(
     monkeypatch.setattr(sys, "stdin", users.open())
     given = [f"run={model_folder}", f"input={source}", *([f"output={output}"] if output else [])]
     with pytest.raises(UserError, match=r"several processes .* cannot share standard input or output: give files"):
-        _write(load_config("predict", given), Ranks(0, 2))
+        write(load_config("predict", given), Ranks(0, 2))
