@@ -14,7 +14,7 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from pyspark import SparkConf, StorageLevel
+from pyspark import SparkConf, SparkContext, StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as sql
 from pyspark.sql.types import ArrayType, StringType, StructField, StructType
@@ -48,9 +48,10 @@ def _words_function() -> str:
 
 def _settings() -> SparkConf:
     """Return the settings of ``spark-submit``, and where there are none, those of one machine."""
-    conf = SparkConf().setIfMissing("spark.app.name", "mmprofile").setIfMissing("spark.master", "local[*]")
+    SparkContext._ensure_initialized()  # only then does SparkConf know what spark-submit was told
+    conf = SparkConf()
     conf.setIfMissing("spark.ui.showConsoleProgress", "false")  # what is done is said by our own lines
-    if conf.get("spark.master", "").startswith("local"):
+    if conf.get("spark.master", "local").startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         conf.setIfMissing("spark.sql.shuffle.partitions", str(4 * workers()))
         conf.setIfMissing("spark.ui.enabled", "false")  # a page that whoever reaches the machine could read

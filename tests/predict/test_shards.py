@@ -81,7 +81,8 @@ def test_what_is_refused(model_folder: Path, source: Path, tmp_path: Path) -> No
         with pytest.raises(UserError, match=match):
             main(load_config("predict", list(given)))
 
-    refused("ray_workers= shares the files of a folder", *words(model_folder, source / "part-0.jsonl", tmp_path / "o", "ray_workers=2"))  # fmt: skip
+    one = words(model_folder, source / "part-0.jsonl", tmp_path / "one", "ray_workers=2")
+    refused("ray_workers= shares the files of a folder", *one)
     refused("output= must be a folder", *words(model_folder, source, source / "part-0.jsonl"))
     refused("is the input's folder", *words(model_folder, source, source))
     main(load_config("predict", words(model_folder, source, tmp_path / "out")))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmprofile.sweep.jobs import Job, run_jobs, run_numbered, slug, why_not
+from mmprofile.errors import UserError
+from mmprofile.sweep.jobs import Job, check_launcher, run_jobs, run_numbered, slug, why_not
+from tests.support.extras import extra
 from tests.support.sweeps import free, rows, started, sweep
 
 
@@ -48,6 +50,29 @@ def test_what_others_read_comes_first(tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(why_not(need)).startswith("unknown config key 'nope'")
     assert str(why_not(alone)).startswith("model=nope: there is no such choice")
     assert not later.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param("submitit_local", marks=extra("slurm", "submitit")),
+        pytest.param("ray", marks=extra("ray", "hydra_plugins.hydra_ray_launcher")),
+    ],
+)
+def test_launchers_of_clusters_run_here(launcher: str, tmp_path: Path) -> None:
+    """Each run is begun by a process of the launcher's; why it fails is in its folder, wherever it ran."""
+    jobs = [Job("train", ("nope=1",), tmp_path / "a"), Job("train", ("model=nope",), tmp_path / "b")]
+    run_jobs(jobs, [f"hydra/launcher={launcher}"], None, tmp_path)
+    assert str(why_not(jobs[0])).startswith("unknown config key 'nope'")
+    assert str(why_not(jobs[1])).startswith("model=nope: there is no such choice")
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("submitit_slurm", marks=extra("slurm", "submitit"))])
+def test_the_launcher_of_slurm_composes(launcher: str) -> None:
+    resources = ["hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "hydra.launcher.timeout_min=600"]
+    check_launcher([f"hydra/launcher={launcher}", *resources])
+    with pytest.raises(UserError, match=r"unknown config key 'hydra.launcher.gpus'"):
+        check_launcher([f"hydra/launcher={launcher}", "hydra.launcher.gpus=1"])
 
 
 def test_a_failure_of_before_does_not_hide_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
