@@ -9,7 +9,7 @@ demo: $(READY)
 	$(VENV)/bin/python -m mmprofile.train paradigm=both name=both
 
 fast: $(READY)
-	$(VENV)/bin/python -m pytest -m fast
+	$(VENV)/bin/python -m pytest -m "fast and not extra"
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest
