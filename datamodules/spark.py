@@ -50,7 +50,7 @@ def _settings() -> SparkConf:
     """Return the settings of ``spark-submit``, and where there are none, those of one machine."""
     SparkContext._ensure_initialized()  # only then does SparkConf know what spark-submit was told
     conf = SparkConf()
-    conf.setIfMissing("spark.ui.showConsoleProgress", "false")  # what is done is said by our own lines
+    conf.set("spark.ui.showConsoleProgress", "false")  # what is done is said by our own lines
     if conf.get("spark.master", "local").startswith("local"):
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         conf.setIfMissing("spark.sql.shuffle.partitions", str(4 * workers()))
@@ -71,7 +71,6 @@ class SparkEngine(Engine):
         self._session = SparkSession.builder.config(conf=_settings()).getOrCreate()
         self._session.sparkContext.setLogLevel("ERROR")
         self._con = ibis.pyspark.connect(self._session)
-        self._stored: list[tuple[str, DataFrame]] = []
         self._session.sql(
             f"CREATE OR REPLACE TEMPORARY FUNCTION {LIST_OF_JSON}(t STRING) RETURNS ARRAY<STRING> "
             "RETURN from_json(t, 'array<string>')"
@@ -104,9 +103,10 @@ class SparkEngine(Engine):
         """See :meth:`Engine.table`."""
         if isinstance(content, pa.Table):
             return self._view(self._session.createDataFrame(content), name)
-        frame = self._frame(content).cache()
-        self._stored.append((name, frame))
-        return self._view(frame, name)
+        frame = self._frame(content)
+        # Not cache: the plan of each table would hold those of all before it, and outgrow the driver's memory as a text.
+        lasting = self._session.conf.get("spark.checkpoint.dir", None)
+        return self._view(frame.checkpoint() if lasting else frame.localCheckpoint(), name)
 
     def rows(self, expression: ir.Table) -> list[dict[str, Any]]:
         """See :meth:`Engine.rows`."""
@@ -136,10 +136,7 @@ class SparkEngine(Engine):
                 )
 
     def close(self) -> None:
-        """Forget the tables, and stop a Spark that was started here."""
-        for name, frame in self._stored:
-            frame.unpersist()
-            self._session.catalog.dropTempView(name)
+        """Stop a Spark that was started here; another one forgets the tables that nobody holds any more."""
         if self._mine:
             self._session.stop()
 

@@ -56,10 +56,12 @@ def test_the_oldest_dependencies_are_the_lower_bounds() -> None:
 def test_the_hosted_workflow_only_calls_ci_run() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert commands == ["bash .ci/run", "bash .ci/run"]
+    assert commands == ["bash .ci/run"] * 3
     assert workflow["jobs"]["newest"]["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
     assert workflow["jobs"]["oldest"]["steps"][-1]["env"] == {"MMPROFILE_OLDEST": "1"}
-    assert "MMPROFILE_OLDEST" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert workflow["jobs"]["extras"]["steps"][-1]["env"] == {"MMPROFILE_EXTRAS": "1"}
+    for switch in ("MMPROFILE_OLDEST", "MMPROFILE_EXTRAS"):
+        assert switch in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_hooks_run_the_tools_of_ci_and_need_no_network() -> None:
