@@ -18,6 +18,7 @@ from mmprofile.config.compose import CONFIGS, explain
 from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError, nearest
 from mmprofile.paths import conf_dir
+from mmprofile.remote import is_url
 from mmprofile.sweep.jobs import check_launcher, run_jobs
 from mmprofile.sweep.rendering import print_table, write_table
 from mmprofile.sweep.results import collect
@@ -54,6 +55,8 @@ def main(words: Sequence[str]) -> int:
     """
     cfg, common, launcher = read_words(words)
     check_launcher(launcher)
+    if is_url(cfg.out):
+        raise UserError(f"out={cfg.out}: a sweep locks its runs, which no object store can: give a folder that all machines see")
     out = Path(cfg.out).expanduser()
     command = shlex.join(["python", "-m", "mmprofile.sweep", *words])
     if cfg.search is not None:

@@ -132,6 +132,7 @@ def test_words_are_sorted() -> None:
         (["table=3", "paradigm=text"], "sets paradigm itself"),
         (["table=3", "inputs.reviws=2"], "unknown config key 'inputs.reviws' (did you mean inputs.reviews?)"),
         (["table=3", "hydra/launcher=nosuch"], "pip install 'mmprofile[sweep]'"),
+        (["table=3", "out=s3://bucket/sweep"], "a sweep locks its runs, which no object store can"),
         (["search=nosuch"], "search=nosuch: there is no such search; choices: lr"),
         (["runs=nowhere/*"], "no finished run there"),
     ],
