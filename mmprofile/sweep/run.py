@@ -56,7 +56,9 @@ def main(words: Sequence[str]) -> int:
     cfg, common, launcher = read_words(words)
     check_launcher(launcher)
     if is_url(cfg.out):
-        raise UserError(f"out={cfg.out}: a sweep locks its runs, which no object store can: give a folder that all machines see")
+        raise UserError(
+            f"out={cfg.out}: a sweep locks its runs, which no object store can: give a folder that all machines see"
+        )
     out = Path(cfg.out).expanduser()
     command = shlex.join(["python", "-m", "mmprofile.sweep", *words])
     if cfg.search is not None:
