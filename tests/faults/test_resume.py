@@ -74,6 +74,7 @@ MOMENTS = {
 }
 
 
+HOURS = pytest.mark.timeout(4 * 3600)
 SOME = ["in the validation after a step that had a checkpoint"]
 """Moments that every run of the tests tries; the others are slow."""
 
@@ -125,6 +126,7 @@ def test_two_commands_on_one_run(case: Case, tmp_path: Path) -> None:
     )
 
 
+@HOURS
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["paired", "sampled"])
 def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> None:
@@ -140,6 +142,7 @@ def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> No
     assert killed >= 20
 
 
+@HOURS
 @pytest.mark.slow
 def test_a_fault_at_every_write(case: Case, tmp_path: Path) -> None:
     """The n-th write, rename, removal or sync of a run: the process ends, the disk is full, fails, or takes half of it."""
@@ -158,6 +161,7 @@ def test_a_fault_at_every_write(case: Case, tmp_path: Path) -> None:
     print(dict(ended))
 
 
+@HOURS
 @pytest.mark.slow
 def test_a_preparation_killed_at_random(runs: ForkedRuns, tmp_path: Path) -> None:
     """What is there afterwards is whole, or nothing; the same command ends with the same bytes."""
