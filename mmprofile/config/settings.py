@@ -256,6 +256,7 @@ class EvaluateConfig:
     """``conf/evaluate.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     split: str = MISSING
     beams: int | None = MISSING
 
@@ -265,6 +266,7 @@ class InspectionConfig:
     """``conf/inspection.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     split: str = MISSING
     users: list[str] = MISSING
     count: int = MISSING
@@ -276,6 +278,7 @@ class ReportConfig:
     """``conf/report.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     count: int = MISSING
     folder: str | None = MISSING
 
@@ -296,6 +299,7 @@ class PredictConfig:
     """``conf/predict.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     input: str = MISSING
     output: str | None = MISSING
     photo_root: str | None = MISSING
@@ -362,6 +366,7 @@ class ApplyConfig:
     out: str = MISSING
     seed: int = MISSING
     run: str = MISSING
+    purpose: str | None = MISSING
     task: str = MISSING
     profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)

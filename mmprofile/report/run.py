@@ -14,7 +14,7 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import read_predictions
 from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
 from mmprofile.inputs.data import run_schema
-from mmprofile.profile.schema import Schema
+from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.report.html import NAME, write_html
 from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
 from mmprofile.report.summary import write_report
@@ -33,6 +33,9 @@ def main(cfg: ReportConfig) -> None:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
     assert isinstance(run_cfg, DictConfig)
     schema = run_schema(folder, run_cfg)
+    config = metrics.setdefault("config", {})
+    if purpose := check_purpose(schema, cfg.purpose, trained_for=run_cfg.get("purpose")):
+        config["purpose"] = purpose
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = collect_evidence(cfg, schema, typed("train", run_cfg), predictions)
