@@ -104,7 +104,7 @@ def open_prepared(folder: str | Path) -> Prepared:
         schema=schema,
         manifest=manifest,
     )
-    if (held := _locked(folder, exclusive=False)) is not None:
+    if (held := locked(folder, exclusive=False)) is not None:
         weakref.finalize(
             prepared, held.close
         )  # not an attribute: a process that is sent the data could not take it along
@@ -115,13 +115,13 @@ def in_use(folder: Path) -> bool:
     """Return whether a process on this machine has a prepared folder open, as far as the system tells."""
     if fcntl is None:
         return False
-    held = _locked(folder, exclusive=True)
+    held = locked(folder, exclusive=True)
     if held is not None:
         held.close()
     return held is None
 
 
-def _locked(folder: Path, exclusive: bool) -> BinaryIO | None:
+def locked(folder: Path, exclusive: bool) -> BinaryIO | None:
     """Return a file that holds a lock on a prepared folder until it is closed; None where there is none to be had."""
     if fcntl is None or not (folder / ".fingerprint").is_file():
         return None

@@ -40,7 +40,7 @@ class Pseudonyms:
 
     def __init__(self, key: bytes, public: bool = False) -> None:
         self.public = public
-        self._key = key if public else _stretched(key)
+        self._given, self._key = key, key if public else _stretched(key)
         self.earlier_fingerprint = hashed_id(key, "key")
         """Of the key in the manifests of versions that did not stretch it."""
 
@@ -61,6 +61,10 @@ class Pseudonyms:
     def user(self, raw: str) -> str:
         """Return a user's id, 16 hex digits."""
         return hashed_id(self._key, raw)
+
+    def every_version(self, raw: str) -> set[str]:
+        """Return the ids of a user in the data of this and of earlier versions."""
+        return {self.user(raw), hashed_id(self._given, raw)}
 
     def review(self, raw: str) -> str:
         """Return a review's id, 22 hex digits: in raw data it leads to its writer."""

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mmprofile.config.data_settings import ForgetConfig
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.config.settings import (
     ApplyConfig,
@@ -40,6 +41,7 @@ CONFIGS: dict[str, type] = {
     "apply": ApplyConfig,
     "caption": CaptionConfig,
     "llm": LlmConfig,
+    "forget": ForgetConfig,
 }
 
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
