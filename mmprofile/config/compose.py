@@ -58,7 +58,7 @@ PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
 NO_RESULT = (
     "out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every", "trainer.on_nan",
-    "probe.users",
+    "probe.users", "report.texts",
 )  # fmt: skip
 """Keys of ``train`` that change nothing in what a run computes, or that a run may go on with if it was stopped."""
 

@@ -59,6 +59,13 @@ class PhotosConfig:
 
 
 @dataclass
+class ShowConfig:
+    """Whether ``report.html`` shows ``texts``: what people wrote, and their photos. None: of the demo city's people only."""
+
+    texts: bool | None = MISSING
+
+
+@dataclass
 class ForgetConfig:
     """``conf/forget.yaml``."""
 

@@ -9,7 +9,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmprofile.config.data_settings import DataConfig, LoaderConfig, PartialConfig, PhotosConfig, ReaderConfig
+from mmprofile.config.data_settings import (
+    DataConfig,
+    LoaderConfig,
+    PartialConfig,
+    PhotosConfig,
+    ReaderConfig,
+    ShowConfig,
+)
 
 
 @dataclass
@@ -237,6 +244,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    report: ShowConfig = field(default_factory=ShowConfig)
 
 
 @dataclass
@@ -280,6 +288,7 @@ class ReportConfig:
     run: str = MISSING
     purpose: str | None = MISSING
     count: int = MISSING
+    texts: bool | None = MISSING
     folder: str | None = MISSING
 
 

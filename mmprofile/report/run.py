@@ -16,7 +16,7 @@ from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, loa
 from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.report.html import NAME, write_html
-from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
+from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system, shown_evidence
 from mmprofile.report.summary import write_report
 
 
@@ -62,5 +62,7 @@ def collect_evidence(
     except UserError as error:
         raise UserError(f"run={cfg.run}: {error}") from error
     if run is not None:
-        return evidence_of_model(run.model, data, predictions, cfg.count)
-    return evidence_of_system(schema, draws, predictions, cfg.count)
+        evidence = evidence_of_model(run.model, data, predictions, cfg.count)
+    else:
+        evidence = evidence_of_system(schema, draws, predictions, cfg.count)
+    return shown_evidence(evidence, run_cfg.data, run_cfg.report.texts if cfg.texts is None else cfg.texts)

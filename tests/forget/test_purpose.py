@@ -40,3 +40,21 @@ def test_the_purpose_stands_in_what_is_written(copy: World) -> None:
     assert {row["purpose"] for row in map(json.loads, (copy.folder / "elsewhere" / "profiles.jsonl").open())} == {
         "a test of forgetting"
     }
+
+
+def test_reports_of_other_peoples_data_show_no_texts(copy: World) -> None:
+    """Neither reviews nor photos unless they are asked for; predictions and what moved them are there."""
+    rows = [json.loads(line) for line in (copy.run / "predictions.jsonl").read_text().splitlines()]
+    trained = (copy.run / "report.html").read_text()
+    report(load_config("report", [f"run={copy.run}"]))
+    for page in (trained, (copy.run / "report.html").read_text()):
+        assert "zebra" not in page
+        assert "data:image/jpeg" not in page
+        assert "a student" not in page
+        assert "noise number" not in page
+        assert rows[0]["user_id"] in page
+        assert "This file contains reviews" not in page
+    report(load_config("report", [f"run={copy.run}", "texts=true"]))
+    page = (copy.run / "report.html").read_text()
+    assert "zebra" in page
+    assert "data:image/jpeg" in page
