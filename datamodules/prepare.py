@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import date
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -34,6 +35,7 @@ from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
 from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
+from datamodules.retention import check_retention, keep_retention, retention_facts
 from datamodules.rules import check_rules
 from datamodules.selection import (
     Funnel,
@@ -80,6 +82,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     look: Literal[False] = False,
 ) -> Path: ...
 @overload
@@ -92,6 +95,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     *,
     look: Literal[True],
 ) -> Look: ...
@@ -104,6 +108,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     look: bool = False,
 ) -> Path | Look:
     """Prepare a data set, unless it is prepared already.
@@ -113,6 +118,7 @@ def prepare(
         folder: where to put it; None: a folder of the cache, named by everything the result depends on.
         schema: the profile schema, or its plain data.
         progress: whether steps are shown on stderr.
+        retention: for how many days from their preparation the data may be kept, or until which date; None: nothing is said.
         look: True prepares and writes nothing.
 
     Returns:
@@ -128,7 +134,8 @@ def prepare(
         if not isinstance(schema, Schema):
             schema = Schema.from_config(schema) if OmegaConf.is_config(schema) else Schema.from_dict(dict(schema))
         path = None if folder is None else Path(folder).expanduser().absolute()
-        preparation = Preparation(options, schema, path, Progress(progress), make_key=not look)
+        kept_for = check_retention(retention)
+        preparation = Preparation(options, schema, path, Progress(progress), make_key=not look, retention=kept_for)
         return preparation.look() if look else preparation.run()
 
 
@@ -141,12 +148,19 @@ class Preparation:
         folder: where to put the data; None: a folder of the cache.
         progress: shows the steps.
         make_key: whether to make a key for user ids where there is none.
+        retention: as :func:`datamodules.retention.check_retention` returns it.
     """
 
     def __init__(
-        self, options: Options, schema: Schema, folder: Path | None, progress: Progress, make_key: bool = True
+        self,
+        options: Options,
+        schema: Schema,
+        folder: Path | None,
+        progress: Progress,
+        make_key: bool = True,
+        retention: int | date | None = None,
     ) -> None:
-        self.options, self.schema, self.progress = options, schema, progress
+        self.options, self.schema, self.progress, self.retention = options, schema, progress, retention
         self.columns = check_rules(schema)
         self.names = Pseudonyms.of(options.source.kind, make_key)
         self.raw = raw_files(options, self.names)
@@ -203,6 +217,7 @@ class Preparation:
         folder = self.destination.folder
         if self.destination.is_there():
             self.progress.say(f"using prepared data in {folder}")
+            keep_retention(folder, self.retention)
             return folder
         if self.earlier is not None and self.earlier.is_dir():
             self.progress.say(f"{self.earlier} was prepared by {EARLIER}: preparing once more; remove the older folder")
@@ -380,6 +395,7 @@ class Preparation:
             "labels": data.notes,
             "notes": data.tables.notes,
             "versions": versions(),
+            **retention_facts(self.retention, date.today()),
         }
 
 

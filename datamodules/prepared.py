@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, NamedSplit
 
 from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
+from datamodules.retention import warn_when_over
 from mmprofile.errors import UserError
 from mmprofile.files import write_text
 from mmprofile.profile.schema import Profile, Schema
@@ -86,6 +87,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(f"{folder} has format version {version}, this code reads {FORMAT_VERSION}: prepare it again")
+    warn_when_over(folder, manifest)
     try:
         splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
         schema = Schema.from_yaml(folder / "schema.yaml")
