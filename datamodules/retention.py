@@ -39,7 +39,10 @@ def retention_facts(given: int | date | None, start: date) -> dict[str, Any]:
 
 
 def keep_retention(folder: Path, given: int | date | None) -> None:
-    """Write another retention into data that are prepared already; days are counted from the day of their preparation."""
+    """Write another retention into data that are prepared already, and warn if it is over.
+
+    Days are counted from the day of the preparation.
+    """
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     start = datetime.fromtimestamp((folder / ".fingerprint").stat().st_mtime).date()
     facts = retention_facts(given, start)
@@ -47,6 +50,7 @@ def keep_retention(folder: Path, given: int | date | None) -> None:
         manifest |= facts
         write_text(folder / "README.md", dataset_card(Schema.from_yaml(folder / "schema.yaml"), manifest))
         write_json(folder / "manifest.json", manifest, ensure_ascii=False)
+    warn_when_over(folder, manifest)
 
 
 def warn_when_over(folder: Path, manifest: Mapping[str, Any]) -> None:
