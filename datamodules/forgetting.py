@@ -22,9 +22,9 @@ from datamodules.prepared import locked, read_manifest
 from datamodules.pseudonyms import Pseudonyms
 from datamodules.text_only import FILE as TEXT_ONLY
 from datamodules.text_only import label_balance, read_labels
+from mmprofile.erasing import Change, Person, changes_in, without_rows
 from mmprofile.errors import UserError
 from mmprofile.files import whole, write_json, write_text
-from mmprofile.forget.files import Change, Person, changes_in, without_rows
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Profile, Schema

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.compose import typed
 from mmprofile.config.data_settings import ForgetConfig
+from mmprofile.erasing import Change, Person, changes_in, opened_files
 from mmprofile.errors import UserError
 from mmprofile.files import lock_of, read_json_lines
-from mmprofile.forget.files import Change, Person, changes_in, opened_files
 from mmprofile.inputs.data import find_data
 from mmprofile.profile.schema import Schema
 

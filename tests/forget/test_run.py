@@ -14,8 +14,8 @@ from datamodules.captions import Captions
 from datamodules.prepared import open_prepared
 from datamodules.pseudonyms import Pseudonyms
 from mmprofile.config.compose import load_config
+from mmprofile.erasing import Change
 from mmprofile.errors import UserError
-from mmprofile.forget.files import Change
 from mmprofile.forget.run import main
 from mmprofile.report.run import main as report
 from tests.forget.conftest import PEOPLE, World, everything, person
