@@ -25,6 +25,9 @@ WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
 LONG = 40
 """Characters of a review that is looked for; a shorter one may be somebody else's, too."""
 
+DISTINCT = 8
+"""Characters of a raw id that is looked for in paths; a shorter one may be the name of anything."""
+
 
 @dataclass
 class Person:
@@ -69,7 +72,7 @@ class Person:
 
     def _in_path(self, value: str) -> bool:
         parts = value.replace("\\", "/").split("/") if len(value) < 4096 else []
-        return len(parts) > 1 and self.raw in parts
+        return len(parts) > 1 and len(self.raw) >= DISTINCT and self.raw in parts
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def _removal(path: Path) -> Change:
 
 def _lines(path: Path, person: Person) -> Change | None:
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    kept = [line for line in lines if not person.in_value(_value(line))]
+    kept = [line for line in lines if not _tells(line, person)]
     if len(kept) == len(lines):
         return None
 
@@ -144,7 +147,7 @@ def _own_photos(path: Path, rows: Sequence[Any], person: Person) -> list[Path]:
     lines = (
         line for file in path.parent.parent.glob("*/reviews.jsonl") for line in file.read_text("utf-8").split("\n")
     )
-    others = [line for line in lines if not person.in_value(_value(line))]
+    others = [line for line in lines if not _tells(line, person)]
     names = {Path(photo).name for photo in named if not any(photo in line for line in others)}
     return [folder / name for name in sorted(names) if (folder / name).is_file()]
 
@@ -153,13 +156,23 @@ def _value(line: str) -> Any:
     try:
         return json.loads(line) if line.strip() else None
     except ValueError:
-        return line  # torn by a kill: the words alone are looked at
+        return None
+
+
+def _tells(line: str, person: Person) -> bool:
+    """Return whether a line tells of the person; of one that a kill has torn, its words are looked at."""
+    value = _value(line)
+    if value is None:
+        return any(name in line for name in (*person.names, f'"{person.raw}"'))
+    return person.in_value(value)
 
 
 def _csv(path: Path, person: Person) -> Change | None:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
-    kept = [row for row in rows if not any(person.in_value(cell, "user_id") for cell in row)]
+    kept = [
+        row for row in rows if not any(person.in_value(cell, name) for name, cell in zip(rows[0], row, strict=False))
+    ]
     if len(kept) == len(rows):
         return None
     text = io.StringIO(newline="")
