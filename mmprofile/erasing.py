@@ -122,11 +122,13 @@ def _removal(path: Path) -> Change:
 
 def _lines(path: Path, person: Person) -> Change | None:
     lines = path.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
-    kept = [line for line in lines if not _tells(line, person)]
-    if len(kept) == len(lines):
+    tells = [_tells(line, person) for line in lines]
+    if not any(tells):
         return None
-
-    photos = _own_photos(path, [_value(line) for line in lines if line not in kept], person)
+    gone, kept = (
+        [line for line, theirs in zip(lines, tells, strict=True) if theirs is wanted] for wanted in (True, False)
+    )
+    photos = _own_photos(path, [_value(line) for line in gone], person)
 
     def apply() -> None:
         for photo in photos:
@@ -134,7 +136,7 @@ def _lines(path: Path, person: Person) -> Change | None:
         with whole(path) as partial:
             partial.write_bytes("\n".join(kept).encode("utf-8", "surrogateescape"))
 
-    what = f"{len(lines) - len(kept)} of {len([line for line in lines if line])} rows"
+    what = f"{len(gone)} of {len([line for line in lines if line])} rows"
     return Change(path, what + (f" and {counted(len(photos), 'photo')}" if photos else ""), apply)
 
 
