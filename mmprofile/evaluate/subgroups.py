@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmprofile.evaluate.predictions import profiles
 from mmprofile.profile.metrics import score
 from mmprofile.profile.schema import Schema
 
+PARTS = ("gold", "parsed")
 LEAST = 10
 """People of a group that is shown; of a smaller one the figures would be chance, and could tell of a person."""
 
@@ -21,7 +21,7 @@ def subgroup_scores(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> dict[s
         schema: of the profiles.
         rows: of ``predictions.jsonl``.
     """
-    gold, predicted = profiles(rows, "gold"), profiles(rows, "parsed")
+    gold, predicted = ([{name: tuple(values) for name, values in row[part].items()} for row in rows] for part in PARTS)
     groups: dict[str, dict[str, Any]] = {}
     for attribute in schema.attributes:
         others = [other for other in schema.attributes if other != attribute]
