@@ -20,7 +20,7 @@ from mmprofile.files import whole, write_text
 
 LINES = (".jsonl", ".ndjson", ".partial")
 SETTINGS = ("config.yaml", "schema.yaml", "lock")
-WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pt", ".pth")
+WEIGHTS = (".safetensors", ".ckpt", ".bin", ".pth")
 """Weights hold no row of anybody: the command names the models instead."""
 LONG = 40
 """Characters of a review that is looked for; a shorter one may be somebody else's, too."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from mmprofile.erasing import Person, changes_in
 
@@ -71,3 +72,12 @@ def test_whole_files(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(content)
         assert (after(tmp_path / name) == "") == goes, name
+
+
+def test_the_batch_of_a_step_that_was_no_number(tmp_path: Path) -> None:
+    """``trainer.on_nan`` writes whose batch it was; the whole file goes."""
+    for name, user in (("step-1-rank-0.pt", HASHED), ("step-2-rank-0.pt", "somebody else")):
+        torch.save({"step": 1, "users": ["another", user], "tokens": torch.arange(9)}, tmp_path / name)
+    for change in changes_in([tmp_path], PERSON):
+        change.apply()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2-rank-0.pt"]
