@@ -9,6 +9,7 @@ from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
 from datamodules.options import CustomSource, Options, YelpSource
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
 from datamodules.rules import Columns
 from datamodules.yelp import Tables
@@ -29,8 +30,8 @@ class Raw(Protocol):
     def where(self) -> str: ...
 
 
-def raw_files(options: Options) -> Raw | None:
-    """Return the raw files; None for a city that is yet to be generated.
+def raw_files(options: Options, names: Pseudonyms) -> Raw | None:
+    """Return the raw files; None for a city that is yet to be generated. ``names``: own photos.
 
     Raises:
         UserError: they are not there.
@@ -40,5 +41,5 @@ def raw_files(options: Options) -> Raw | None:
         paths = [Path(str(path)).expanduser() for path in (given if isinstance(given, list) else [given])]
         return RawYelp(paths, options.photos.read)
     if isinstance(options.source, CustomSource):
-        return RawCustom(options.source, options.photos.read)
+        return RawCustom(options.source, names, options.photos.read)
     return None

@@ -3,6 +3,7 @@
 Output, a user a line: ``{"user_id", "profile", "text", "faults", "used", "confidence"}``. Confidence is the probability that
 the model gives to each attribute's values, calibrated on the validation users of its training. With ``risk=`` there are
 ``sets``, too: the values among which the true one is for all but this share of users. Both are left out with ``beams=``.
+With ``purpose=``, which sensitive attributes need, each row says it.
 """
 
 import json
@@ -30,6 +31,7 @@ from mmprofile.predict.ranks import Ranks, started_ranks
 from mmprofile.predict.rows import BadRow, InputUser, read_rows
 from mmprofile.predict.users import OUTSIDE, Captioner, Photos, UserPhotos, batches, plain, prediction_view
 from mmprofile.profile.calibrator import check_risk
+from mmprofile.profile.schema import check_purpose
 
 EVERY = 30
 """Seconds between two lines of progress where no terminal shows a bar."""
@@ -104,6 +106,7 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
     start = 0 if output is None else output.resume(cfg.batch_size, ranks, seen.add)
     predictor = load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
+    purpose = check_purpose(model.schema, cfg.purpose)
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
     photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform, captioner is not None)
@@ -129,7 +132,8 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
         for row in _with_progress(computed, done, ranks):
             if ranks.alone:
                 seen.add(row)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            said = row if purpose is None else row | {"purpose": purpose}
+            file.write(json.dumps(said, ensure_ascii=False) + "\n")
             file.flush()  # for whoever reads along
     ranks.wait()
     if not ranks.first:
