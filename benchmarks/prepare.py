@@ -37,8 +37,9 @@ from datamodules.options import Options, PhotoOptions, Split
 from datamodules.photos import PhotoStore, process_all, workers
 from datamodules.prepare import Preparation
 from datamodules.progress import Progress
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
-from datamodules.selection import hashed_id, split_users, user_key
+from datamodules.selection import split_users
 from datamodules.users import write_users
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
@@ -62,7 +63,7 @@ def ours(raw: Path, result: Path) -> None:
         try:
             tables, reviews = run.select(source, engine, work)
             data = run.label(GivenLabels(), engine, tables, reviews, tables.photos)
-            write_users(result, work, engine, data, run.schema, run.key)
+            write_users(result, work, engine, data, run.schema, run.names)
         finally:
             engine.close()
 
@@ -86,7 +87,7 @@ def by_pandas(raw: Path, result: Path, chunk: int | None = None) -> None:
     businesses = pd.read_json(raw / FILES[0], lines=True).drop_duplicates("business_id")
     profiles, budget = _labels(reviews.merge(_known(businesses), on="business_id", how="left"))
     complete = profiles.dropna().join(budget, how="inner")
-    splits = split_users(sorted(complete.index), Split(**SPLIT))
+    splits = split_users(sorted(complete.index), Split(**SPLIT), Pseudonyms.of("yelp"))
     complete["Budget Range"] = (complete["mean"] > complete.loc[splits["train"], "mean"].median()).map(
         {True: "High", False: "Low"}
     )
@@ -161,7 +162,7 @@ def floor(raw: Path) -> None:
 
 def differences(mine: Path, theirs: Path) -> list[str]:
     """Return how two results differ in users, splits, labels or reviews; empty when they are equal."""
-    key = user_key("yelp")
+    pseudonyms = Pseudonyms.of("yelp")
     profiles = pd.read_parquet(theirs / "profiles.parquet")
     reviews = pd.read_parquet(theirs / "reviews.parquet")
     reviews["date"] = reviews["date"].astype(str)
@@ -169,8 +170,9 @@ def differences(mine: Path, theirs: Path) -> list[str]:
     expected: dict[str, Any] = {}
     for row in profiles.reset_index().to_dict("records"):
         labels = {name: [row[name]] if isinstance(row[name], str) else list(row[name]) for name in SCHEMA.names}
-        expected[hashed_id(key, row["user_id"])] = (row["split"], labels, [])
-    names = {user: hashed_id(key, user) for user in profiles.index}
+        expected[pseudonyms.user(row["user_id"])] = (row["split"], labels, [])
+    names = {user: pseudonyms.user(user) for user in profiles.index}
+    reviews["review_id"] = reviews["review_id"].map(pseudonyms.review)
     for user, photo_ids, *values in reviews[["user_id", "photo_ids", *fields]].itertuples(index=False):
         expected[names[user]][2].append((*values, list(photo_ids)))
     prepared: dict[str, Any] = {}
@@ -322,7 +324,9 @@ def compare() -> None:
     options.add_argument("--large", type=Path, help=f"also {TOWNS} towns at once, in this folder")
     options.add_argument("--photos", type=int, default=1_000, help="photos of 600 x 400 pixels to process")
     arguments = options.parse_args()
-    os.environ.setdefault("MMPROFILE_USER_KEY", "benchmark")  # both sides hash user ids with it
+    os.environ.setdefault(
+        "MMPROFILE_USER_KEY", "of benchmarks: 4c1f 90ad e37b 2568"
+    )  # both sides hash user ids with it
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         raw = arguments.raw or work / "raw"

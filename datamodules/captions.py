@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from datamodules.files import sha256_of
 from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, open_prepared
+from datamodules.pseudonyms import Pseudonyms
 from mmprofile.errors import UserError
 from mmprofile.files import write_json_lines
 
@@ -201,11 +202,12 @@ class Captions:
         rows = _read_rows(path)
         table = self.prepared.photos.data
         content = dict(zip(table.column("photo_id").to_pylist(), table.column("sha256").to_pylist(), strict=True))
+        pseudonyms = Pseudonyms.of(self.prepared.manifest["config"]["source"]["kind"], make=False)
         texts, done = dict[str, str](), Imported(len(rows), self.folder / UNMATCHED)
         for row in rows:
             names = [row.get("photo_id")]
             if place := row.get("path"):
-                names += [hashlib.sha256(place.encode()).hexdigest()[:22], Path(place).stem]
+                names += [pseudonyms.photo(place), Path(place).stem]
             sha256 = next((content[name] for name in names if name in content), None)
             text = " ".join((row["caption"] or "").split())
             if sha256 is None:

@@ -108,6 +108,7 @@ def dataset_card(schema: Schema, manifest: dict[str, Any]) -> str:
         f"---\n{head}---\n# Users, their reviews and photos, and their profiles ({kind})\n",
         f"One row is a user: {_shown(manifest)}, and a profile of {len(schema.names)} attributes.\n",
         "## Origin and licence\n\n" + origin + "\n",
+        *([f"To be removed after {manifest['retention']['until']}.\n"] if "retention" in manifest else []),
         _kept(manifest),
         _labels(schema, manifest),
         *([_text_only(manifest["text_only"])] if "text_only" in manifest else []),

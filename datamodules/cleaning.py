@@ -12,7 +12,7 @@ from os import getpid
 from pathlib import Path
 from typing import Any
 
-from datamodules.destination import left_behind
+from datamodules.destination import EARLIER, left_behind
 from datamodules.faults import explained
 from datamodules.options import ON_THIS_MACHINE, Options
 from datamodules.prepare import Preparation
@@ -96,7 +96,8 @@ def _entry(path: Path, present: Preparation, source: Mapping[str, Any]) -> Entry
     kept = _why_kept(path, manifest, present, source)
     if kept is None and in_use(path):
         kept = "kept: in use"
-    reason = "its files or the generator have changed since"
+    old = manifest["user_key"] == present.names.earlier_fingerprint != present.names.fingerprint
+    reason = f"made by {EARLIER}" if old else "its files or the generator have changed since"
     return Entry(path, content, bytes_, (path / ".fingerprint").stat().st_mtime, kept, reason)
 
 
@@ -113,7 +114,7 @@ def _why_kept(path: Path, manifest: Mapping[str, Any], present: Preparation, sou
             return "kept: made by an earlier version, of files that are not known"
         if origin.read_text() != present.origin:
             return "kept: made of other files"
-        if manifest["user_key"] != present.destination.identity["key"]:
+        if manifest["user_key"] not in (present.names.fingerprint, present.names.earlier_fingerprint):
             return "kept: another key for user ids"
         if (path / "captions.parquet").exists():
             return "kept: it has captions"

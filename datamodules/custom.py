@@ -29,6 +29,7 @@ from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
 from datamodules.options import CustomSource
 from datamodules.photos import Given
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.rules import Columns, columns_of
 from datamodules.yelp import LOOKED_AT, REVIEW_COLUMNS, Tables, columns_in, json_lines, no_photos, well_formed
 from mmprofile.errors import UserError
@@ -46,14 +47,15 @@ class RawCustom:
 
     Args:
         source: where they lie.
+        names: what stands for the photos' paths.
         photos: whether photos are read.
 
     Raises:
         UserError: a file or folder is not there, or has another ending than .jsonl, .ndjson, .json or .parquet.
     """
 
-    def __init__(self, source: CustomSource, photos: bool = True) -> None:
-        self._with_photos = photos
+    def __init__(self, source: CustomSource, names: Pseudonyms, photos: bool = True) -> None:
+        self._names, self._with_photos = names, photos
         self.reviews = existing_file(source.reviews, "reviews")
         self.label_file = existing_file(source.labels, "labels") if source.labels else None
         self.photo_file = existing_file(source.photos, "photos") if source.photos and photos else None
@@ -150,9 +152,9 @@ class RawCustom:
         return by_review.union(ids.inner_join(of_business, "business_id").select(*columns))
 
     def _photo_rows(self, named: ir.Table, notes: dict[str, Any]) -> pa.Table:
-        """Return photo_id (a hash of the path), photo_key, business_id and label; remember where each photo lies."""
+        """Return photo_id (a keyed hash of the path), photo_key, business_id and label; remember where each photo lies."""
         rows = named.to_pyarrow().to_pylist()
-        ids = {row["path"]: hashlib.sha256(row["path"].encode()).hexdigest()[:22] for row in rows}
+        ids = {row["path"]: self._names.photo(row["path"]) for row in rows}
         self._paths = {ids[path]: self.photo_root / os.path.expanduser(path) for path in ids}
         notes["photo_rows"] = len(rows)
         columns = {

@@ -14,6 +14,8 @@ from typing import Any
 from datamodules.prepared import FORMAT_VERSION, read_manifest
 from mmprofile.errors import UserError
 
+EARLIER = "an earlier version, in an order that raw ids reveal"
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -91,6 +93,8 @@ class Destination:
             return "; ".join(changed)
         if manifest.get("schema") != self.identity["schema"]:
             return "another profile schema"
+        if not str(manifest.get("user_key")).startswith("scrypt-") and self.identity["key"].startswith("scrypt-"):
+            return f"by {EARLIER}"
         if manifest.get("user_key") != self.identity["key"]:
             return "another key for user ids"
         return "the source files have changed"

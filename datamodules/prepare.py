@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import date
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -22,7 +23,7 @@ from datamodules import prepared as out
 from datamodules.bins import binned, check_numbers, fewer_bins
 from datamodules.card import balance, dataset_card, versions
 from datamodules.columns import lines
-from datamodules.destination import Destination, fingerprint_of
+from datamodules.destination import EARLIER, Destination, fingerprint_of
 from datamodules.engine import Engine
 from datamodules.engines import open_engine
 from datamodules.faults import explained
@@ -33,17 +34,16 @@ from datamodules.options import ON_THIS_MACHINE, DemoSource, Options
 from datamodules.photos import PhotoStore, process_all
 from datamodules.prepared import FORMAT_VERSION, Prepared, open_prepared
 from datamodules.progress import Progress
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
+from datamodules.retention import check_retention, keep_retention, retention_facts
 from datamodules.rules import check_rules
 from datamodules.selection import (
     Funnel,
     candidates,
-    hashed_id,
     only_some,
-    shuffled,
     split_users,
     too_many,
-    user_key,
     wanted_photos,
     with_usable_photos,
 )
@@ -84,6 +84,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     look: Literal[False] = False,
 ) -> Path: ...
 @overload
@@ -96,6 +97,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     *,
     look: Literal[True],
 ) -> Look: ...
@@ -108,6 +110,7 @@ def prepare(
     folder: str | Path | None = None,
     schema: Schema | Mapping[str, Any] | None = None,
     progress: bool = True,
+    retention: Any = None,
     look: bool = False,
 ) -> Path | Look:
     """Prepare a data set, unless it is prepared already.
@@ -118,6 +121,7 @@ def prepare(
             copy in the cache, which is the folder returned.
         schema: the profile schema, or its plain data.
         progress: whether steps are shown on stderr.
+        retention: for how many days from their preparation the data may be kept, or until which date; None: nothing is said.
         look: True prepares and writes nothing.
 
     Returns:
@@ -136,7 +140,8 @@ def prepare(
         path = (
             mirror.fetch(needed=False) if mirror else None if folder is None else Path(folder).expanduser().absolute()
         )
-        preparation = Preparation(options, schema, path, Progress(progress), make_key=not look)
+        kept_for = check_retention(retention)
+        preparation = Preparation(options, schema, path, Progress(progress), make_key=not look, retention=kept_for)
         if look:
             return preparation.look()
         path = preparation.run()
@@ -154,19 +159,35 @@ class Preparation:
         folder: where to put the data; None: a folder of the cache.
         progress: shows the steps.
         make_key: whether to make a key for user ids where there is none.
+        retention: as :func:`datamodules.retention.check_retention` returns it.
     """
 
     def __init__(
-        self, options: Options, schema: Schema, folder: Path | None, progress: Progress, make_key: bool = True
+        self,
+        options: Options,
+        schema: Schema,
+        folder: Path | None,
+        progress: Progress,
+        make_key: bool = True,
+        retention: int | date | None = None,
     ) -> None:
-        self.options, self.schema, self.progress = options, schema, progress
+        self.options, self.schema, self.progress, self.retention = options, schema, progress, retention
         self.columns = check_rules(schema)
-        self.raw = raw_files(options)
-        self.key = user_key(options.source.kind, make_key)
+        self.names = Pseudonyms.of(options.source.kind, make_key)
+        self.raw = raw_files(options, self.names)
         identity = self._identity()
-        name = f"{options.source.kind}-{fingerprint_of(identity)[:12]}"
-        self.destination = Destination(folder or cache_dir() / "prepared" / name, identity)
+        self.destination = Destination(folder or self._in_cache(identity), identity)
         self.funnel = Funnel()
+
+    def _in_cache(self, identity: Mapping[str, Any]) -> Path:
+        return cache_dir() / "prepared" / f"{self.options.source.kind}-{fingerprint_of(identity)[:12]}"
+
+    @property
+    def earlier(self) -> Path | None:
+        """Return where an earlier version, which hashed by the key as it is, put these data; None for the demo city."""
+        if self.names.public:
+            return None
+        return self._in_cache({**self.destination.identity, "key": self.names.earlier_fingerprint})
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
@@ -180,7 +201,7 @@ class Preparation:
             "config": self.options.to_dict(),
             "schema": self.schema.to_dict(),
             "inputs": inputs,
-            "key": hashed_id(self.key, "key"),
+            "key": self.names.fingerprint,
         }
 
     @property
@@ -207,7 +228,10 @@ class Preparation:
         folder = self.destination.folder
         if self.destination.is_there():
             self.progress.say(f"using prepared data in {folder}")
+            keep_retention(folder, self.retention)
             return folder
+        if self.earlier is not None and self.earlier.is_dir():
+            self.progress.say(f"{self.earlier} was prepared by {EARLIER}: preparing once more; remove the older folder")
         self.destination.write(self._fill)
         self.progress.say(f"{self.funnel.table()}\nprepared data are in {folder}")
         return folder
@@ -236,13 +260,13 @@ class Preparation:
                     raise UserError(f"not one photo is usable ({counts}): looked in {raw.where()}")
                 data = self.label(given, engine, tables, reviews, _usable(engine, tables, store))
                 with self.progress.step("writing the prepared data"):
-                    totals, photo_rows = write_users(result, work, engine, data, self.schema, self.key)
+                    totals, photo_rows = write_users(result, work, engine, data, self.schema, self.names)
                     photo_counts["stored"] = out.save_photos(result, work, store, photo_rows)
         finally:
             engine.close()
         if any(SourceFile.of(file.path) != file for file in files):  # reviews are read twice
             raise UserError(f"the raw files changed while they were read: run the same command again ({raw.where()})")
-        names = {user: hashed_id(self.key, user) for user in itertools.chain(*data.splits.values())}
+        names = {user: self.names.user(user) for user in itertools.chain(*data.splits.values())}
         sidecars = copy_sidecars(raw_folder, result, names)
         with self.progress.step("hashing the source files"):
             sources = [file.describe() for file in raw.sources]
@@ -294,7 +318,7 @@ class Preparation:
             return reviews
         known, _ = labels.labelled(people, self.options.selection.min_labels)
         seed = self.options.split.seed
-        first = [*shuffled(known, seed), *shuffled(possible - known, seed)]
+        first = [*self.names.shuffled(known, seed), *self.names.shuffled(possible - known, seed)]
         return only_some(engine, reviews, first[: source.users], self.funnel)
 
     def _labelled(self, labels: Derived, people: set[str], foresee: bool = False) -> tuple[set[str], dict[str, int]]:
@@ -333,7 +357,7 @@ class Preparation:
             labels = derive(self.schema, reviews, tables.businesses, engine)
             labels.add_file(given.labels, given.columns)
             known, unknown = self._labelled(labels, _people(engine, reviews))
-            splits = split_users(sorted(known), self.options.split)
+            splits = split_users(sorted(known), self.options.split, self.names)
             self.funnel.add("users in a split", sum(map(len, splits.values())))
             cuts = labels.cut(splits["train"])
             schema, profiles = binned(self.schema, labels.profiles(known), splits["train"])
@@ -384,6 +408,7 @@ class Preparation:
             "labels": data.notes,
             "notes": data.tables.notes,
             "versions": versions(self.options.engine),
+            **retention_facts(self.retention, date.today()),
         }
 
 

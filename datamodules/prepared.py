@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict, NamedSplit
 
 from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
+from datamodules.retention import warn_when_over
 from mmprofile.errors import UserError
 from mmprofile.files import write_text
 from mmprofile.profile.schema import Profile, Schema
@@ -86,6 +87,7 @@ def open_prepared(folder: str | Path) -> Prepared:
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(f"{folder} has format version {version}, this code reads {FORMAT_VERSION}: prepare it again")
+    warn_when_over(folder, manifest)
     try:
         splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
         schema = Schema.from_yaml(folder / "schema.yaml")
@@ -104,7 +106,7 @@ def open_prepared(folder: str | Path) -> Prepared:
         schema=schema,
         manifest=manifest,
     )
-    if (held := _locked(folder, exclusive=False)) is not None:
+    if (held := locked(folder, exclusive=False)) is not None:
         weakref.finalize(
             prepared, held.close
         )  # not an attribute: a process that is sent the data could not take it along
@@ -115,13 +117,13 @@ def in_use(folder: Path) -> bool:
     """Return whether a process on this machine has a prepared folder open, as far as the system tells."""
     if fcntl is None:
         return False
-    held = _locked(folder, exclusive=True)
+    held = locked(folder, exclusive=True)
     if held is not None:
         held.close()
     return held is None
 
 
-def _locked(folder: Path, exclusive: bool) -> BinaryIO | None:
+def locked(folder: Path, exclusive: bool) -> BinaryIO | None:
     """Return a file that holds a lock on a prepared folder until it is closed; None where there is none to be had."""
     if fcntl is None or not (folder / ".fingerprint").is_file():
         return None

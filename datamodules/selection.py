@@ -1,14 +1,9 @@
 """Which reviews and users stay (section 3 of the paper), as Ibis expressions; every step is counted.
 
-Also the split, and the keyed hash that replaces user ids.
+Also the split.
 """
 
-import hashlib
-import hmac
-import os
-import secrets
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -16,12 +11,10 @@ import pyarrow as pa
 
 from datamodules.engine import Engine
 from datamodules.options import Selection, Split
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.yelp import Tables
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import SPLITS
-from mmprofile.paths import cache_dir
-
-DEMO_KEY = b"mmprofile demo city"  # public on purpose: the demo's users are nobody
 
 
 class Funnel:
@@ -112,11 +105,6 @@ def only_some(engine: Engine, reviews: ir.Table, users: Sequence[str], funnel: F
     return reviews
 
 
-def shuffled(users: Iterable[str], seed: int) -> list[str]:
-    """Return users in a random order that depends on the seed and the raw ids only."""
-    return sorted(users, key=lambda user: hashlib.sha256(f"{seed}:{user}".encode()).digest())
-
-
 def _without_repeats(engine: Engine, tables: Tables) -> ir.Table:
     """Keep the first of the reviews with one id, by user, business, date and text, also in ``tables``."""
     counts = tables.reviews.group_by("review_id").aggregate(n=tables.reviews.count())
@@ -167,13 +155,13 @@ def full_rows(rows: ir.Table, full: ir.Table, usable: ir.Table) -> ir.Table:
     return complete.mutate(photo_ids=complete.photo_ids.fill_null(ibis.literal([], type="array<string>")))
 
 
-def split_users(users: Sequence[str], split: Split) -> dict[str, list[str]]:
-    """Return the users of each split, in a random order that depends on the seed and the raw ids only.
+def split_users(users: Sequence[str], split: Split, names: Pseudonyms) -> dict[str, list[str]]:
+    """Return the users of each split, in the order of :meth:`Pseudonyms.shuffled`.
 
     Raises:
         UserError: more users asked for than there are, or a split with a size above 0 would be empty.
     """
-    order = shuffled(users, split.seed)
+    order = names.shuffled(users, split.seed)
     wanted = [split.train, split.validation, split.test]
     if split.counted:
         sizes = [int(size) for size in wanted]
@@ -199,42 +187,3 @@ def too_many(split: Split, left: int, lacking: str = "") -> UserError:
         f"but {left} are left after the selection{lacking}: "
         "lower data.prepare.split or the thresholds in data.prepare.selection"
     )
-
-
-def user_key(kind: str, make: bool = True) -> bytes:
-    """Return the key that user ids are hashed with: public for the demo, the owner's own otherwise.
-
-    ``$MMPROFILE_USER_KEY`` if set, else ``user_id.key`` in the cache folder, made on first use for its owner alone.
-
-    Args:
-        kind: of the source.
-        make: False writes nothing: where there is no key, the one returned is like no other.
-    """
-    if kind == "demo":
-        return DEMO_KEY
-    own = os.environ.get("MMPROFILE_USER_KEY")
-    if own:
-        return own.encode()
-    path = cache_dir() / "user_id.key"
-    if not path.exists() and not make:
-        return secrets.token_bytes(32)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(draft, path)  # whoever comes first has made the key
-        except FileExistsError:
-            pass
-        finally:
-            Path(draft).unlink()
-    key = path.read_text().strip().encode()
-    if not key:
-        raise UserError(f"{path} is empty: remove it to have a new key made (user ids will differ from before)")
-    return key
-
-
-def hashed_id(key: bytes, raw: str) -> str:
-    """Return the first 16 hex digits of the HMAC-SHA256 of a raw user id."""
-    return hmac.digest(key, raw.encode(), "sha256").hex()[:16]

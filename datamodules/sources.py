@@ -10,6 +10,7 @@ from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels
 from datamodules.options import CustomSource, Options, YelpSource
 from datamodules.photos import Given
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
 from datamodules.rules import Columns
 from datamodules.yelp import Tables
@@ -31,8 +32,8 @@ class Raw(Protocol):
     def where(self) -> str: ...
 
 
-def raw_files(options: Options) -> Raw | None:
-    """Return the raw files; None for a city that is yet to be generated.
+def raw_files(options: Options, names: Pseudonyms) -> Raw | None:
+    """Return the raw files; None for a city that is yet to be generated. ``names``: own photos.
 
     Raises:
         UserError: they are not there.
@@ -43,5 +44,5 @@ def raw_files(options: Options) -> Raw | None:
         paths = [place if is_url(place) else Path(place).expanduser() for place in places]
         return RawYelp(paths, options.photos.read)
     if isinstance(options.source, CustomSource):
-        return RawCustom(options.source, options.photos.read)
+        return RawCustom(options.source, names, options.photos.read)
     return None

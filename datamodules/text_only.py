@@ -78,7 +78,7 @@ def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, 
         "sha256": sha256_of(folder / FILE),
         "users": len(users),
         "labels_of_others": joined.of_others + joined.of_other_attributes,
-        "balance": _balance(attached, users, schema),
+        "balance": label_balance(attached, users, schema),
         "calibration": calibration,
     }
     manifest = prepared.manifest | {"text_only": about}
@@ -161,7 +161,20 @@ def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], pur
         pq.write_table(pa.Table.from_pylist(rows, COLUMNS), partial)
 
 
-def _balance(labels: Sequence[Label], users: Sequence[str], schema: Schema) -> dict[str, dict[str, Any]]:
+class _Row(NamedTuple):
+    attribute: str
+    label: str
+    confidence: float
+
+
+def read_labels(folder: Path) -> list[_Row]:
+    """Return the attached labels of a prepared folder."""
+    return [_Row(**row) for row in pq.read_table(folder / FILE, columns=[*_Row._fields]).to_pylist()]
+
+
+def label_balance(
+    labels: Sequence[Label] | Sequence[_Row], users: Sequence[str], schema: Schema
+) -> dict[str, dict[str, Any]]:
     """Count the users of each value, of Unknown and without a label by attribute, with the mean confidence."""
     balance: dict[str, dict[str, Any]] = {}
     for attribute in schema.attributes:

@@ -10,7 +10,8 @@ import pyarrow as pa
 from datamodules import prepared as out
 from datamodules.engine import Engine
 from datamodules.labels import Labels
-from datamodules.selection import full_rows, hashed_id, totals_of
+from datamodules.pseudonyms import Pseudonyms
+from datamodules.selection import full_rows, totals_of
 from datamodules.yelp import Tables
 from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import Schema
@@ -49,7 +50,7 @@ class Totals:
 
 
 def write_users(
-    result: Path, work: Path, engine: Engine, data: Dataset, profile: Schema, key: bytes
+    result: Path, work: Path, engine: Engine, data: Dataset, profile: Schema, names: Pseudonyms
 ) -> tuple[Totals, list[dict[str, str]]]:
     """Write the splits.
 
@@ -59,7 +60,7 @@ def write_users(
         engine: runs the queries.
         data: the users.
         profile: the schema of their profiles.
-        key: that their ids are hashed with.
+        names: what stands for the ids of users and reviews.
 
     Returns:
         The totals, and the rows of the photos that the reviews use.
@@ -83,8 +84,17 @@ def write_users(
     for name, users in data.splits.items():
         for batch in (users[start : start + out.BATCH] for start in range(0, len(users), out.BATCH)):
             first, end = end, end + len(batch)
-            hashed = [hashed_id(key, user) for user in batch]
+            hashed = [names.user(user) for user in batch]
             profiles = [data.labels[user] for user in batch]
-            writers[name].write(out.user_rows(reviews.until(end), first, hashed, profiles, schema))
+            writers[name].write(out.user_rows(_renamed(reviews.until(end), names), first, hashed, profiles, schema))
     out.save_splits(result, {name: writer.dataset(name) for name, writer in writers.items()})
     return totals, list(photos.values())
+
+
+def _renamed(reviews: pa.Table, names: Pseudonyms) -> pa.Table:
+    """Return the reviews with hashed ids, which also order a user's reviews of one date."""
+    if names.public:
+        return reviews
+    ids = pa.array([names.review(raw) for raw in reviews["review_id"].to_pylist()], pa.string())
+    renamed = reviews.set_column(reviews.column_names.index("review_id"), "review_id", ids)
+    return renamed.sort_by([(column, "ascending") for column in ("place", "date", "review_id")])

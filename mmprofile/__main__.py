@@ -16,6 +16,7 @@ COMMANDS = {
     "report": "report.html and report.md of a run, rendered again",
     "sweep": "a whole table or figure of the paper, or a search",
     "apply": "sentiment of reviews with and without the writer's profile",
+    "forget": "a person removed from all data; which models to retrain",
     "llm.run": "the text-only stage: all of the next six, then a table",
     "llm.teacher": "a language model or lexicon answers about people",
     "llm.vote": "answers -> labels with calibrated confidence",

@@ -18,7 +18,7 @@ from mmprofile.evaluate.predictions import evaluate_baselines, parse_predictions
 from mmprofile.evaluate.runs import PREDICTIONS, Run, load_run, run_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.model.checkpoints import check_bfloat16
-from mmprofile.profile.schema import Schema
+from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.train.checkpoints import BEST
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.guard import StepGuard
@@ -57,6 +57,8 @@ def apply(cfg: ApplyConfig, folder: Path, precision: str) -> None:
     clock, schema = Clock(), Schema.from_config(cfg.profile)
     trainer = make_trainer(cfg.trainer, folder, precision)
     run = load_run(cfg.run)
+    if cfg.inputs.profile != "none":
+        check_purpose(run.model.schema, cfg.purpose, trained_for=run.cfg.purpose)
     classifier = load_classifier(cfg.classifier, len(schema.attributes[0].values))
     with torch.random.fork_rng():  # profiles that are there already draw nothing
         material = collect(cfg, schema, run, trainer.strategy.root_device)
@@ -164,6 +166,7 @@ def facts(cfg: ApplyConfig, run: Run) -> dict[str, object]:
         "data": run.cfg.data.name,
         "run": str(cfg.run),
         "seed": cfg.seed,
+        **({"purpose": purpose} if (purpose := cfg.purpose or run.cfg.purpose) else {}),
     }
 
 

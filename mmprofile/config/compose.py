@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mmprofile.config.data_settings import ForgetConfig
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.config.settings import (
     ApplyConfig,
@@ -40,6 +41,7 @@ CONFIGS: dict[str, type] = {
     "apply": ApplyConfig,
     "caption": CaptionConfig,
     "llm": LlmConfig,
+    "forget": ForgetConfig,
 }
 
 # Run folders are ours (<out>/<name>): Hydra adds neither folders nor log files of its own to a sweep.
@@ -56,7 +58,7 @@ PARTS = {"train": ("model", "model/shared/parts.yaml")}
 """The values of a node whose file need not list them all: a system that is not trained here has no learning rates to set."""
 NO_RESULT = (
     "out", "trainer.progress", "loader.workers", "loader.cache_mb", "trainer.checkpoint_every", "trainer.on_nan",
-    "probe.users",
+    "probe.users", "report.texts",
 )  # fmt: skip
 """Keys of ``train`` that change nothing in what a run computes, or that a run may go on with if it was stopped."""
 

@@ -56,3 +56,22 @@ class PhotosConfig:
     _target_: str = MISSING
     _partial_: bool = MISSING
     options: PhotoOptionsConfig = field(default_factory=PhotoOptionsConfig)
+
+
+@dataclass
+class ShowConfig:
+    """Whether ``report.html`` shows ``texts``: what people wrote, and their photos. None: of the demo city's people only."""
+
+    texts: bool | None = MISSING
+
+
+@dataclass
+class ForgetConfig:
+    """``conf/forget.yaml``."""
+
+    user: Any = MISSING  # an id, which may look like a number
+    out: str = MISSING
+    folders: list[str] = MISSING
+    files: list[str] = MISSING
+    dry_run: bool = MISSING
+    prepared: PartialConfig = field(default_factory=PartialConfig)

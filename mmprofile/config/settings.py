@@ -9,7 +9,14 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from mmprofile.config.data_settings import DataConfig, LoaderConfig, PartialConfig, PhotosConfig, ReaderConfig
+from mmprofile.config.data_settings import (
+    DataConfig,
+    LoaderConfig,
+    PartialConfig,
+    PhotosConfig,
+    ReaderConfig,
+    ShowConfig,
+)
 
 
 @dataclass
@@ -237,6 +244,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    report: ShowConfig = field(default_factory=ShowConfig)
 
 
 @dataclass
@@ -256,6 +264,7 @@ class EvaluateConfig:
     """``conf/evaluate.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     split: str = MISSING
     beams: int | None = MISSING
 
@@ -265,6 +274,7 @@ class InspectionConfig:
     """``conf/inspection.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     split: str = MISSING
     users: list[str] = MISSING
     count: int = MISSING
@@ -276,7 +286,9 @@ class ReportConfig:
     """``conf/report.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     count: int = MISSING
+    texts: bool | None = MISSING
     folder: str | None = MISSING
 
 
@@ -296,6 +308,7 @@ class PredictConfig:
     """``conf/predict.yaml``."""
 
     run: str = MISSING
+    purpose: str | None = MISSING
     input: str = MISSING
     output: str | None = MISSING
     photo_root: str | None = MISSING
@@ -363,6 +376,7 @@ class ApplyConfig:
     out: str = MISSING
     seed: int = MISSING
     run: str = MISSING
+    purpose: str | None = MISSING
     task: str = MISSING
     profile: Any = MISSING  # a schema, or parts of one: Schema.from_config checks it
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)

@@ -84,8 +84,8 @@ def load_predictor(run: str) -> Predictor:
     return Predictor(load_pretrained(folder), None)
 
 
-def run_facts(cfg: TrainConfig) -> dict[str, Any]:
-    """Return what a report says of a configuration."""
+def run_facts(cfg: TrainConfig, purpose: str | None = None) -> dict[str, Any]:
+    """Return what a report says of a configuration; ``purpose``: what it is used for now, if this is not what it is for."""
     facts = {
         "name": cfg.name,
         "paradigm": cfg.paradigm.name,
@@ -95,7 +95,8 @@ def run_facts(cfg: TrainConfig) -> dict[str, Any]:
     }
     if cfg.model.system == "neural":
         facts |= {"reads": _what_is_read(cfg), "training": _how_it_is_trained(cfg), "settings": chosen_settings(cfg)}
-    return facts if cfg.purpose is None else facts | {"purpose": cfg.purpose}
+    purpose = purpose or cfg.purpose
+    return facts if purpose is None else facts | {"purpose": purpose}
 
 
 def _what_is_read(cfg: TrainConfig) -> list[str]:
@@ -159,8 +160,12 @@ def make_data(cfg: TrainConfig, model: ProfileModel, folder: Path) -> BatchData:
 
 
 def run_data(run: Run) -> BatchData:
-    """Return the datamodule of a run's own data, prepared again if they are gone."""
-    return make_data(run.cfg, run.model, prepare_data(run.cfg.data, Schema.from_config(run.cfg.profile)))
+    """Return the datamodule of a run's own data, prepared again if they are gone.
+
+    Raises:
+        UserError: they have other test users now, who may be among those that the run was trained on.
+    """
+    return checked_data(run, None)
 
 
 def checked_data(run: Run, folder: str | None) -> BatchData:
@@ -206,5 +211,6 @@ def check_data(folder: Path, data: UserData) -> None:
     if predicted != present:
         raise UserError(
             f"{len(predicted - present)} of its {len(predicted)} test users are not among the {len(present)} of "
-            f"{data.prepared.folder}: its prepared data, or the key of user ids beside them, have moved: {ELSEWHERE}"
+            f"{data.prepared.folder}: its prepared data, or the key of user ids beside them, have moved, or an "
+            f"earlier version ordered them: {ELSEWHERE}"
         )

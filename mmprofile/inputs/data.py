@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from mmprofile.inputs.views import Example, InputSettings, User, View
 from mmprofile.profile.schema import Schema
@@ -13,6 +14,7 @@ from mmprofile.profile.schema import Schema
 if TYPE_CHECKING:  # torch takes seconds, and preparing data needs none
     from mmprofile.inputs.batch import Batch, Collator
 
+DEMO_MAKER = "datamodules.prepare.prepare"
 SCHEMA = "schema.yaml"
 """Of a run whose schema has numbers: their bins are those of its data."""
 
@@ -95,6 +97,12 @@ class FoundData(NamedTuple):
     there: bool
     photos: bool
     captions: bool
+
+
+def is_generated(data: Any) -> bool:
+    """Return whether a configuration's ``data`` are the demo city's, whatever they are called: its people are nobody."""
+    prepare = data.prepare
+    return prepare.get("_target_") == DEMO_MAKER and OmegaConf.select(prepare, "source.kind") == "demo"
 
 
 def find_data(data: Any, schema: Schema) -> FoundData:

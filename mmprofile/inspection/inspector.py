@@ -28,6 +28,7 @@ from mmprofile.inspection.counterfactuals import Effect, black_photos, blackened
 from mmprofile.model.decoding import SEARCH_WIDTH, Decoded
 from mmprofile.model.fusion import CrossAttention, Fused, Gates, SelectiveAttention, row_gates
 from mmprofile.model.model import ProfileModel
+from mmprofile.profile.schema import check_purpose
 
 
 class Inspection(NamedTuple):
@@ -118,6 +119,8 @@ class Inspector:
         self.collator = copy.copy(collator)
         self.collator.load_photo = blackened(collator.load_photo) if collator.load_photo is not None else None
         self.reader = Reader(self.collator, self.views[0])
+        self.purpose: str | None = None
+        """Of sensitive attributes; see :func:`mmprofile.profile.schema.check_purpose`."""
 
     @classmethod
     def of_data(cls, model: ProfileModel, data: BatchData, split: str) -> "Inspector":
@@ -135,21 +138,28 @@ class Inspector:
         )
 
     @classmethod
-    def of_run(cls, run: str, split: str = "test", folder: str | None = None) -> "Inspector":
+    def of_run(
+        cls, run: str, split: str = "test", folder: str | None = None, purpose: str | None = None
+    ) -> "Inspector":
         """Return an inspector of a finished run and the users of one of its splits.
 
         Args:
             run: its folder.
             split: ``train``, ``validation`` or ``test``.
             folder: where the prepared data are that it was trained on; None: where its configuration has them.
+            purpose: what sensitive attributes are shown for; None: what the run was trained for.
 
         Raises:
-            UserError: there is no finished run, it has no gate, or its data are gone or have other users.
+            UserError: there is no finished run, it has no gate, its data are gone or have other users, or sensitive
+                attributes have no purpose.
         """
         trained = load_run(run)
         try:
+            stated = check_purpose(trained.model.schema, purpose, trained_for=trained.cfg.purpose)
             check_gate(trained.model)
-            return cls.of_data(trained.model, checked_data(trained, folder), split)
+            inspector = cls.of_data(trained.model, checked_data(trained, folder), split)
+            inspector.purpose = stated
+            return inspector
         except UserError as error:
             raise UserError(f"run={run}: {error}") from error
 

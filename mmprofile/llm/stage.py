@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 
 from mmprofile.config.llm_settings import LlmConfig, PromptsConfig
 from mmprofile.errors import UserError
-from mmprofile.inputs.data import prepare_data
+from mmprofile.inputs.data import is_generated, prepare_data
 from mmprofile.llm.checks import check_settings
 from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.labels import LABELS
@@ -35,7 +35,7 @@ def open_schema(cfg: LlmConfig) -> Schema:
 
 def purpose(cfg: LlmConfig) -> str | None:
     """Return the purpose that sensitive attributes are asked for; generated people need none to be stated."""
-    generated = cfg.input is None and cfg.data.name == "demo"
+    generated = cfg.input is None and is_generated(cfg.data)
     return cfg.purpose or (DEMO_PURPOSE if generated else None)
 
 

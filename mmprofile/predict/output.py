@@ -67,6 +67,7 @@ class OutputFile:
                 "photos": OmegaConf.to_container(cfg.photos),
                 "beams": cfg.beams,
                 "risk": cfg.risk,
+                "purpose": cfg.purpose,
                 "captioner": OmegaConf.to_container(cfg.captioner),
                 "batch_size": cfg.batch_size,
             },

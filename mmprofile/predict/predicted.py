@@ -42,6 +42,7 @@ class PredictedProfile:
             for.
         evidence: attribute -> what each photo and review does to it, the most influential first; None: not asked for.
         reviews, photos: the texts that the model was shown, and the places of the photos among those given.
+        purpose: what the profile was predicted for; None: none was stated.
     """
 
     user_id: str
@@ -53,6 +54,7 @@ class PredictedProfile:
     evidence: dict[str, list[Evidence]] | None
     reviews: list[str]
     photos: list[int]
+    purpose: str | None = None
 
     def __getitem__(self, attribute: str) -> Any:
         return self.values[attribute]

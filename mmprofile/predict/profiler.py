@@ -33,7 +33,7 @@ from mmprofile.predict.users import (
     plain,
     prediction_view,
 )
-from mmprofile.profile.schema import Profile, Schema
+from mmprofile.profile.schema import Profile, Schema, check_purpose
 from mmprofile.report.card import model_card
 
 CARD = "README.md"
@@ -47,13 +47,15 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
     Args:
         model: put into evaluation mode.
         captioner: captions photos that have no caption, if the model reads captions.
+        purpose: what sensitive attributes are predicted for, which is written beside each profile; None: they are refused.
 
     Attributes:
         folder: the exported model that it was loaded from; None where it was made of a model.
     """
 
-    def __init__(self, model: ProfileModel, captioner: Captioner | None = None) -> None:
+    def __init__(self, model: ProfileModel, captioner: Captioner | None = None, purpose: str | None = None) -> None:
         self.model = model.eval()
+        self.purpose = purpose
         self.folder: Path | None = None
         self._process = _photo_reader()
         self._captioner = captioner
@@ -68,6 +70,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
         folder: str | Path,
         device: str = "cpu",
         captioner: str | Path | None = None,
+        purpose: str | None = None,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -81,6 +84,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
             folder: a finished run, its ``model/`` or another exported model; else the hub id of one, such as ``ann/shops``.
             device: of torch.
             captioner: hub id or folder of a BLIP-2 that captions photos without captions, for a model that reads them.
+            purpose: what sensitive attributes are predicted for.
             revision: branch, tag or commit of the hub's repository.
             token, cache_dir, force_download, local_files_only: as in all of the hub's client.
 
@@ -103,7 +107,8 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
             )
         elif not (path / "config.json").is_file():
             raise UserError(f"{folder}: neither a run (config.yaml) nor an exported model (config.json) is there")
-        profiler = cls(load_pretrained(path).to(device), None if captioner is None else _load_captioner(str(captioner)))
+        maker = None if captioner is None else _load_captioner(str(captioner))
+        profiler = cls(load_pretrained(path).to(device), maker, purpose)
         profiler.folder = path
         return profiler
 
@@ -124,7 +129,12 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
             raise UserError(f"{repo_id} cannot be pushed: {why_not_pushed(error)}") from error
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write what ``from_pretrained`` needs, and the card of the model that was loaded."""
+        """Write what ``from_pretrained`` needs, and the card of the model that was loaded.
+
+        Raises:
+            UserError: there are sensitive attributes, and neither the model nor its user has said what for.
+        """
+        check_purpose(self.model.schema, self.purpose, trained_for=self.model.settings.get("purpose"))
         self.model.save_pretrained(save_directory)
         card = None if self.folder is None else self.folder / CARD
         if card is not None and card.is_file():
@@ -160,7 +170,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
         from mmprofile.predict.fit import train_on
 
         chosen = {"paradigm": paradigm} if paradigm else {}
-        return cls.from_pretrained(train_on(users, schema, labels, chosen | options))
+        return cls.from_pretrained(train_on(users, schema, labels, chosen | options), purpose=options.get("purpose"))
 
     def predict(
         self,
@@ -185,7 +195,8 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
             explain: whether to say what each photo and review does to each attribute.
 
         Raises:
-            UserError: there is nothing to read, a photo cannot be used, or ``known`` does not fit the schema.
+            UserError: there is nothing to read, a photo cannot be used, ``known`` does not fit the schema, or sensitive
+                attributes have no purpose.
         """
         row = {"reviews": reviews, "photos": photos, "captions": captions, "known": known}
         [profile] = self.predict_many([row], abstain_below=abstain_below, risk=risk, explain=explain)
@@ -219,6 +230,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
                 known.append(self._known(person.get("known"), name))
                 yield photos.take(person, name)
 
+        check_purpose(self.model.schema, self.purpose)
         check_calibrator(self.model, risk)
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size}: give 1 or more")
@@ -261,6 +273,7 @@ class Profiler(ModelHubMixin, library_name="mmprofile"):
             evidence=evidence,
             reviews=[*selection.user.reviews] if selection.used["reviews"] else [],
             photos=[int(key.rpartition("/")[2]) for key in selection.user.photos] if selection.used["photos"] else [],
+            purpose=self.purpose,
         )
 
     def _explained(

@@ -3,6 +3,7 @@
 Output, a user a line: ``{"user_id", "profile", "text", "faults", "used", "confidence"}``. Confidence is the probability that
 the model gives to each attribute's values, calibrated on the validation users of its training. With ``risk=`` there are
 ``sets``, too: the values among which the true one is for all but this share of users. Both are left out with ``beams=``.
+With ``purpose=``, which sensitive attributes need, each row says it.
 """
 
 import json
@@ -39,6 +40,7 @@ from mmprofile.predict.users import (
     prediction_view,
 )
 from mmprofile.profile.calibrator import check_risk
+from mmprofile.profile.schema import check_purpose
 from mmprofile.remote import is_url
 
 EVERY = 30
@@ -120,6 +122,7 @@ def write(cfg: PredictConfig, ranks: Ranks, predictor: Predictor | None = None) 
     start = 0 if output is None else output.resume(cfg.batch_size, ranks, seen.add)
     predictor = predictor or load_predictor(cfg.run)
     model, beams = predictor.model, cfg.beams or predictor.beams
+    purpose = check_purpose(model.schema, cfg.purpose)
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
     reader = (instantiate(cfg.photos), model.transform, captioner is not None)
@@ -147,7 +150,8 @@ def write(cfg: PredictConfig, ranks: Ranks, predictor: Predictor | None = None) 
         for row in _with_progress(computed, done, ranks):
             if ranks.alone:
                 seen.add(row)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            said = row if purpose is None else row | {"purpose": purpose}
+            file.write(json.dumps(said, ensure_ascii=False) + "\n")
             file.flush()  # for whoever reads along
     ranks.wait()
     if not ranks.first:

@@ -217,15 +217,25 @@ class Schema:
         return attribute.canonical(values)
 
 
-def check_purpose(schema: Schema, purpose: str | None) -> None:
-    """Refuse sensitive attributes unless a purpose is stated.
+def check_purpose(schema: Schema, purpose: str | None, trained_for: str | None = None) -> str | None:
+    """Return what profiles are used for; refuse sensitive attributes without it.
+
+    Whatever predicts, shows or exports profiles calls this first, and writes the purpose beside them.
+
+    Args:
+        schema: of the profiles.
+        purpose: as it is stated for this use.
+        trained_for: the purpose of the run whose own people are shown, which holds where no other is stated; None where other
+            people are predicted, for whom it has to be stated.
 
     Raises:
-        UserError: the schema has sensitive attributes, and ``purpose`` is empty.
+        UserError: the schema has sensitive attributes, and no purpose is stated.
     """
+    stated = purpose if purpose and purpose.strip() else trained_for
     sensitive = [attribute.name for attribute in schema.attributes if attribute.sensitive]
-    if sensitive and not (purpose and purpose.strip()):
+    if sensitive and not (stated and stated.strip()):
         raise UserError(
-            f'profile {schema.name}: {", ".join(sensitive)} are sensitive: say what they are for, purpose="..."; it goes '
-            "into the manifest and the cards"
+            f'profile {schema.name}: {", ".join(sensitive)} are sensitive: say what they are for, purpose="..."; it is '
+            "written beside the results"
         )
+    return stated

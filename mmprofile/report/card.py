@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmprofile.evaluate.score_table import THIS_RUN, SystemRow, format_percent, score_cells, system_rows
+from mmprofile.evaluate.subgroups import LEAST
 from mmprofile.files import write_text
 from mmprofile.profile.schema import Schema
 
@@ -78,6 +79,7 @@ def model_card(
         "What it is for": settings.get("purpose", ""),
         "Data": _data(metrics),
         "Scores": _scores(metrics),
+        "Groups of people": _subgroups(metrics),
         "Confidence": _confidence(metrics),
         "Limits": "\n".join(f"- {line}" for line in _limits(settings["inputs"], metrics)),
         "Excluded uses": _excluded(schema, settings.get("purpose")),
@@ -188,6 +190,25 @@ def _scores(metrics: Mapping[str, Any]) -> str:
     mean = {row.key: row.f1() for row in systems}
     better = [row.label for row in systems if row.key != THIS_RUN and (row.f1() or 0) > (mean[THIS_RUN] or 0)]
     return text + (f"\n**On these users {' and '.join(better)} is better than this model.**" if better else "")
+
+
+def _subgroups(metrics: Mapping[str, Any]) -> str:
+    """Return the errors of each group of people, by the values of sensitive attributes."""
+    text = ""
+    for name, groups in metrics.get("subgroups", {}).items():
+        rows = [
+            [value, str(one["users"]), other, f"{one['macro_f1']:.1f}", f"{one['error']:.1f}"]
+            for value, group in groups.items()
+            for other, one in group.get("attributes", {}).items()
+            if one["users"] is not None
+        ]
+        if rows:
+            text += f"By {name}, where {LEAST} or more test users have the value:\n\n"
+            text += _table((name, "test users", "attribute", "macro-F1", "wrong, %"), rows) + "\n"
+        small = [value for value, group in groups.items() if group["users"] is None]
+        if small:
+            text += f"{name} {', '.join(small)}: fewer than {LEAST} test users, not shown.\n\n"
+    return text
 
 
 def _confidence(metrics: Mapping[str, Any]) -> str:

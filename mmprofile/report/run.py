@@ -14,9 +14,9 @@ from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import read_predictions
 from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
 from mmprofile.inputs.data import run_schema
-from mmprofile.profile.schema import Schema
+from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.report.html import NAME, write_html
-from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
+from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system, shown_evidence
 from mmprofile.report.summary import write_report
 
 
@@ -33,6 +33,9 @@ def main(cfg: ReportConfig) -> None:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
     assert isinstance(run_cfg, DictConfig)
     schema = run_schema(folder, run_cfg)
+    config = metrics.setdefault("config", {})
+    if purpose := check_purpose(schema, cfg.purpose, trained_for=run_cfg.get("purpose")):
+        config["purpose"] = purpose
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = collect_evidence(cfg, schema, typed("train", run_cfg), predictions)
@@ -59,5 +62,7 @@ def collect_evidence(
     except UserError as error:
         raise UserError(f"run={cfg.run}: {error}") from error
     if run is not None:
-        return evidence_of_model(run.model, data, predictions, cfg.count)
-    return evidence_of_system(schema, draws, predictions, cfg.count)
+        evidence = evidence_of_model(run.model, data, predictions, cfg.count)
+    else:
+        evidence = evidence_of_system(schema, draws, predictions, cfg.count)
+    return shown_evidence(evidence, run_cfg.data, run_cfg.report.texts if cfg.texts is None else cfg.texts)

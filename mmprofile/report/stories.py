@@ -13,7 +13,7 @@ from PIL import Image
 
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import decode_users
-from mmprofile.inputs.data import BatchData, PhotoData
+from mmprofile.inputs.data import BatchData, PhotoData, is_generated
 from mmprofile.inputs.views import User, View
 from mmprofile.inspection.counterfactuals import Effect, effects, without_each
 from mmprofile.inspection.drawing import GateSummary, gate_summary
@@ -110,6 +110,7 @@ class Evidence(NamedTuple):
         gate_users: the number of users in that summary.
         no_gate: why there is no gate.
         view: what the model is shown when it predicts; None without a model.
+        texts: whether reviews and photos are shown.
     """
 
     stories: list[Story]
@@ -117,6 +118,24 @@ class Evidence(NamedTuple):
     gate_users: int = 0
     no_gate: str = ""
     view: View | None = None
+    texts: bool = True
+
+    def without_texts(self) -> "Evidence":
+        """Return the evidence without reviews, captions and photos: predictions, and which review moved each most."""
+        stories = [story._replace(reviews=[], photos=[], words=[]) for story in self.stories]
+        return self._replace(stories=stories, texts=False)
+
+
+def shown_evidence(evidence: Evidence, data: Any, texts: bool | None) -> Evidence:
+    """Return what a report may show of the evidence.
+
+    Args:
+        evidence: all of it.
+        data: ``data`` of the run's configuration.
+        texts: whether to show what people wrote, and their photos; None: of the demo city's people only, who are invented.
+    """
+    shown = is_generated(data) if texts is None else texts
+    return evidence if shown else evidence.without_texts()
 
 
 def evidence_of_system(

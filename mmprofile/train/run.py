@@ -39,6 +39,7 @@ from mmprofile.evaluate.predictions import (
 )
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
+from mmprofile.evaluate.subgroups import subgroup_scores
 from mmprofile.files import disk_errors, lock_of, write_json, write_text
 from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
@@ -48,7 +49,7 @@ from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 from mmprofile.report.card import data_facts, write_card
 from mmprofile.report.html import write_html
-from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system
+from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_system, shown_evidence
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checkpoints import BEST
@@ -111,7 +112,8 @@ def train(cfg: TrainConfig, folder: Path, precision: str) -> None:
         keep_schema(folder, schema)
     outcome = train_model(cfg, schema, folder, precision) if neural else run_system(cfg, schema, folder)
     if outcome is not None:
-        finish(folder, schema, outcome.metrics, facts=run_facts(cfg), evidence=outcome.evidence)
+        evidence = shown_evidence(outcome.evidence, cfg.data, cfg.report.texts)
+        finish(folder, schema, outcome.metrics, facts=run_facts(cfg), evidence=evidence)
 
 
 def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) -> Outcome | None:
@@ -247,6 +249,8 @@ def finish(
     }
     write_report(folder, metrics, metrics["history"])
     write_html(folder, schema, metrics, read_predictions(folder), evidence)
+    if groups := subgroup_scores(schema, read_predictions(folder)):
+        metrics["subgroups"] = groups
     if "data" in metrics:  # there is a model
         write_card(folder, metrics)
     write_json(folder / "metrics.json", metrics)  # last: its presence says that the run is finished

@@ -34,7 +34,7 @@ def town(benchmark: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_pandas_comes_to_the_same_and_any_difference_is_seen(
     benchmark: ModuleType, town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "benchmark")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
     benchmark.ours(town, tmp_path / "ours")
     for chunk in (None, 300):
         benchmark.by_pandas(town, tmp_path / "pandas", chunk)

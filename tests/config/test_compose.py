@@ -19,6 +19,7 @@ GIVEN = {
     "predict": ["run=outputs/both", "input=users.jsonl"],
     "inspection": ["run=outputs/both"],
     "report": ["run=outputs/both"],
+    "forget": ["user=ann"],
 }
 OF_TRAIN = ("data", "experiment", "model", "paradigm", "trainer")  # other commands read the other groups
 GROUPS = sorted((group, path.stem) for group in OF_TRAIN for path in conf_dir().glob(f"{group}/*.yaml"))

@@ -29,6 +29,7 @@ ASKED = {
     "inspection": ["run=outputs/both"],
     "report": ["run=outputs/both"],
     "sweep": ["table=2"],
+    "forget": ["user=ann"],
 }
 
 

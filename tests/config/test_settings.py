@@ -20,6 +20,7 @@ ASKED = {
     "predict": ["run=outputs/both", "input=users.jsonl"],
     "inspection": ["run=outputs/both"],
     "report": ["run=outputs/both"],
+    "forget": ["user=ann"],
 }
 
 

@@ -1,6 +1,5 @@
 """The captions file: who made what, shards, imports, and its agreement with the data set."""
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 from datamodules.captions import Captions, Photo
 from datamodules.prepare import prepare
 from datamodules.prepared import open_prepared
+from datamodules.pseudonyms import Pseudonyms
 from mmprofile.errors import UserError
 from tests.support.rawdata import jpeg, write_lines, yelp_schema
 
@@ -26,8 +26,9 @@ OTHER = MAKER | {"model": "blip-xl"}
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Five photos, two of one content."""
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
     for i in range(5):
         (tmp_path / f"{i}.jpg").write_bytes(jpeg((60 * min(i, 3), 0, 0)))
     photos = [f"{i}.jpg" for i in range(5)]
@@ -40,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def photo_id(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:22]
+    return Pseudonyms.of("custom").photo(name)
 
 
 def write(

@@ -28,7 +28,7 @@ REST: dict[str, Any] = {
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
     return tmp_path / "cache" / "prepared"
 
 
@@ -88,9 +88,9 @@ def test_what_a_preparation_does_not_make_stays(tmp_path: Path, monkeypatch: pyt
         (old / file).touch()
         assert verdicts(mine, remove=True)[old.name] == f"kept: {why}"
         (old / file).unlink()
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "somebody else")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "somebody else 5d81 c3f9 72b6")
     assert verdicts(mine, remove=True)[old.name] == "kept: another key for user ids"
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
     (old / ".origin").rename(tmp_path / "origin")
     assert verdicts(mine, remove=True)[old.name] == "kept: made by an earlier version, of files that are not known"
     (tmp_path / "origin").rename(old / ".origin")

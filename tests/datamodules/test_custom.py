@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datamodules.prepare import Prepared, open_prepared, prepare
+from datamodules.pseudonyms import Pseudonyms
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Attribute, Schema
 from tests.support.rawdata import TEXT, jpeg, write_lines, yelp_schema
@@ -26,7 +27,7 @@ ROWS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
 
 
 @pytest.fixture
@@ -61,7 +62,10 @@ def test_reviews_with_photos_of_their_own(data: Path) -> None:
     ann, bob, cem = found["5.0"], found["2.5"], found["1.0"]
     assert [len(each["photo_ids"]) for each in ann["reviews"]] == [1, 2]  # sorted by date
     assert ann["reviews"][0]["photo_ids"][0] in ann["reviews"][1]["photo_ids"]
-    assert (bob["reviews"][0]["review_id"], bob["reviews"][0]["business_id"]) == ("mine", "cafe")
+    assert (bob["reviews"][0]["review_id"], bob["reviews"][0]["business_id"]) == (
+        Pseudonyms.of("custom").review("mine"),
+        "cafe",
+    )
     assert cem["reviews"][0]["photo_ids"] == []
     # Only the stars' rule has something to go by; the rest has no label and drops nobody.
     assert ann["profile"] == {name: ["5"] if name == "Stars" else None for name in yelp_schema().names}

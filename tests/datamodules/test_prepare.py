@@ -15,6 +15,7 @@ from datamodules import prepared as prepared_folder
 from datamodules import selection
 from datamodules.engine import Engine
 from datamodules.prepare import open_prepared, prepare
+from datamodules.pseudonyms import DEMO_KEY, Pseudonyms, hashed_id
 from mmprofile.errors import UserError
 from mmprofile.profile.schema import Schema
 from tests.support.preparing import digests, rows_of, run
@@ -46,14 +47,17 @@ def test_prepared_folder_by_hand(tmp_path: Path) -> None:
     assert {name: len(rows) for name, rows in prepared.datasets.items()} == {"train": 4, "validation": 1, "test": 1}
     rows = [row for split in prepared.datasets.values() for row in split]
     assert len({row["user_id"] for row in rows}) == 6
+    names = Pseudonyms.of("yelp")
+    numbers = {names.user(f"u{number}"): number for number in range(6)}
     for row in rows:
-        number = int(row["reviews"][0]["review_id"][1])
+        number = numbers[row["user_id"]]
         # Reviews are sorted by date: the last visit was dated first.
-        assert [each["review_id"] for each in row["reviews"]] == [f"r{number}-{n}" for n in (4, 3, 2, 1, 0)]
+        ids = [names.review(f"r{number}-{n}") for n in (4, 3, 2, 1, 0)]
+        assert [each["review_id"] for each in row["reviews"]] == ids
         assert [each["photo_ids"] for each in row["reviews"]] == [["p3"], ["p2"], ["p2"], ["-p1"], ["-p1"]]
         assert [each["stars"] for each in row["reviews"]] == [4 + (number + 1) % 2, 4, 3, 4, 3]
         assert row["reviews"][0] == {
-            "review_id": f"r{number}-4",
+            "review_id": ids[0],
             "business_id": "garage",
             "text": TEXT,
             "stars": 4.0 + (number + 1) % 2,
@@ -316,5 +320,5 @@ def test_sidecars_of_a_generated_city(tmp_path: Path) -> None:
     assert all(name in prepared.schema.names for cues in prepared.cues.values() for name in cues)
     gold = pq.read_table(prepared.folder / "gold_text_only.parquet").to_pylist()
     assert {row["user_id"] for row in gold} == {row["user_id"] for row in rows}
-    assert prepared.manifest["user_key"] == selection.hashed_id(selection.DEMO_KEY, "key")
+    assert prepared.manifest["user_key"] == hashed_id(DEMO_KEY, "key")
     assert "cc0-1.0" in (prepared.folder / "README.md").read_text()

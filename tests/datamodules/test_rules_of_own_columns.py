@@ -25,7 +25,7 @@ Rows = list[dict[str, Any]]
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
 
 
 def tables(seed: int) -> tuple[Rows, Rows]:

@@ -8,6 +8,7 @@ import pytest
 from datamodules import selection
 from datamodules.options import Split
 from datamodules.prepare import open_prepared
+from datamodules.pseudonyms import Pseudonyms
 from mmprofile.errors import UserError
 from tests.support.preparing import digests, run
 from tests.support.rawdata import (
@@ -70,7 +71,8 @@ def test_of_reviews_with_one_id_the_first_by_user_business_date_and_text_stays(t
         for review in row["reviews"]
     }
     assert len(kept) == 30
-    assert [(kept[name]["text"], kept[name]["stars"]) for name in ("r0-0", "r0-1", "r0-2")] == [
+    names = map(Pseudonyms.of("yelp").review, ("r0-0", "r0-1", "r0-2"))
+    assert [(kept[name]["text"], kept[name]["stars"]) for name in names] == [
         (other, 1.0),
         (other, 1.0),
         (TEXT, 3.0),
@@ -116,38 +118,21 @@ def test_users_with_an_unknown_label_are_dropped_and_counted(tmp_path: Path) -> 
 
 
 def test_split_by_user(tmp_path: Path) -> None:
-    users = [f"u{n}" for n in range(100)]
-    split = selection.split_users(users, Split(0.7, 0.1, 0.2, seed=3))
+    users, names = [f"u{n}" for n in range(100)], Pseudonyms(b"a key")
+    split = selection.split_users(users, Split(0.7, 0.1, 0.2, seed=3), names)
     assert {name: len(found) for name, found in split.items()} == {"train": 70, "validation": 10, "test": 20}
     assert sorted(user for found in split.values() for user in found) == sorted(users)
-    assert selection.split_users(users[::-1], Split(0.7, 0.1, 0.2, seed=3)) == split
-    assert selection.split_users(users, Split(0.7, 0.1, 0.2, seed=4)) != split
-    counted = selection.split_users(users, Split(30, 5, 5, seed=3))
+    assert selection.split_users(users[::-1], Split(0.7, 0.1, 0.2, seed=3), names) == split
+    assert selection.split_users(users, Split(0.7, 0.1, 0.2, seed=4), names) != split
+    counted = selection.split_users(users, Split(30, 5, 5, seed=3), names)
     assert [len(found) for found in counted.values()] == [30, 5, 5]
     assert counted["train"] == split["train"][:30]
     with pytest.raises(UserError, match=r"asks for 101 users \(90 \+ 5 \+ 6\), but 100 are left"):
-        selection.split_users(users, Split(90, 5, 6))
+        selection.split_users(users, Split(90, 5, 6), names)
     with pytest.raises(UserError, match="the split validation would be empty: 3 users"):
-        selection.split_users(users[:3], Split(0.7, 0.1, 0.2))
+        selection.split_users(users[:3], Split(0.7, 0.1, 0.2), names)
 
 
 def test_more_users_asked_for_than_there_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"asks for 4000 users \(3000 \+ 500 \+ 500\), but 6 are left"):
         run(str(city(tmp_path / "raw")), split={"train": 3000, "validation": 500, "test": 500})
-
-
-def test_user_ids_are_hashed_with_a_key_of_the_owner(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = city(tmp_path / "raw")
-    row = open_prepared(run(str(raw))).datasets["train"][0]
-    key = cache / "user_id.key"
-    assert key.stat().st_mode & 0o777 == 0o600
-    assert len(bytes.fromhex(key.read_text())) == 32
-    raw_id = "u" + row["reviews"][0]["review_id"][1]
-    assert row["user_id"] == selection.hashed_id(key.read_text().encode(), raw_id)
-    assert selection.user_key("yelp") == selection.user_key("yelp")
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "mine")
-    again = open_prepared(run(str(raw))).datasets["train"][0]
-    assert again["user_id"] == selection.hashed_id(b"mine", raw_id) != row["user_id"]
-    assert again["reviews"] == row["reviews"]

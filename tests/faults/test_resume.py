@@ -15,6 +15,7 @@ import pytest
 from mmprofile.files import lock_of
 from tests.support.diskfaults import Fault
 from tests.support.forkedruns import ForkedRuns, result_of
+from tests.support.preparing import digests
 
 SMALL = [
     "experiment=smoke",
@@ -73,6 +74,7 @@ MOMENTS = {
 }
 
 
+HOURS = pytest.mark.timeout(4 * 3600)
 SOME = ["in the validation after a step that had a checkpoint"]
 """Moments that every run of the tests tries; the others are slow."""
 
@@ -124,6 +126,7 @@ def test_two_commands_on_one_run(case: Case, tmp_path: Path) -> None:
     )
 
 
+@HOURS
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["paired", "sampled"])
 def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> None:
@@ -139,6 +142,7 @@ def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> No
     assert killed >= 20
 
 
+@HOURS
 @pytest.mark.slow
 def test_a_fault_at_every_write(case: Case, tmp_path: Path) -> None:
     """The n-th write, rename, removal or sync of a run: the process ends, the disk is full, fails, or takes half of it."""
@@ -155,3 +159,26 @@ def test_a_fault_at_every_write(case: Case, tmp_path: Path) -> None:
         case.goes_on(name)
         shutil.rmtree(case.folder / name)
     print(dict(ended))
+
+
+@HOURS
+@pytest.mark.slow
+def test_a_preparation_killed_at_random(runs: ForkedRuns, tmp_path: Path) -> None:
+    """What is there afterwards is whole, or nothing; the same command ends with the same bytes."""
+    rng = random.Random(SEED)
+    words = ["data.prepare.source.users=40", "data.prepare.split={train: 0.6, validation: 0.2, test: 0.2}"]
+
+    def prepare(name: str, **how: Any) -> Any:
+        return runs.run([*words, f"data.prepare.folder={tmp_path / name}"], command="prepare", **how)
+
+    whole = prepare("whole")
+    assert whole.status == 0, whole.said
+    killed = 0
+    for number in range(25):
+        name = f"folder-{number}"
+        killed += prepare(name, kill_after=rng.uniform(0.05, 1.0) * whole.seconds).status == -9
+        again = prepare(name)
+        assert again.status == 0, again.said
+        assert digests(tmp_path / name) == digests(tmp_path / "whole")
+        assert not [*tmp_path.glob(f"{name}.tmp-*")]
+    assert killed >= 20

@@ -268,3 +268,13 @@ def test_sensitive_attributes_need_a_purpose() -> None:
     for nothing in (None, "", " "):
         with pytest.raises(UserError, match=r'profile own: Age are sensitive: say what they are for, purpose="\.\.\."'):
             check_purpose(Schema("own", [pet, age]), nothing)
+
+
+def test_the_purpose_of_a_run_holds_for_its_own_people() -> None:
+    own = Schema("own", [Attribute("Age", ("young", "old"), sensitive=True)])
+    assert check_purpose(own, None, trained_for="a survey") == "a survey"
+    assert check_purpose(own, "a check of it", trained_for="a survey") == "a check of it"
+    assert check_purpose(own, "  ", trained_for="a survey") == "a survey"
+    for nothing in (None, "", "  "):
+        with pytest.raises(UserError, match="Age are sensitive"):
+            check_purpose(own, nothing, trained_for=nothing)

@@ -1,8 +1,9 @@
 """Trainings in processes that are forked from one that has imported everything: ``python -m tests.support.forkedruns``.
 
-A line of JSON on standard input starts a training: ``words`` of the command line, ``kill_after`` so many seconds (null: not),
-``signal`` that kills it (9), ``kill_in`` a function (``module:name``) when it is called for the n-th time, ``fault`` (see
-:class:`tests.support.diskfaults.Fault`). A line of JSON answers: the exit status, the seconds it took and what it printed last.
+A line of JSON on standard input starts a training, or a preparation: ``command``, ``words`` of its command line,
+``kill_after`` so many seconds (null: not), ``signal`` that kills it (9), ``kill_in`` a function (``module:name``) when it is
+called for the n-th time, ``fault`` (see :class:`tests.support.diskfaults.Fault`). A line of JSON answers: the exit status, the
+seconds it took and what it printed last.
 """
 
 import functools
@@ -52,6 +53,7 @@ class ForkedRuns:
     def run(
         self,
         words: list[str],
+        command: str = "train",
         kill_after: float | None = None,
         kill_in: tuple[str, int] | None = None,
         number: int = 9,
@@ -60,7 +62,14 @@ class ForkedRuns:
         """Train; send a signal after so many seconds, or in the n-th call of a function, unless the training has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        asked = {"words": words, "kill_after": kill_after, "kill_in": kill_in, "signal": number, "fault": fault}
+        asked = {
+            "command": command,
+            "words": words,
+            "kill_after": kill_after,
+            "kill_in": kill_in,
+            "signal": number,
+            "fault": fault,
+        }
         self.process.stdin.write(json.dumps(asked) + "\n")
         self.process.stdin.flush()
         return Answer(**json.loads(self.process.stdout.readline()))
@@ -98,7 +107,8 @@ def _child(asked: dict[str, Any], log: Path) -> None:
     """Train in this process, which was forked for it, and end it."""
     from mmprofile.config.command import guarded
     from mmprofile.config.compose import load_config
-    from mmprofile.train.run import main
+    from mmprofile.prepare import run as prepare
+    from mmprofile.train.run import main as train
     from tests.support.diskfaults import Fault
 
     with log.open("wb") as file:
@@ -111,7 +121,8 @@ def _child(asked: dict[str, Any], log: Path) -> None:
             Fault(**asked["fault"]).install()
         if asked["kill_in"]:
             _signal_in(*asked["kill_in"], asked["signal"])
-        guarded(lambda: main(load_config("train", asked["words"])))
+        run: Any = {"train": train, "prepare": prepare}[asked["command"]]
+        guarded(lambda: run(load_config(asked["command"], asked["words"])))
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)

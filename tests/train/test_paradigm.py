@@ -22,7 +22,7 @@ from tests.support.rawdata import jpeg, write_lines
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MMPROFILE_USER_KEY", "test")
+    monkeypatch.setenv("MMPROFILE_USER_KEY", "9f2c 41d7 b8e0 635a of tests")
 
 
 def own(folder: Path, photos: bool) -> list[str]:
