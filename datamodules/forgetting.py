@@ -70,7 +70,12 @@ class PreparedFolders:
         self.person = Person(user, hashed=lambda raw: {name for names in known for name in names.every_version(raw)})
         self.person.names |= self.person.hashed(user)
         inside = cache_dir() / "prepared"
-        self.looked = [*(inside.iterdir() if inside.is_dir() else ()), *(Path(f).expanduser() for f in folders)]
+        stored = (path.parent for path in (cache_dir() / "remote").rglob("manifest.json"))  # copies of object stores
+        self.looked = [
+            *(inside.iterdir() if inside.is_dir() else ()),
+            *stored,
+            *(Path(f).expanduser() for f in folders),
+        ]
         readable = [(folder, manifest) for folder in self.looked if (manifest := read_manifest(folder)) is not None]
         found = (self._look_into(folder, manifest) for folder, manifest in sorted(readable, key=lambda pair: pair[0]))
         self.holdings = [holding for holding in found if holding is not None]

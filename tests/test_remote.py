@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from omegaconf import OmegaConf
 
+from datamodules.forgetting import PreparedFolders
 from mmprofile import remote
 from mmprofile.errors import UserError
 from mmprofile.remote import Mirror, RemoteFile, RemoteFolder, is_url, local_copies
@@ -205,6 +206,7 @@ def test_raw_data_and_the_prepared_folder_on_a_store(url: str, tmp_path: Path, m
     different = {name for name, digest in digests(copy).items() if digests(here).get(name) != digest}
     assert different <= {".fingerprint", ".origin", "manifest.json"}  # the times of the files, and where they lie
     assert not list(Path(os.environ["MMPROFILE_CACHE"]).rglob("*.jpg"))  # photos were read where they lie
+    assert copy in PreparedFolders("u1", []).looked  # what forgets a person finds copies
     elsewhere(monkeypatch, tmp_path / "other")
     again = run(f"{url}/raw", folder=f"{url}/prepared")  # nothing to prepare: it is fetched
     assert again != copy
