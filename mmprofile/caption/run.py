@@ -10,11 +10,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from hydra.utils import instantiate
-
 from mmprofile.caption.store import CaptionStore
 from mmprofile.config.command import quiet
 from mmprofile.config.settings import CaptionConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import prepare_data
 from mmprofile.profile.schema import Schema
@@ -34,7 +33,7 @@ def main(cfg: CaptionConfig) -> None:
     check_settings(cfg)
     schema = Schema.from_config(cfg.profile)
     folder = cfg.folder or prepare_data(cfg.data, schema)
-    captions = instantiate(cfg.captions)(folder=folder)
+    captions = build(cfg.captions)(folder=folder)
     if cfg.verify:
         verify(captions)
         return

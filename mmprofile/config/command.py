@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
+from mmprofile.config.targets import trust
 from mmprofile.config.words import translate
 from mmprofile.errors import Terminated, UserError
 from mmprofile.paths import conf_dir
@@ -37,7 +38,7 @@ def run_command(
     if show_help(name, run):
         return
     quiet()
-    words = translate(name, sys.argv[1:])
+    words = guarded(lambda: translate(name, trust(sys.argv[1:])))
 
     def start(cfg: Any, given: Sequence[str]) -> None:
         added = more(cfg, given) if more else []

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mmprofile.config.compose import chosen_settings, typed
 from mmprofile.config.settings import TrainConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
@@ -137,7 +137,7 @@ def open_draws(cfg: TrainConfig, schema: Schema, prepared: Path, captions: bool 
         UserError: the folder was prepared with another schema, or lacks captions.
     """
     inputs = OmegaConf.to_container(cfg.inputs)
-    data: PhotoData = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+    data: PhotoData = build(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
     return data
 
 
@@ -145,7 +145,7 @@ def make_data(cfg: TrainConfig, model: ProfileModel, folder: Path) -> BatchData:
     """Return the datamodule that a training configuration describes, over a prepared folder."""
     paradigm = check_paradigm(cfg.paradigm)
     inputs: dict[str, Any] = OmegaConf.to_container(cfg.inputs)  # type: ignore[assignment]
-    data: BatchData = instantiate(cfg.loader, _partial_=True)(
+    data: BatchData = build(cfg.loader, _partial_=True)(
         folder=folder,
         model=model,
         views=paradigm.views,

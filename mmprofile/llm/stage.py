@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from mmprofile.config.llm_settings import LlmConfig, PromptsConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
 from mmprofile.inputs.data import is_generated, prepare_data
 from mmprofile.llm.checks import check_settings
@@ -68,7 +67,7 @@ def read_people(cfg: LlmConfig, schema: Schema) -> list[Person]:
         UserError: there are none.
     """
     source = prepared_folder(cfg) if cfg.input is None else cfg.input
-    people = [person for person in instantiate(cfg.people)(source, schema=schema) if person.split in cfg.splits]
+    people = [person for person in build(cfg.people)(source, schema=schema) if person.split in cfg.splits]
     if not people:
         raise UserError(f"splits={list(cfg.splits)}: nobody is in them")
     return people

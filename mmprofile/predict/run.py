@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from hydra.utils import instantiate
 from tqdm import tqdm
 
 from mmprofile.config.settings import PredictConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError, counted
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.model.model import ProfileModel
@@ -109,7 +109,7 @@ def _write(cfg: PredictConfig, ranks: Ranks) -> None:
     purpose = check_purpose(model.schema, cfg.purpose)
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
-    photos = UserPhotos(photo_root(cfg), instantiate(cfg.photos), model.transform, captioner is not None)
+    photos = UserPhotos(photo_root(cfg), build(cfg.photos), model.transform, captioner is not None)
     if ranks.first:
         ranks.wait()
     with ExitStack() as stack:
