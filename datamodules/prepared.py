@@ -1,6 +1,5 @@
 """The prepared folder, written and opened: users by split, photos, captions, cues, schema, manifest, card."""
 
-import json
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from datamodules.retention import warn_when_over
 from mmprofile.errors import UserError
-from mmprofile.files import write_text
+from mmprofile.files import MALFORMED, parse_json, read_json, write_text
+from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import Profile, Schema
 
 try:
@@ -92,8 +92,9 @@ def open_prepared(folder: str | Path) -> Prepared:
         splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
         schema = Schema.from_yaml(folder / "schema.yaml")
         captions, cues = _read_captions(folder), _read_cues(folder)
+        _check_tables(splits, photos)
         ids = photos.data.column("photo_id").to_pylist()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
     index = {photo_id: row for row, photo_id in enumerate(ids)}
     prepared = Prepared(
@@ -111,6 +112,25 @@ def open_prepared(folder: str | Path) -> Prepared:
             prepared, held.close
         )  # not an attribute: a process that is sent the data could not take it along
     return prepared
+
+
+def _check_tables(splits: Any, photos: Any) -> None:
+    """Check the tables as far as reading them goes: a place that a damaged file names lies anywhere in memory.
+
+    Raises:
+        ValueError, TypeError, pa.ArrowException: they are not those of a prepared folder, or damaged.
+    """
+    if not isinstance(splits, DatasetDict) or not isinstance(photos, Dataset) or not set(SPLITS) <= splits.keys():
+        raise ValueError("it lacks splits or photos")
+    if photos.data.schema.types != PHOTO.types or photos.column_names != PHOTO.names:
+        raise ValueError("its photos have other columns")
+    for name, split in splits.items():
+        if split.column_names != ["user_id", "reviews", "profile"] or split.data.schema.field(
+            "reviews"
+        ).type != pa.list_(REVIEW):
+            raise ValueError(f"its split {name} has other columns")
+    for table in (photos, *splits.values()):
+        table.data.table.validate(full=True)
 
 
 def in_use(folder: Path) -> bool:
@@ -139,7 +159,7 @@ def locked(folder: Path, exclusive: bool) -> BinaryIO | None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a prepared folder; None when there is none that can be read."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) else None
@@ -151,7 +171,7 @@ def _read_captions(folder: Path) -> dict[str, str] | None:
         return None
     try:
         rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and caption again") from error
     return {row["sha256"]: row["caption"] for row in rows if row["status"] == "ok"}
 
@@ -160,7 +180,7 @@ def _read_cues(folder: Path) -> dict[tuple[str, str], dict[str, str | None]] | N
     path = folder / "cues.parquet"
     if not path.exists():
         return None
-    return {(row["kind"], row["id"]): json.loads(row["cues"]) for row in pq.read_table(path).to_pylist()}
+    return {(row["kind"], row["id"]): parse_json(row["cues"]) for row in pq.read_table(path).to_pylist()}
 
 
 def user_schema(schema: Schema) -> pa.Schema:

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from mmprofile.config.compose import chosen_settings, typed
+from mmprofile.config.compose import chosen_settings, read_run_config, typed
 from mmprofile.config.settings import TrainConfig
 from mmprofile.config.targets import build
 from mmprofile.errors import UserError
-from mmprofile.files import read_json_lines
+from mmprofile.files import MALFORMED, read_json_lines
 from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
 from mmprofile.inputs.views import check_paradigm
 from mmprofile.model.exports import load_pretrained
@@ -45,9 +45,7 @@ def load_run(run: str) -> Run:
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={run}: no run there (no config.yaml); a run is a folder that mmprofile.train wrote")
-    plain = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(plain, DictConfig)
-    cfg: TrainConfig = typed("train", plain)
+    cfg: TrainConfig = typed("train", read_run_config(folder))
     if cfg.model.system != "neural":
         raise UserError(
             f"run={run}: system {cfg.model.system} leaves no model behind; its scores are in {folder / 'metrics.json'}"
@@ -207,6 +205,8 @@ def check_data(folder: Path, data: UserData) -> None:
         predicted = {row["user_id"] for row in read_json_lines(folder / PREDICTIONS)}
     except FileNotFoundError:
         return
+    except (OSError, *MALFORMED) as error:
+        raise UserError(f"{folder / PREDICTIONS}: cannot be read ({error}); a finished run has one") from error
     present = {user.user_id for user in data.users("test")}
     if predicted != present:
         raise UserError(

@@ -1,6 +1,5 @@
 """What the data of a run can do, whoever made them: ``conf/`` names the classes, :mod:`datamodules` has them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from omegaconf import OmegaConf
 
 from mmprofile.config.targets import build
+from mmprofile.files import read_json
 from mmprofile.inputs.views import Example, InputSettings, User, View
 from mmprofile.profile.schema import Schema
 
@@ -117,7 +117,7 @@ def find_data(data: Any, schema: Schema) -> FoundData:
     folder, photos, captions = build(data.prepare, _partial_=True)(schema=schema.observed, look=True)
     there = (folder / "manifest.json").is_file()
     if there:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         photos = manifest.get("photos", {}).get("stored") != 0
         captions = (folder / "captions.parquet").is_file()
     return FoundData(folder, there, photos, captions)

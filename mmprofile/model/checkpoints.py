@@ -5,7 +5,6 @@
 
 import hashlib
 import inspect
-import json
 import pickle
 import re
 import sys
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_json
 from mmprofile.model.tiny_llava import tiny_llava
 from mmprofile.paths import ASSETS
 
@@ -210,7 +210,7 @@ def missing_weights(folder: Path, forms: Iterable[str] = MODEL_WEIGHTS) -> str |
     if not files[0].endswith(".index.json"):
         return None
     try:
-        shards = set(json.loads((folder / files[0]).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(folder / files[0])["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError):
         return f"readable {files[0]}"
     return min((shard for shard in shards if not (folder / shard).is_file()), default=None)

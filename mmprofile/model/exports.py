@@ -1,6 +1,5 @@
 """Exported models: what :meth:`ProfileModel.save_pretrained` wrote, loaded again, whatever format it has."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_json
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import CONFIG, TOKENIZERS
 from mmprofile.model.confidence import load_confidence
@@ -67,7 +67,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"

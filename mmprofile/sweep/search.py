@@ -32,7 +32,7 @@ from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import clean_axes, save_figure
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.files import lock_of, write_json, write_text
+from mmprofile.files import lock_of, read_json, read_yaml_text, write_json, write_text
 from mmprofile.sweep.jobs import Job, execute, multirun, slug, why_not
 from mmprofile.sweep.rendering import Cells, latex, markdown, print_cells
 from mmprofile.sweep.tables import conf_file, effective
@@ -149,8 +149,9 @@ def read_config(path: Path) -> SearchConfig:
         UserError: it does not say what a search must.
     """
     try:
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.load(path)))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        given = OmegaConf.create(read_yaml_text(path))
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), given))
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
     if not config.space or config.trials < 1:
         raise UserError(f"{path}: give a space of overrides, and at least one trial")
@@ -241,7 +242,7 @@ def best_validation(folder: Path) -> float:
     Raises:
         ValueError: it has none.
     """
-    history = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
+    history = read_json(folder / "metrics.json")["history"]
     if not history:
         raise ValueError(
             f"{folder} has no validation macro-F1: a system that is not trained in epochs cannot be searched"

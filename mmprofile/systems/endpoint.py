@@ -1,6 +1,5 @@
 """Chat completions of any OpenAI-compatible server: the key, retries, rate limit, and one line for each error."""
 
-import json
 import os
 import threading
 import time
@@ -11,6 +10,7 @@ from typing import Any
 import openai
 
 from mmprofile.errors import UserError
+from mmprofile.files import parse_json
 from mmprofile.systems.journal import ChatReply
 
 CHECK_SECONDS = 5.0  # to find out that nobody listens
@@ -155,7 +155,7 @@ def read_reply(content: bytes) -> ChatReply:
     """Return the answer in the body of a chat completion; a body without one gives a reply with an error."""
     body: Any = None
     try:
-        body = json.loads(content)
+        body = parse_json(content)
         text = body["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):  # no JSON, or other JSON
         text = None
