@@ -2,7 +2,7 @@
 
 import sys
 
-from mmprofile.config.command import guarded, quiet, show_help
+from mmprofile.config.command import guarded, keep_private, quiet, show_help
 
 AGAIN = "interrupted; the same command goes on with what is not done yet"
 
@@ -19,4 +19,5 @@ if __name__ == "__main__":
     if show_help("sweep", run):
         sys.exit()
     quiet()
+    guarded(keep_private)
     sys.exit(guarded(run, AGAIN))

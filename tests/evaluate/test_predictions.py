@@ -19,8 +19,9 @@ def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_p
         (tmp_path / "predictions.jsonl").write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be read"):
         read_predictions(tmp_path)
-    (tmp_path / "predictions.jsonl").write_text(json.dumps({"user_id": "a"}) + "\n")
-    assert read_predictions(tmp_path) == [{"user_id": "a"}]
+    row = {"user_id": "a", "gold": {"Age": ["18-24"]}, "parsed": {"Age": []}}
+    (tmp_path / "predictions.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_predictions(tmp_path) == [row]
 
 
 def test_what_is_written_is_read_again(schema: Schema, users: list[User], tmp_path: Path) -> None:
