@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from mmprofile.errors import UserError
 
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError)
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
 """What code raises that takes parsed data apart which have another form than it expects."""
 LARGEST_YAML, DEEPEST_YAML = 1_000_000, 50
 """Bytes of a YAML file, and levels in it. A schema of 1,000 values takes 30 kB and 4 levels."""

@@ -7,7 +7,6 @@ memory than four times the file and BASE is printed, and the exit status is 1.
 
 import json
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from mmprofile.errors import UserError
 SECONDS = 60
 BASE = 200 * 2**20
 """Bytes: what libraries take when they are used for the first time, and the engine's buffers."""
+SHOWN = 4000  # bytes of a file that was not survived
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -38,29 +38,25 @@ class Failure(NamedTuple):
     content: str
 
 
-def spoil(reader: str, number: int, good: Path, folder: Path) -> Path:
-    """Copy good files to a folder, spoil one of them, and return it."""
+def spoil(reader: str, number: int, good: Path) -> tuple[Path, bytes]:
+    """Return which file of a folder a case spoils, as its path in the good folder, and what stands in it then."""
     from tests.support.readers import READERS
     from tests.support.spoiling import spoilt
 
     rng = random.Random(f"{reader}/{number}")
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(good, folder)
-    files = sorted({path for pattern in READERS[reader].spoils for path in folder.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in READERS[reader].spoils for path in good.glob(pattern) if path.is_file()})
     path = rng.choice(files)
-    path.write_bytes(spoilt(rng, path))
-    return path
+    return path, spoilt(rng, path)
 
 
-def problem_of(reader: str, folder: Path, size: int) -> str | None:
-    """Read a folder; return what came instead of a result or one line, or None."""
-    from tests.support.readers import READERS
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def problem_of(read: Callable[[Path], object], folder: Path, size: int) -> str | None:
+    """Read a folder with a file of so many bytes in it; return what came instead of a result or one line, or None."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _memory()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            READERS[reader].read(folder)
+            read(folder)
     except UserError as error:
         if "\n" in str(error) or len(str(error)) > 2000:
             return f"a message of {len(str(error))} characters"
@@ -74,19 +70,31 @@ def problem_of(reader: str, folder: Path, size: int) -> str | None:
         ]
         where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else "?"
         return f"{type(error).__name__} at {where}: {' '.join(str(error).split())[:120]}"
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    grown = _memory() - before
     return f"{grown >> 20} MB for a file of {size} bytes" if grown > 4 * size + BASE else None
+
+
+def _memory() -> int:
+    """Return the most bytes of memory that this process has had at a time."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def work(reader: str, numbers: range, good: Path, folder: Path) -> None:
     """Read cases in this process; print each number before, and each failure."""
+    from tests.support.readers import READERS
+
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(good, folder)
     for number in numbers:
-        path = spoil(reader, number, good, folder)
-        content = path.read_bytes()
-        print(json.dumps([number, str(path.relative_to(folder)), content.decode("latin-1")[:4000]]), flush=True)
-        problem = problem_of(reader, folder, len(content))
+        path, content = spoil(reader, number, good)
+        name = path.relative_to(good)
+        print(json.dumps([number, str(name), content.decode("latin-1")[:SHOWN]]), flush=True)
+        (folder / name).write_bytes(content)
+        problem = problem_of(READERS[reader].read, folder, len(content))
         if problem is not None:
             print(json.dumps(problem), flush=True)
+        shutil.copyfile(path, folder / name)
 
 
 def fuzz(reader: str, cases: int, first: int = 0) -> Iterator[Failure]:
@@ -103,6 +111,8 @@ def fuzz(reader: str, cases: int, first: int = 0) -> Iterator[Failure]:
                     yield Failure(reader, number, said, file, content)
             if worker.ended is not None:
                 yield Failure(reader, number, worker.ended, file, content)
+                if not file:  # it does not even start
+                    return
             number += 1
 
 

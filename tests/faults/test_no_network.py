@@ -39,7 +39,7 @@ ALONE = [
 CITY = ["data.prepare.source.users=60"]
 SMOKE = ["experiment=smoke", "trainer.progress=false"]
 LLM = [
-    *CITY, "samples=2", "students.tiny.epochs=1", "students.tiny.max_new_tokens=8", "reinforce.rollouts=2", "reinforce.steps=1",
+    *CITY, "samples=2", "students.tiny.epochs=1", "reinforce.rollouts=2", "reinforce.steps=1",
     "reinforce.group=2", "reinforce.people=1", "reinforce.low=0", "table.draws=1", "progress=false",
 ]  # fmt: skip
 WORDS: dict[str, Sequence[str]] = {
