@@ -6,6 +6,7 @@ memory than four times the file and BASE is printed, and the exit status is 1.
 """
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -84,16 +85,18 @@ def work(reader: str, numbers: range, good: Path, folder: Path) -> None:
     """Read cases in this process; print each number before, and each failure."""
     from tests.support.readers import READERS
 
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what readers print is nobody's business
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(good, folder)
     for number in numbers:
         path, content = spoil(reader, number, good)
         name = path.relative_to(good)
-        print(json.dumps([number, str(name), content.decode("latin-1")[:SHOWN]]), flush=True)
+        print(json.dumps([number, str(name), content.decode("latin-1")[:SHOWN]]), file=out, flush=True)
         (folder / name).write_bytes(content)
         problem = problem_of(READERS[reader].read, folder, len(content))
         if problem is not None:
-            print(json.dumps(problem), flush=True)
+            print(json.dumps(problem), file=out, flush=True)
         shutil.copyfile(path, folder / name)
 
 
