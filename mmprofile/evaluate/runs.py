@@ -10,14 +10,13 @@ from mmprofile.config.compose import chosen_settings, read_run_config, typed
 from mmprofile.config.settings import TrainConfig
 from mmprofile.config.targets import build
 from mmprofile.errors import UserError
-from mmprofile.files import MALFORMED, read_json_lines
+from mmprofile.evaluate.rows import PREDICTIONS, read_predictions
 from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
 from mmprofile.inputs.views import check_paradigm
 from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
-PREDICTIONS = "predictions.jsonl"
 ELSEWHERE = "folder=/path/to/prepared"
 
 
@@ -201,12 +200,9 @@ def check_data(folder: Path, data: UserData) -> None:
     Raises:
         UserError: says how many users are missing.
     """
-    try:
-        predicted = {row["user_id"] for row in read_json_lines(folder / PREDICTIONS)}
-    except FileNotFoundError:
+    if not (folder / PREDICTIONS).exists():
         return
-    except (OSError, *MALFORMED) as error:
-        raise UserError(f"{folder / PREDICTIONS}: cannot be read ({error}); a finished run has one") from error
+    predicted = {row["user_id"] for row in read_predictions(folder)}
     present = {user.user_id for user in data.users("test")}
     if predicted != present:
         raise UserError(

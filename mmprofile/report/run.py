@@ -10,7 +10,7 @@ from jinja2 import UndefinedError
 from mmprofile.config.compose import read_run_config, typed
 from mmprofile.config.settings import ReportConfig, TrainConfig
 from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import read_predictions
+from mmprofile.evaluate.rows import read_predictions
 from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
 from mmprofile.files import MALFORMED, read_json
 from mmprofile.inputs.data import run_schema

@@ -9,7 +9,7 @@ import numpy as np
 
 from mmprofile.config.compose import read_run_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import profiles, read_predictions
+from mmprofile.evaluate.rows import profiles, read_predictions
 from mmprofile.files import MALFORMED, read_json
 from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Profile, Schema

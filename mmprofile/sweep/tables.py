@@ -7,14 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from mmprofile.config.compose import difference, load_config, read_run_config
+from mmprofile.config.parts import typed_file
 from mmprofile.config.settings import SweepConfig, TrainConfig
 from mmprofile.errors import UserError, nearest
-from mmprofile.files import read_yaml_text
 from mmprofile.paths import conf_dir
 from mmprofile.sweep.jobs import Job, quoted, slug
 from mmprofile.sweep.locked_run import done
@@ -120,11 +118,7 @@ def load_table(group: str, name: str) -> TableConfig:
         UserError: there is none, or it is not complete and consistent.
     """
     path = conf_file(group, name)
-    try:
-        given = OmegaConf.create(read_yaml_text(path))
-        table: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), given))
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{group}={name}: {path}: {str(error).splitlines()[0]}") from error
+    table = typed_file(TableConfig, path)
     systems = [row.system for row in table.rows]
     problems = [f"system {system} is there twice" for system in systems if systems.count(system) > 1]
     for reference in (table.reference, *(row.reference for row in table.rows)):

@@ -34,9 +34,9 @@ from mmprofile.evaluate.predictions import (
     evaluate_users,
     fit_confidence,
     parse_predictions,
-    read_predictions,
     write_predictions,
 )
+from mmprofile.evaluate.rows import read_predictions
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.evaluate.subgroups import subgroup_scores

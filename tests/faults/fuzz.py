@@ -125,7 +125,7 @@ class _Worker:
     def __init__(self, words: Sequence[str]) -> None:
         command = [sys.executable, "-m", "tests.faults.fuzz", "--work", *words]
         self.ended: str | None = None
-        self._seen = time.monotonic()
+        self._until = time.monotonic() + 10 * SECONDS  # the first case waits for imports
         self._child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -134,14 +134,14 @@ class _Worker:
         assert self._child.stdout is not None
         with self._child:
             for line in self._child.stdout:
-                self._seen = time.monotonic()
+                self._until = time.monotonic() + SECONDS
                 yield json.loads(line)
         if self._child.returncode and self.ended is None:
             self.ended = f"the process ended with {self._child.returncode}"
 
     def _watch(self) -> None:
         while self._child.poll() is None:
-            if time.monotonic() - self._seen > SECONDS:
+            if time.monotonic() > self._until:
                 self.ended = f"more than {SECONDS} s"
                 self._child.kill()
             time.sleep(1)

@@ -23,7 +23,7 @@ from datamodules.raw import RawYelp
 from datamodules.yelp import NOT_A_LITERAL, as_list, literal, read_businesses
 from mmprofile.config.compose import load_config, read_run_config
 from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import read_predictions
+from mmprofile.evaluate.rows import read_predictions
 from mmprofile.files import parse_json
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.journal import open_journal

@@ -32,7 +32,7 @@ from datamodules.yelp import READERS as LITERAL_READERS
 from datamodules.yelp import literal
 from mmprofile.config.compose import load_config, read_run_config, typed
 from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import profiles, read_predictions
+from mmprofile.evaluate.rows import profiles, read_predictions
 from mmprofile.evaluate.runs import load_predictor
 from mmprofile.files import write_json, write_json_lines
 from mmprofile.inputs.data import run_schema
@@ -54,6 +54,7 @@ from mmprofile.sweep.results import read_run
 from mmprofile.sweep.search import read_config, space_of
 from mmprofile.sweep.tables import load_table, of_runs
 from mmprofile.systems.answers import AnswerFile
+from mmprofile.train.checkpoints import PARTS, damage
 from tests.support.preparing import run as prepare_city
 from tests.support.rawdata import as_tar, as_zip, city, jpeg, yelp_schema
 
@@ -364,6 +365,11 @@ def _make_model(folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def _make_checkpoint(folder: Path) -> None:
+    parts = {name: {"a": torch.zeros(2), "b": [1, "c", None]} for name in PARTS}
+    torch.save(parts, folder / "last.ckpt")
+
+
 def _photo(folder: Path) -> None:
     [path] = [path for path in folder.iterdir() if path.suffix == ".photo"]
     process(path, PhotoOptions(max_pixels=1_000_000))
@@ -395,5 +401,6 @@ READERS: dict[str, Reader] = {
     "yaml": Reader(_make_yaml, _yaml, ("*",), 4),
     "prepared": Reader(_make_prepared, _prepared, ("**/*",), 2),
     "model": Reader(_make_model, _model, ("*.json", "text/*", "model.safetensors"), 1),
+    "checkpoint": Reader(_make_checkpoint, lambda folder: damage(folder / "last.ckpt"), ("*",)),
     **{f"photo_{form}": Reader(_make_photo(form), _photo, ("*",)) for form in FORMATS if form != "MPO"},
 }  # fmt: skip
