@@ -112,8 +112,8 @@ def read_run_config(folder: Path) -> DictConfig:
     path = folder / "config.yaml"
     try:
         cfg = OmegaConf.create(read_yaml_text(path))
-        if not isinstance(cfg, DictConfig):
-            raise ValueError("expected keys with values")
+        if not isinstance(cfg, DictConfig) or "profile" not in cfg:
+            raise ValueError("expected keys with values, and a profile among them")
         plain = OmegaConf.to_container(cfg)
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]

@@ -60,6 +60,8 @@ class Attribute:
         where = f"profile schema, attribute {self.name!r}"
         if self.kind not in KINDS:
             raise UserError(f"{where}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.rule is not None and not isinstance(self.rule, Mapping):
+            raise UserError(f"{where}: rule {self.rule!r} is no mapping with source and aggregation")
         self._check_number(where)
         object.__setattr__(self, "values", tuple(str(value) for value in self.values))
         fewest = 2 if self.is_fitted else 0
