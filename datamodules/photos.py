@@ -34,7 +34,9 @@ LARGEST = 256 * 2**20
 REASONS = ("missing", "empty", "truncated", "too_large", "unreadable")
 _CUT_SHORT = ("truncated", "broken data stream", "unexpected end", "end of file", "premature", "not enough image data")
 # What Pillow's decoders raise on damaged files.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
+)  # fmt: skip
 Image.init()
 
 

@@ -106,7 +106,7 @@ def fuzz(reader: str, cases: int, first: int = 0) -> Iterator[Failure]:
         good, folder = Path(root, "good"), Path(root, "case")
         number, end = first, first + cases
         while number < end:
-            worker, file, content = _Worker([reader, str(number), str(end), str(good), str(folder)]), "", ""
+            worker, file, content = Worker([reader, str(number), str(end), str(good), str(folder)]), "", ""
             for said in worker.lines():
                 if isinstance(said, list):
                     number, file, content = said
@@ -119,7 +119,7 @@ def fuzz(reader: str, cases: int, first: int = 0) -> Iterator[Failure]:
             number += 1
 
 
-class _Worker:
+class Worker:
     """A process that reads cases; ``ended``: how it ended before their end."""
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -157,15 +157,17 @@ def shares(cases: int, names: Sequence[str]) -> dict[str, int]:
 
 def main(words: Sequence[str]) -> int:
     """Run cases and print what did not survive; return the exit status."""
-    from tests.support.readers import READERS
-
     if words[0] == "--work":
         reader, start, end, good, folder = words[1:]
+        from tests.support.readers import READERS
+
         if not Path(good).is_dir():
             Path(good).mkdir()
             READERS[reader].make(Path(good))
         work(reader, range(int(start), int(end)), Path(good), Path(folder))
         return 0
+    from tests.support.readers import READERS
+
     failed = done = 0
     for reader, count in shares(int(words[0]), words[1:] or [*READERS]).items():
         start, signatures = time.monotonic(), dict[str, int]()

@@ -122,7 +122,7 @@ REVIEWS = [
      "date": "2020-01-02", "photos": ["a.jpg"]}
     for n in range(6)
 ]  # fmt: skip
-LABELS = [{"user_id": f"u{n}", "Budget Range": "Low", "Meal Preference": ["Lunch", "Dinner"]} for n in range(3)]
+LABELS = [{"user_id": f"u{n}", "Budget Range": "Low", "Preferred Meal": "Lunch"} for n in range(3)]
 PHOTOS = [{"path": "a.jpg", "review_id": "r1"}, {"path": "b.jpg", "business_id": "b"}]
 
 
