@@ -200,7 +200,7 @@ def read_yaml_text(path: Path) -> str:
     if len(content) > LARGEST_YAML:
         raise ValueError(f"it is larger than {size(LARGEST_YAML)}")
     text, depth = content.decode("utf-8"), 0
-    for event in yaml.parse(text, yaml.SafeLoader):
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_YAML:
             problem = "an alias (*name) is not read" if depth <= DEEPEST_YAML else "it is nested too deep"

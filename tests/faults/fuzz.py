@@ -26,6 +26,7 @@ SECONDS = 60
 BASE = 200 * 2**20
 """Bytes: what libraries take when they are used for the first time, and the engine's buffers."""
 SHOWN = 4000  # bytes of a file that was not survived
+SHARED = Path("/dev/shm")  # files in memory, where there is such a folder
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -102,7 +103,7 @@ def work(reader: str, numbers: range, good: Path, folder: Path) -> None:
 
 def fuzz(reader: str, cases: int, first: int = 0) -> Iterator[Failure]:
     """Yield the cases that a reader does not survive, in a process that is watched and started again."""
-    with tempfile.TemporaryDirectory() as root:
+    with tempfile.TemporaryDirectory(dir=SHARED if SHARED.is_dir() else None) as root:
         good, folder = Path(root, "good"), Path(root, "case")
         number, end = first, first + cases
         while number < end:

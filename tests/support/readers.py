@@ -58,6 +58,7 @@ from mmprofile.train.checkpoints import PARTS, damage
 from tests.support.preparing import run as prepare_city
 from tests.support.rawdata import as_tar, as_zip, city, jpeg, yelp_schema
 
+YELP = yelp_schema()
 TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 NAME, VALUE = TEXT_ONLY.names[0], TEXT_ONLY.attributes[0].values[0]
 
@@ -83,7 +84,7 @@ def _yelp(folder: Path) -> None:
     raw, work = RawYelp([folder]), folder / "work"
     engine = Engine(work)
     try:
-        tables = raw.tables(engine, work, check_rules(yelp_schema()))
+        tables = raw.tables(engine, work, check_rules(YELP))
         for table in (tables.full, tables.photos, tables.businesses):
             engine.rows(table)
     finally:
@@ -155,7 +156,7 @@ def _custom(ending: str) -> Callable[[Path], object]:
             tables = raw.tables(engine, work, columns)
             for table in (tables.full, tables.photos, tables.businesses):
                 engine.rows(table)
-            raw.labels(yelp_schema(), {"u0", "u1", "u2"})
+            raw.labels(YELP, {"u0", "u1", "u2"})
         finally:
             engine.close()
             shutil.rmtree(work, ignore_errors=True)
@@ -256,7 +257,7 @@ def _answers(folder: Path) -> None:
     journal = open_journal(folder / "journal.jsonl")
     for record in journal.records.values():
         parse_answer(record.answer, TEXT_ONLY)
-    AnswerFile(folder / "answers.jsonl", build_view("text", "text"), yelp_schema())
+    AnswerFile(folder / "answers.jsonl", build_view("text", "text"), YELP)
     parse_answer((folder / "answer.json").read_bytes().decode("utf-8", "replace"), TEXT_ONLY)
     for user in read_rows(str(folder / "users.jsonl")):
         assert user
@@ -359,7 +360,7 @@ def _make_model(folder: Path) -> None:
         "encoding": "segments",
     }
     text = {"name": str(ASSETS / "tiny" / "bart"), "dropout": None}
-    model = build_model(text=text, vision=None, fusion={"kind": "none"}, schema=yelp_schema(), inputs=inputs)  # type: ignore[arg-type]
+    model = build_model(text=text, vision=None, fusion={"kind": "none"}, schema=YELP, inputs=inputs)  # type: ignore[arg-type]
     part = AttributeCalibration(temperature=2.0, scores=(0.5,) * 9)
     model.confidence = Confidence(9, Calibrator(dict.fromkeys(model.schema.names, part)))
     model.save_pretrained(folder)
