@@ -92,7 +92,9 @@ def open_prepared(folder: str | Path) -> Prepared:
         splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
         schema = Schema.from_yaml(folder / "schema.yaml")
         captions, cues = _read_captions(folder), _read_cues(folder)
-        _check_tables(splits, photos)
+        _check(photos, PHOTO)
+        for split in SPLITS:
+            _check(splits[split], user_schema(schema))
         ids = photos.data.column("photo_id").to_pylist()
     except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
@@ -114,23 +116,16 @@ def open_prepared(folder: str | Path) -> Prepared:
     return prepared
 
 
-def _check_tables(splits: Any, photos: Any) -> None:
-    """Check the tables as far as reading them goes: a place that a damaged file names lies anywhere in memory.
+def _check(table: Any, columns: pa.Schema) -> None:
+    """Check that a table has columns, and is sound: a place that a damaged file names may lie anywhere in memory.
 
     Raises:
-        ValueError, TypeError, pa.ArrowException: they are not those of a prepared folder, or damaged.
+        KeyError, TypeError, AttributeError, pa.ArrowException: it has others, is none, or is damaged.
     """
-    if not isinstance(splits, DatasetDict) or not isinstance(photos, Dataset) or not set(SPLITS) <= splits.keys():
-        raise ValueError("it lacks splits or photos")
-    if photos.data.schema.types != PHOTO.types or photos.column_names != PHOTO.names:
-        raise ValueError("its photos have other columns")
-    for name, split in splits.items():
-        if split.column_names != ["user_id", "reviews", "profile"] or split.data.schema.field(
-            "reviews"
-        ).type != pa.list_(REVIEW):
-            raise ValueError(f"its split {name} has other columns")
-    for table in (photos, *splits.values()):
-        table.data.table.validate(full=True)
+    for column in columns:
+        if table.data.schema.field(column.name).type != column.type:
+            raise TypeError(f"the column {column.name} is none of a prepared folder")
+    table.data.table.validate(full=True)
 
 
 def in_use(folder: Path) -> bool:

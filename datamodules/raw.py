@@ -40,6 +40,10 @@ _BROKEN = (
 LARGEST_RATIO, SMALL_ARCHIVE = 100, 100_000_000
 """What is in an archive may take so many times its size, and so many bytes; Yelp's JSON takes 3 times."""
 LONGEST_NAME = 100_000
+_NAMES = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+"""Members of a tar that hold names and the like of the next one."""
 _PHOTO = re.compile(r"(?:^|/)photos/([^/]+)\.jpg$")
 
 
@@ -262,19 +266,22 @@ class _Room:
             )
 
 
-class _BoundedInfo(tarfile.TarInfo):
-    """A member of a tar, whose long names and headers are read into memory: only those of a sane length."""
+class _PlainInfo(tarfile.TarInfo):
+    """A member of a tar. Its names and the map of a sparse file are read into memory: only short names are, and no maps."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
-        if not self.isreg() and self.type not in tarfile.SUPPORTED_TYPES[:7] and self.size > LONGEST_NAME:
-            raise tarfile.ReadError("a header that is too long")
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _NAMES and self.size > LONGEST_NAME):
+            raise tarfile.ReadError("a sparse file, or a name that is too long")
         return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: Any) -> None:
+        raise tarfile.ReadError("a sparse file")
 
 
 def _walk_tar(archive: Path, file: IO[bytes], room: _Room) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the members of a tar, compressed or not, from a file that is only read forwards."""
     name = ""
-    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*", tarinfo=_BoundedInfo))  # noqa: SIM115
+    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*", tarinfo=_PlainInfo))  # noqa: SIM115
     with tar:
         while True:
             member = _read_checked(archive, name, tar.next)

@@ -88,7 +88,7 @@ def test_ours_are_those_of_the_shipped_files() -> None:
 
 
 def test_ones_own_is_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MMPROFILE_TRUST", raising=False)
+    monkeypatch.setenv("MMPROFILE_TRUST", "")  # put back afterwards, whatever trust() sets
     node = OmegaConf.create({"_target_": "fractions.Fraction", "numerator": 3})
     with pytest.raises(UserError, match=r"--trust=fractions\.Fraction"):
         build(node)
