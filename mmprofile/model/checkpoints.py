@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from mmprofile.errors import UserError
@@ -38,10 +36,6 @@ TOKENIZERS = (
 )  # fmt: skip
 SMALL_VOCABULARY = 0.9
 """A tokenizer with fewer tokens than this share of the embeddings is noted. Published models pad by a few per cent."""
-FAILURES = (
-    OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, StrictDataclassError,
-)  # fmt: skip
-"""What transformers, tokenizers, peft and timm raise for files that they cannot read."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Nothing is asked of a hub, no code of a checkpoint is run, and no question is put to the user."""
 
@@ -92,7 +86,9 @@ def loading(checkpoint: Checkpoint) -> Iterator[None]:
             "its .bin file is damaged, or holds more than tensors, which could run code and is not unpickled; fetch it "
             "again, or take a checkpoint in safetensors"
         ) from error
-    except FAILURES as error:
+    except UserError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
             raise checkpoint.refuse(

@@ -13,6 +13,8 @@ KINDS = ("single", "set", "ordered", "ordinal", "number")
 UNKNOWN = "Unknown"
 NONE = "None"
 """The only value of an empty set, where a set may be empty."""
+LONGEST = 200
+"""Characters of a name or value. A decoder takes one token after the other, and its grammar every beginning of a value."""
 _RESERVED = (";", ",", ":", "\n")
 _OF_NUMBERS = ("edges", "quantiles", "typical", "unit")
 
@@ -73,6 +75,8 @@ class Attribute:
             raise UserError(f"{where}: size {self.size} does not fit {len(self.values)} values")
         self._check_least(where)
         for text in (self.name, *self.values):
+            if len(text) > LONGEST:
+                raise UserError(f"{where}: {text[:20]!r}... has {len(text):,} characters: give at most {LONGEST}")
             if not text or text != " ".join(text.split()) or any(mark in text for mark in _RESERVED):
                 raise UserError(
                     f"{where}: {text!r} is empty, has stray blanks, or contains one of ; , : or a line break"

@@ -14,7 +14,8 @@ from tests.support.readers import READERS
 
 CASES = 100_000
 FOUND: dict[str, tuple[int, ...]] = {
-    "yelp_zip": (1,),
+    "yelp_zip": (1, 2143),
+    "model": (7, 12, 33, 47),
     "literals": (66, 143, 165),
     "people": (68, 448, 667),
     "answers": (29, 172),

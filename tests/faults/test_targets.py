@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from mmprofile.config.compose import load_config, typed
+from mmprofile.config.compose import load_config, read_run_config, typed
 from mmprofile.config.targets import OURS, build, trust
 from mmprofile.errors import UserError
 from mmprofile.evaluate.runs import find_prepared, open_draws
 from mmprofile.files import write_json
+from mmprofile.inputs.data import find_data
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
@@ -98,3 +99,10 @@ def test_ones_own_is_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) 
     for wrong in ("--trust", "--trust=", "--trust=fractions", "--trust=*"):
         with pytest.raises(UserError, match=r"--trust=package\.module\.name"):
             trust([wrong])
+
+
+def test_a_run_of_0_1_0_builds_what_it_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMPROFILE_CACHE", str(tmp_path))
+    cfg = typed("train", read_run_config(Path(__file__).parents[1] / "support" / "run_0_1_0"))
+    found = find_data(cfg.data, Schema.from_config(cfg.profile))
+    assert (found.there, found.photos, found.captions) == (False, True, True)
