@@ -26,8 +26,8 @@ def typed_file(kind: type[T], path: Path) -> T:
         if not OmegaConf.is_dict(given):
             raise ValueError("expected keys with values")
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given)))
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
+        raise UserError(f"{path}: {(str(error) or 'expected keys with values').splitlines()[0]}") from error
 
 
 def typed_part(kind: type[T], part: Any, key: str) -> T:
