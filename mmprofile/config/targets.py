@@ -16,6 +16,7 @@ OURS = frozenset({
     "datamodules.captions.Captions",
     "datamodules.cleaning.clean",
     "datamodules.draws.Draws",
+    "datamodules.forgetting.PreparedFolders",
     "datamodules.options.PhotoOptions",
     "datamodules.people.read_people",
     "datamodules.photos.process",

@@ -19,6 +19,7 @@ from datamodules.options import CustomSource, PhotoOptions
 from datamodules.people import read_people
 from datamodules.photos import LARGEST, process
 from datamodules.prepared import open_prepared
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
 from datamodules.yelp import NOT_A_LITERAL, as_list, literal, read_businesses
 from mmprofile.config.compose import load_config, read_run_config
@@ -259,5 +260,5 @@ def test_nothing_tells_which_files_exist_outside_the_photos_folder(tmp_path: Pat
     assert answers[0][1] == [None] * len(OUTSIDE)
     assert set(answers[0][2]) == {"outside", "missing"}
     assert inside(root, "in.jpg") == inside(root, str(root / "in.jpg")) == root.resolve() / "in.jpg"
-    raw = RawCustom(CustomSource(reviews=str(root / "reviews.jsonl")))
+    raw = RawCustom(CustomSource(reviews=str(root / "reviews.jsonl")), Pseudonyms(b"a key"))
     assert len(raw.stamps()) == 2

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mmprofile.__main__ import COMMANDS
-from mmprofile.files import write_json_lines
+from mmprofile.files import read_json_lines, write_json_lines
 
 LISTENER = """
 import os, sys
@@ -66,6 +66,7 @@ WORDS: dict[str, Sequence[str]] = {
     "llm.attach": LLM,
     "llm.distill": LLM,
     "llm.reinforce": LLM,
+    "forget": ["dry_run=true"],
 }
 """Each command, in an order in which one finds what the others have left."""
 
@@ -109,7 +110,10 @@ def read_by_others(folder: Path) -> list[Path]:
 
 
 def run(command: str, folder: Path) -> None:
-    done, found = attempts([sys.executable, "-m", f"mmprofile.{command}", *WORDS[command]], folder)
+    words = [*WORDS[command]]
+    if command == "forget":
+        words.append(f"user={read_json_lines(folder / 'outputs' / 'small' / 'predictions.jsonl')[0]['user_id']}")
+    done, found = attempts([sys.executable, "-m", f"mmprofile.{command}", *words], folder)
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     assert found == [], command
     assert read_by_others(folder) == [], command

@@ -25,6 +25,7 @@ from datamodules.options import CustomSource, PhotoOptions
 from datamodules.people import read_people
 from datamodules.photos import FORMATS, process
 from datamodules.prepared import open_prepared, read_manifest
+from datamodules.pseudonyms import Pseudonyms
 from datamodules.raw import RawYelp
 from datamodules.rules import check_rules
 from datamodules.text_only import attach, read_text_only
@@ -58,7 +59,7 @@ from mmprofile.train.checkpoints import PARTS, damage
 from tests.support.preparing import run as prepare_city
 from tests.support.rawdata import as_tar, as_zip, city, jpeg, yelp_schema
 
-YELP = yelp_schema()
+YELP, NAMES = yelp_schema(), Pseudonyms(b"a key")
 TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 NAME, VALUE = TEXT_ONLY.names[0], TEXT_ONLY.attributes[0].values[0]
 
@@ -147,7 +148,7 @@ def _custom(ending: str) -> Callable[[Path], object]:
     @explained()
     def read(folder: Path) -> None:
         files = {key: str(folder / f"{key}.{ending}") for key in ("reviews", "labels", "photos")}
-        raw = RawCustom(CustomSource(**files, businesses=str(folder / f"shops.{ending}")))
+        raw = RawCustom(CustomSource(**files, businesses=str(folder / f"shops.{ending}")), NAMES)
         columns = {"business.price": {"number"}, "business.kinds": {"list"}}
         work = folder / "work"
         engine = Engine(work)
