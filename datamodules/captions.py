@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.json as pajson
 import pyarrow.parquet as pq
 
 from datamodules.files import sha256_of
 from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, open_prepared
 from datamodules.pseudonyms import Pseudonyms
+from datamodules.yelp import json_lines
 from mmprofile.errors import UserError
 from mmprofile.files import write_json_lines
 
@@ -361,11 +361,31 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
         elif kind == "Parquet":
             table = pq.read_table(path)
         else:
-            table = pajson.read_json(path)
-    except (OSError, pa.ArrowException) as error:
+            table = _json_table(path)
+        names = [name for name in text if name in table.column_names]
+        rows = table.select(names).cast(pa.schema([(name, pa.string()) for name in names])).to_pylist()
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"path={path} cannot be read as {kind} ({error})") from error
     if "caption" not in table.column_names or not {"photo_id", "path"} & set(table.column_names):
         raise UserError(
             f"path={path} has the columns {', '.join(table.column_names)}; needed: caption, and photo_id or path"
         )
-    return table.select([name for name in text if name in table.column_names]).to_pylist()
+    return rows
+
+
+def _json_table(path: Path) -> pa.Table:
+    """Return the texts of JSON lines. Arrow's own reader ends the process where a line is null.
+
+    Raises:
+        ValueError: names a line that is no object, or has something else than texts and numbers.
+    """
+    rows: list[dict[str, str | None]] = []
+    for number, row in json_lines(path):
+        if isinstance(row, str):
+            raise ValueError(f"line {number} is {row}")
+        given = {name: row[name] for name in ("photo_id", "path", "caption") if name in row}
+        if strange := [name for name, value in given.items() if not isinstance(value, str | int | float | None)]:
+            raise ValueError(f"line {number}: {strange[0]} is no text")
+        rows.append({name: None if value is None else str(value) for name, value in given.items()})
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: pa.array([row.get(name) for row in rows], pa.string()) for name in names})

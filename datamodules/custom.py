@@ -155,7 +155,8 @@ class RawCustom:
         """Return photo_id (a keyed hash of the path), photo_key, business_id and label; remember where each photo lies."""
         rows = named.to_pyarrow().to_pylist()
         ids = {row["path"]: self._names.photo(row["path"]) for row in rows}
-        self._paths = {ids[path]: self.photo_root / os.path.expanduser(path) for path in ids}
+        places = ((path, self._place(path)) for path in ids)
+        self._paths = {ids[path]: place for path, place in places if place is not None}
         notes["photo_rows"] = len(rows)
         columns = {
             "photo_id": [ids[row["path"]] for row in rows],
@@ -165,9 +166,16 @@ class RawCustom:
         }
         return pa.table(columns, schema=pa.schema([(name, pa.string()) for name in columns]))
 
+    def _place(self, path: str) -> Path | RemoteFile | None:
+        """Return where a photo lies; None outside the folder of photos."""
+        root = self.photo_root
+        if isinstance(root, RemoteFolder):
+            return root / path if path in root.stamps else None
+        return inside(root, path)
+
     def photos(self, ids: set[str]) -> Iterator[Given]:
         """Yield photo ids and paths; a missing file is noticed when it is opened."""
-        for photo_id in sorted(ids):
+        for photo_id in sorted(ids & self._paths.keys()):
             yield photo_id, self._paths[photo_id]
 
     def where(self) -> str:
@@ -231,6 +239,20 @@ def named_photos(reviews: SourceFile, photos: SourceFile | None) -> tuple[str, .
             engine.close()
 
 
+def inside(root: Path, path: str) -> Path | None:
+    """Return where a photo lies, which whoever wrote the files says; None outside the folder, where nothing is looked at.
+
+    Args:
+        root: the folder of photos.
+        path: relative to it, or absolute.
+    """
+    try:
+        top, place = os.path.realpath(root), os.path.realpath(os.path.join(root, os.path.expanduser(path)))
+    except ValueError:  # a NUL in a path
+        return None
+    return Path(place) if place.startswith(os.path.join(top, "")) else None
+
+
 def stamp_of(root: Path | RemoteFolder, paths: Iterable[str]) -> str:
     """Return a hash of the sizes and times of files, which tells whether one of them has changed or is gone."""
     digest = hashlib.sha256()
@@ -239,9 +261,10 @@ def stamp_of(root: Path | RemoteFolder, paths: Iterable[str]) -> str:
             digest.update(f"{path}\0{root.stamps.get(path)}\0".encode())
             continue
         try:
-            found = os.stat(os.path.join(root, os.path.expanduser(path)))
-            stamp = f"{found.st_size} {found.st_mtime_ns}"
-        except (OSError, ValueError):  # a NUL in a path
+            place = inside(root, path)
+            found = None if place is None else os.stat(place)
+            stamp = "missing" if found is None else f"{found.st_size} {found.st_mtime_ns}"
+        except OSError:
             stamp = "missing"
         digest.update(f"{path}\0{stamp}\0".encode())
     return digest.hexdigest()

@@ -8,6 +8,7 @@ import hashlib
 import io
 import math
 import os
+import stat
 import struct
 import warnings
 from collections import Counter, deque
@@ -29,10 +30,14 @@ from mmprofile.remote import RemoteFile
 # Formats that decode in-process. Not among them: EPS, which would start Ghostscript, and other scripted formats.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 JPEG_QUALITY = 90
+LARGEST = 256 * 2**20
+"""Bytes of a photo's file: 50 million pixels take 150 MB as they are."""
 REASONS = ("missing", "empty", "truncated", "too_large", "unreadable")
 _CUT_SHORT = ("truncated", "broken data stream", "unexpected end", "end of file", "premature", "not enough image data")
 # What Pillow's decoders raise on damaged files.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, struct.error)
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, TypeError, LookupError, ArithmeticError, RuntimeError, struct.error,
+)  # fmt: skip
 Image.init()
 
 
@@ -77,11 +82,13 @@ def process(data: Content, options: PhotoOptions) -> Processed:
         options: size limits; the pixel limit is checked from the header, before anything is decoded.
     """
     try:
-        content = data if isinstance(data, bytes) else data.read_bytes()
-    except FileNotFoundError:
+        content = data if isinstance(data, bytes) else _content(data)
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the path
         return Processed(None, "", "missing")
     except OSError:
         return Processed(None, "", "unreadable")
+    if len(content) > LARGEST:
+        return Processed(None, "", "too_large")
     if not content:
         return Processed(None, "", "empty")
     try:
@@ -98,6 +105,20 @@ def process(data: Content, options: PhotoOptions) -> Processed:
         cut = isinstance(error, EOFError) or any(mark in str(error).lower() for mark in _CUT_SHORT)
         return Processed(None, "", "truncated" if cut else "unreadable")
     return Processed(jpeg, hashlib.sha256(jpeg).hexdigest(), None)
+
+
+def _content(place: Path | RemoteFile) -> bytes:
+    """Return a regular file's content, at most a byte more than is read of a photo; a pipe or a device might never end.
+
+    Raises:
+        OSError, ValueError: it is no regular file, or cannot be read.
+    """
+    if isinstance(place, RemoteFile):
+        return place.read_bytes()
+    with open(place, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("no regular file")
+        return file.read(LARGEST + 1)
 
 
 def _read_reduced(image: Image.Image, shorter_side: int) -> None:

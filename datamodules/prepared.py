@@ -1,6 +1,5 @@
 """The prepared folder, written and opened: users by split, photos, captions, cues, schema, manifest, card."""
 
-import json
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from datamodules.files import sha256_of
 from datamodules.photos import PhotoStore
 from datamodules.retention import warn_when_over
 from mmprofile.errors import UserError
-from mmprofile.files import write_text
+from mmprofile.files import MALFORMED, parse_json, read_json, write_text
+from mmprofile.inputs.views import SPLITS
 from mmprofile.profile.schema import Profile, Schema
 
 try:
@@ -92,8 +92,11 @@ def open_prepared(folder: str | Path) -> Prepared:
         splits, photos = datasets.load_from_disk(str(folder)), datasets.load_from_disk(str(folder / "photos"))
         schema = Schema.from_yaml(folder / "schema.yaml")
         captions, cues = _read_captions(folder), _read_cues(folder)
+        _check(photos, PHOTO)
+        for split in SPLITS:
+            _check(splits[split], user_schema(schema))
         ids = photos.data.column("photo_id").to_pylist()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{folder} is damaged ({error}): remove it and prepare it again") from error
     index = {photo_id: row for row, photo_id in enumerate(ids)}
     prepared = Prepared(
@@ -111,6 +114,18 @@ def open_prepared(folder: str | Path) -> Prepared:
             prepared, held.close
         )  # not an attribute: a process that is sent the data could not take it along
     return prepared
+
+
+def _check(table: Any, columns: pa.Schema) -> None:
+    """Check that a table has columns, and is sound: a place that a damaged file names may lie anywhere in memory.
+
+    Raises:
+        KeyError, TypeError, AttributeError, pa.ArrowException: it has others, is none, or is damaged.
+    """
+    for column in columns:
+        if table.data.schema.field(column.name).type != column.type:
+            raise TypeError(f"the column {column.name} is none of a prepared folder")
+    table.data.table.validate(full=True)
 
 
 def in_use(folder: Path) -> bool:
@@ -139,7 +154,7 @@ def locked(folder: Path, exclusive: bool) -> BinaryIO | None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return the manifest of a prepared folder; None when there is none that can be read."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
     except (OSError, ValueError):
         return None
     return manifest if isinstance(manifest, dict) else None
@@ -151,7 +166,7 @@ def _read_captions(folder: Path) -> dict[str, str] | None:
         return None
     try:
         rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and caption again") from error
     return {row["sha256"]: row["caption"] for row in rows if row["status"] == "ok"}
 
@@ -160,7 +175,7 @@ def _read_cues(folder: Path) -> dict[tuple[str, str], dict[str, str | None]] | N
     path = folder / "cues.parquet"
     if not path.exists():
         return None
-    return {(row["kind"], row["id"]): json.loads(row["cues"]) for row in pq.read_table(path).to_pylist()}
+    return {(row["kind"], row["id"]): parse_json(row["cues"]) for row in pq.read_table(path).to_pylist()}
 
 
 def user_schema(schema: Schema) -> pa.Schema:

@@ -3,9 +3,12 @@
 Archives are read as streams. The three JSON files are copied out of them; of the photos only those asked for are read.
 """
 
+import errno
+import lzma
 import os
 import re
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -16,7 +19,7 @@ from typing import IO, Any
 from datamodules.engine import Engine
 from datamodules.files import CHUNK, SourceFile
 from datamodules.label_file import GivenLabels
-from datamodules.photos import Given
+from datamodules.photos import LARGEST, Given
 from datamodules.rules import Columns
 from datamodules.yelp import Tables, read_tables
 from mmprofile.errors import UserError
@@ -30,7 +33,18 @@ NAMES = {
     "photos": ("photos.json", "yelp_academic_dataset_photo.json", "photo.json"),
 }
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
+_BROKEN = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, LookupError,
+    NotImplementedError, RuntimeError, struct.error, OverflowError,
+)  # fmt: skip
+"""What the archive readers raise for files that are damaged, encrypted or of a kind that they do not know."""
+LARGEST_RATIO, SMALL_ARCHIVE = 100, 100_000_000
+"""What is in an archive may take so many times its size, and so many bytes; Yelp's JSON takes 3 times."""
+LONGEST_NAME = 100_000
+_NAMES = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+"""Members of a tar that hold names and the like of the next one."""
 _PHOTO = re.compile(r"(?:^|/)photos/([^/]+)\.jpg$")
 
 
@@ -181,7 +195,7 @@ class RawYelp:
                 match = _PHOTO.search(name)
                 if match and match[1] in left:
                     left.discard(match[1])
-                    yield match[1], _read_checked(archive, name, file.read)
+                    yield match[1], _read_checked(archive, name, lambda file=file: file.read(LARGEST + 1))
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -221,34 +235,71 @@ def walk_archive(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
     Raises:
         UserError: the archive is truncated or damaged.
     """
+    room = _Room(archive)
     if archive.name.lower().endswith(".zip"):
         try:
             with zipfile.ZipFile(archive) as opened:
                 members = [info for info in opened.infolist() if not info.is_dir() and not _skipped(info.filename)]
         except _BROKEN as error:
             raise _broken(archive, "", error) from error
+        except OSError as error:
+            raise (_broken(archive, "", error) if error.errno in (None, errno.EINVAL) else error) from error
+        room.take(sum(info.file_size for info in members))
         with zipfile.ZipFile(archive) as opened:
             for info in members:
                 with _read_checked(archive, info.filename, lambda info=info: opened.open(info)) as file:
                     if is_archive(Path(info.filename)):
-                        yield from _walk_tar(archive, file)
+                        yield from _walk_tar(archive, file, room)
                     else:
                         yield info.filename, file
     else:
         with archive.open("rb") as file:
-            yield from _walk_tar(archive, file)
+            yield from _walk_tar(archive, file, room)
 
 
-def _walk_tar(archive: Path, file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+class _Room:
+    """How much an archive may still expand to: a small file can stand for more than any disk or memory holds."""
+
+    def __init__(self, archive: Path) -> None:
+        self.archive, self.left = archive, max(SMALL_ARCHIVE, LARGEST_RATIO * archive.stat().st_size)
+
+    def take(self, size: int) -> None:
+        """Take the bytes of members.
+
+        Raises:
+            UserError: they are too many.
+        """
+        self.left -= size
+        if self.left < 0:
+            raise UserError(
+                f"raw data: archive {self.archive} expands to more than {LARGEST_RATIO} times its size, which no download of "
+                "Yelp does: if you trust it, unpack it and give the folder"
+            )
+
+
+class _PlainInfo(tarfile.TarInfo):
+    """A member of a tar. Its names and the map of a sparse file are read into memory: only short names are, and no maps."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type == tarfile.GNUTYPE_SPARSE or (self.type in _NAMES and self.size > LONGEST_NAME):
+            raise tarfile.ReadError("a sparse file, or a name that is too long")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: Any) -> None:
+        raise tarfile.ReadError("a sparse file")
+
+
+def _walk_tar(archive: Path, file: IO[bytes], room: _Room) -> Iterator[tuple[str, IO[bytes]]]:
     """Yield the members of a tar, compressed or not, from a file that is only read forwards."""
     name = ""
-    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*"))  # noqa: SIM115
+    tar = _read_checked(archive, name, lambda: tarfile.open(fileobj=file, mode="r|*", tarinfo=_PlainInfo))  # noqa: SIM115
     with tar:
         while True:
             member = _read_checked(archive, name, tar.next)
             if member is None:
                 return
             name = member.name
+            room.take(member.size)
             if member.isfile() and not _skipped(name):
                 content = tar.extractfile(member)
                 assert content is not None

@@ -14,7 +14,7 @@ from datamodules.card import dataset_card
 from datamodules.files import sha256_of
 from datamodules.prepared import Prepared, open_prepared
 from mmprofile.errors import UserError
-from mmprofile.files import whole, write_json, write_text
+from mmprofile.files import read_json, whole, write_json, write_text
 from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.labels import Label, join, load_labels
 from mmprofile.llm.people import Person
@@ -133,7 +133,7 @@ def _silent(label: Label) -> bool:
 def _calibration(path: Path, labels: Sequence[Label]) -> dict[str, Any]:
     """Return ``calibration.json`` beside the labels if it belongs to them: thresholds, priors and the vote's settings."""
     try:
-        calibration = json.loads((path.parent / "calibration.json").read_text(encoding="utf-8"))
+        calibration = read_json(path.parent / "calibration.json")
     except (OSError, ValueError):
         return {}
     if not isinstance(calibration, dict) or {calibration.get("settings")} != {label.provenance for label in labels}:

@@ -5,7 +5,6 @@ Reviews and photo rows have an explicit schema, because inference from the first
 
 import ast
 import codecs
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from datamodules.columns import LARGEST_NUMBER, check_columns, text_columns, wit
 from datamodules.engine import Engine
 from datamodules.rules import Columns, columns_of, key_of
 from mmprofile.errors import UserError
+from mmprofile.files import parse_json
 
 REVIEW_COLUMNS = {
     "review_id": "VARCHAR",
@@ -168,12 +168,10 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
-                if b"\\u" in line:
-                    json.dumps(row, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+                row = parse_json(line)
             except UnicodeError:
                 yield number, "not UTF-8"
-            except (ValueError, RecursionError):
+            except ValueError:
                 yield number, "not JSON"
             else:
                 yield number, row if isinstance(row, dict) else "not a JSON object"
@@ -192,7 +190,7 @@ def first_malformed(path: Path, required: tuple[str, ...]) -> tuple[int, str] | 
     for number, row in json_lines(path):
         if isinstance(row, str):
             return number, row
-        absent = [name for name in required if row.get(name) is None]
+        absent = [name for name in required if not isinstance(row.get(name), str | int | float)]
         if absent:
             return number, f"no {absent[0]}"
         if row.get("stars") is not None and as_number(row["stars"]) is None:
@@ -226,7 +224,7 @@ def _parsed(text: str) -> Any:
         return {name: _FLAG_VALUES[value] for name, value in _FLAG.findall(text)}
     try:
         return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # TypeError: a list as a key
         return NOT_A_LITERAL
 
 
@@ -252,7 +250,7 @@ def as_list(value: Any) -> list[str] | None:
         names = sorted(str(item) for item in value)
     else:
         names = [] if value is None else [str(value)]
-    return names or None
+    return [name.encode("utf-8", "replace").decode("utf-8") for name in names] or None  # half a surrogate pair
 
 
 def categories(value: Any) -> list[str] | None:
@@ -281,7 +279,7 @@ def read_businesses(path: Path, keys: dict[str, str], notes: dict[str, Any]) -> 
     total = bad = 0
     for _, row in json_lines(path):
         total += 1
-        if isinstance(row, str) or row.get("business_id") is None:
+        if isinstance(row, str) or not isinstance(row.get("business_id"), str | int | float):
             bad += 1
             continue
         if row["business_id"] in ids:
@@ -309,5 +307,8 @@ def _business_value(row: dict[str, Any], key: str, reader: str) -> tuple[Any, st
         parsed = literal(raw)
         if parsed is NOT_A_LITERAL:
             return None, "not_a_literal"
-        value = READERS[reader][0](parsed)
+        try:
+            value = READERS[reader][0](parsed)
+        except ValueError:  # a whole number of more digits than Python writes
+            return None, "not_a_literal"
     return value, "unknown" if value is None else "known"

@@ -3,6 +3,10 @@
 import difflib
 from collections.abc import Iterable
 
+CONTROLS = dict.fromkeys((*range(32), *range(127, 160)), "?")
+"""Characters by which a file that is quoted could steer a terminal."""
+LONGEST = 2000
+
 
 class UserError(Exception):
     """A mistake outside the code: config, files, network, disk.
@@ -12,7 +16,8 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.split()))
+        line = " ".join(message.split()).translate(CONTROLS)
+        super().__init__(line if len(line) <= LONGEST else f"{line[: LONGEST - 600]} ... {line[-500:]}")
 
 
 class Terminated(BaseException):

@@ -17,6 +17,11 @@ from filelock import FileLock
 
 from mmprofile.errors import UserError
 
+MALFORMED = (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RecursionError)
+"""What code raises that takes parsed data apart which have another form than it expects."""
+LARGEST_YAML, DEEPEST_YAML = 1_000_000, 50
+"""Bytes of a YAML file, and levels in it. A schema of 1,000 values takes 30 kB and 4 levels."""
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -96,13 +101,39 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value that a text is, or one in UTF-8.
+
+    Raises:
+        ValueError: it is no JSON, is nested too deep, or has half of a surrogate pair, which is no text.
+    """
+    text = text if isinstance(text, str) else text.decode("utf-8")
+    try:
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return value
+
+
+def read_json(path: Path) -> Any:
+    """Return the value that a file holds.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no JSON (:func:`parse_json`).
+    """
+    return parse_json(path.read_bytes())
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """Return the object of each line. Only line feeds end a line: a text may hold other separators.
 
     Raises:
         OSError, ValueError: the file cannot be read, or a line is no JSON.
     """
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    with path.open("rb") as file:
+        return [parse_json(line) for line in file if line != b"\n"]
 
 
 class JsonLine(NamedTuple):
@@ -133,7 +164,7 @@ def read_numbered_lines(path: Path, setting: str, content: str) -> Iterator[Json
             continue
         place = f"{path}, line {number}"
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as error:
             raise UserError(f"{place}: no JSON ({error}); expected one {content} a line") from error
         yield JsonLine(number, place, value)
@@ -154,6 +185,27 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def read_yaml_text(path: Path) -> str:
+    """Return the text of a YAML file that is safe to parse: of a bounded size and depth, and without aliases.
+
+    A few aliases of aliases (``*name``) stand for more values than memory holds.
+
+    Raises:
+        OSError, ValueError, yaml.YAMLError: the file cannot be read, or is not safe.
+    """
+    with path.open("rb") as file:
+        content = file.read(LARGEST_YAML + 1)
+    if len(content) > LARGEST_YAML:
+        raise ValueError(f"it is larger than {size(LARGEST_YAML)}")
+    text, depth = content.decode("utf-8"), 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > DEEPEST_YAML:
+            problem = "an alias (*name) is not read" if depth <= DEEPEST_YAML else "it is nested too deep"
+            raise ValueError(problem)
+    return text
 
 
 class _AsWritten(yaml.SafeLoader):
@@ -178,7 +230,7 @@ def read_schema_file(path: Path) -> dict[str, Any]:
         UserError: the file cannot be read, or holds no mapping.
     """
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _AsWritten)
+        data = yaml.load(read_yaml_text(path), _AsWritten)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise UserError(f"profile schema {path}: cannot be read ({reason})") from error

@@ -7,10 +7,10 @@ from mmprofile.errors import UserError
 
 def run(cfg: PrepareConfig) -> None:
     """Prepare a data set: raw files -> prepared folder, whose path is the last line printed. Or suggest a schema."""
-    from hydra.utils import instantiate
+    from mmprofile.config.targets import build
 
     if cfg.suggest is not None:
-        print(instantiate(cfg.suggester)(cfg.data.prepare.source.get("labels"), cfg.suggest))
+        print(build(cfg.suggester)(cfg.data.prepare.source.get("labels"), cfg.suggest))
         return
     from mmprofile.inputs.data import prepare_data
     from mmprofile.profile.schema import Schema
@@ -19,7 +19,7 @@ def run(cfg: PrepareConfig) -> None:
     if cfg.clean is not False:
         if cfg.clean not in (True, "list"):
             raise UserError(f"clean={cfg.clean}: give list to see the prepared folders, or true to remove old ones")
-        print(instantiate(cfg.cleaner)(cfg.data.prepare, schema.observed, remove=cfg.clean is True))
+        print(build(cfg.cleaner)(cfg.data.prepare, schema.observed, remove=cfg.clean is True))
         return
     print(prepare_data(cfg.data, schema))
 

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from mmprofile.evaluate.predictions import predict_users, profiles, write_predictions
+from mmprofile.evaluate.predictions import predict_users, write_predictions
+from mmprofile.evaluate.rows import profiles
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import BatchData, PhotoData
 from mmprofile.inputs.views import User, donors, user_rng

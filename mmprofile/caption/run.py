@@ -11,11 +11,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from mmprofile.caption.store import CaptionStore
 from mmprofile.config.command import quiet
 from mmprofile.config.settings import CaptionConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
 from mmprofile.fleet import by_ray
 from mmprofile.inputs.data import prepare_data
@@ -37,7 +36,7 @@ def main(cfg: CaptionConfig) -> None:
     check_settings(cfg)
     schema = Schema.from_config(cfg.profile)
     folder = cfg.folder or prepare_data(cfg.data, schema)
-    captions = instantiate(cfg.captions)(folder=folder)
+    captions = build(cfg.captions)(folder=folder)
     if cfg.verify:
         verify(captions)
         return
@@ -104,7 +103,7 @@ class CaptionWorker:
         from mmprofile.caption.blip2 import caption
 
         quiet()
-        captions = instantiate(self.cfg.captions)(folder=self.folder)
+        captions = build(self.cfg.captions)(folder=self.folder)
         caption(self.cfg, captions, checkpoint=self.checkpoint, part=(int(row["item"]), self.parts))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -14,11 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from mmprofile.config.compose import HYDRA_QUIET, load_config, typed
+from mmprofile.config.targets import trust
 from mmprofile.config.words import translate
 from mmprofile.errors import Terminated, UserError
 from mmprofile.paths import conf_dir
 from mmprofile.remote import local_copies
 
+UMASK = "MMPROFILE_UMASK"
 INTERRUPTED = "interrupted; the same command goes on from there"
 
 
@@ -38,7 +41,8 @@ def run_command(
     if show_help(name, run):
         return
     quiet()
-    words = translate(name, sys.argv[1:])
+    guarded(keep_private)
+    words = guarded(lambda: translate(name, trust(sys.argv[1:])))
 
     def start(cfg: Any, given: Sequence[str]) -> None:
         added = more(cfg, given) if more else []
@@ -117,6 +121,18 @@ def _listen_for_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():  # only there signals arrive
         signal.signal(signal.SIGTERM, handle)
+
+
+def keep_private() -> None:
+    """Let nobody else read what this command and its children write, since it holds people's texts.
+
+    Raises:
+        UserError: ``MMPROFILE_UMASK``, which says otherwise, is no such mask.
+    """
+    mask = os.environ.get(UMASK, "077")
+    if not re.fullmatch("0?[0-7]{1,3}", mask):
+        raise UserError(f"{UMASK}={mask}: give an octal number, such as 027 for files that your group may read")
+    os.umask(int(mask, 8))
 
 
 def _reader_is_gone() -> bool:

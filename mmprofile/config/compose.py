@@ -27,7 +27,7 @@ from mmprofile.config.settings import (
 )
 from mmprofile.config.words import as_words, rename_keys, translate
 from mmprofile.errors import UserError, nearest
-from mmprofile.files import read_schema_file
+from mmprofile.files import read_schema_file, read_yaml_text
 from mmprofile.paths import conf_dir
 
 CONFIGS: dict[str, type] = {
@@ -101,6 +101,34 @@ def _compose(name: str, words: list[str]) -> DictConfig:
     finally:
         GlobalHydra.instance().clear()
         GlobalHydra.instance().hydra = outer
+
+
+def read_run_config(folder: Path) -> DictConfig:
+    """Return the ``config.yaml`` of a run's folder as it stands there: values, and no references to anything.
+
+    Raises:
+        UserError: it cannot be read, or a value outside the profile refers to another one or to the environment.
+    """
+    path = folder / "config.yaml"
+    try:
+        cfg = OmegaConf.create(read_yaml_text(path))
+        if not isinstance(cfg, DictConfig) or "profile" not in cfg:
+            raise ValueError("expected keys with values, and a profile among them")
+        plain = OmegaConf.to_container(cfg)
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        AssertionError,
+    ) as error:  # of OmegaConf: a number
+        reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read ({reason}); a run is a folder that mmprofile.train wrote") from error
+    if any("${" in str(value) for key, value in _flatten(plain).items() if not key.startswith("profile.")):
+        raise UserError(
+            f"{path}: it refers to other values (${{...}}), which no run's configuration does; it was changed"
+        )
+    return cfg
 
 
 def typed(name: str, cfg: DictConfig) -> Any:

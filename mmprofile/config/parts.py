@@ -2,14 +2,32 @@
 
 from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mmprofile.errors import UserError, nearest
+from mmprofile.files import read_yaml_text
 
 T = TypeVar("T")
+
+
+def typed_file(kind: type[T], path: Path) -> T:
+    """Return a YAML file as a dataclass.
+
+    Raises:
+        UserError: it cannot be read, or a key or value is none of the dataclass.
+    """
+    try:
+        given = OmegaConf.create(read_yaml_text(path))
+        if not OmegaConf.is_dict(given):
+            raise ValueError("expected keys with values")
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given)))
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
+        raise UserError(f"{path}: {(str(error) or 'expected keys with values').splitlines()[0]}") from error
 
 
 def typed_part(kind: type[T], part: Any, key: str) -> T:

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 import io
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mmprofile.doctor.batches import Batches, largest_batches
 from mmprofile.doctor.memory import Need, needs
 from mmprofile.doctor.weights import Weights
 from mmprofile.errors import UserError
+from mmprofile.files import read_json
 from mmprofile.model.checkpoints import ADAPTER_CONFIG
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
@@ -151,4 +151,4 @@ def _rank(adapter: Weights) -> int:
     """Return the rank of an adapter; 16 where it is not known."""
     if adapter.folder is None:
         return 16
-    return int(json.loads((adapter.folder / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("r", 16))
+    return int(read_json(adapter.folder / ADAPTER_CONFIG).get("r", 16))

@@ -3,7 +3,6 @@
 Nothing is fetched, prepared, allocated or written. The checks are those that ``train`` makes itself.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -22,7 +21,7 @@ from mmprofile.doctor.machine import Device
 from mmprofile.doctor.screen import row, table
 from mmprofile.doctor.weights import Weights, state, weights_of
 from mmprofile.errors import UserError
-from mmprofile.files import size
+from mmprofile.files import read_json, size
 from mmprofile.inputs.data import completed_schema, find_data
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
@@ -102,7 +101,7 @@ class Doctor:
             return f"{self.cfg.data.name}: would be prepared in {folder}"
         self.prepared = folder
         self.schema = completed_schema(self.cfg.data, self.schema, str(folder))
-        counts = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("splits", {})
+        counts = read_json(folder / "manifest.json").get("splits", {})
         users = " / ".join(f"{counts.get(split, '?'):,}" if split in counts else "?" for split in SPLITS)
         return f"{self.cfg.data.name}: prepared in {folder}; users {users} (train / validation / test)"
 

@@ -1,6 +1,5 @@
 """Where the weights of a run are: in this package, in a folder, in the hub's cache, or not on this machine."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from huggingface_hub import constants, get_token
 
 from mmprofile.config.settings import TrainConfig
 from mmprofile.doctor.catalogue import CheckpointFacts, published
-from mmprofile.files import size
+from mmprofile.files import read_json, size
 from mmprofile.model.checkpoints import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -62,7 +61,7 @@ class Weights:
         """What its config.json says, or what is known of it; empty if nothing is."""
         if self.folder is not None:
             try:
-                config: dict[str, Any] = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+                config: dict[str, Any] = read_json(self.folder / CONFIG)
             except (OSError, ValueError):
                 return {}
             return config

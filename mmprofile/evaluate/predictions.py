@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from mmprofile.config.settings import EvaluationConfig
-from mmprofile.errors import UserError
 from mmprofile.evaluate.confidence import collect_answers, confidence_scores
-from mmprofile.evaluate.runs import PREDICTIONS
-from mmprofile.files import read_json_lines, write_json_lines
+from mmprofile.files import write_json_lines
 from mmprofile.inputs.batch import Batch
 from mmprofile.inputs.data import BatchData, ExampleData
 from mmprofile.inputs.views import User, View, drop_photos, unpaired
@@ -282,21 +280,3 @@ def evaluate_baselines(schema: Schema, data: ExampleData, split: str, resamples:
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Write one JSON object per user, as :meth:`Prediction.to_dict` gives it; whole or not at all."""
     write_json_lines(path, [prediction.to_dict() for prediction in predictions])
-
-
-def read_predictions(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's ``predictions.jsonl``.
-
-    Raises:
-        UserError: the file is missing or cannot be read.
-    """
-    path = folder / PREDICTIONS
-    try:
-        return read_json_lines(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); a finished run has one") from error
-
-
-def profiles(rows: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
-    """Return the ``gold`` or ``parsed`` profiles of the rows of ``predictions.jsonl``."""
-    return [{name: tuple(values) for name, values in row[part].items()} for row in rows]

@@ -4,20 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from mmprofile.config.compose import chosen_settings, typed
+from mmprofile.config.compose import chosen_settings, read_run_config, typed
 from mmprofile.config.settings import TrainConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
-from mmprofile.files import read_json_lines
+from mmprofile.evaluate.rows import PREDICTIONS, read_predictions
 from mmprofile.inputs.data import BatchData, PhotoData, UserData, prepare_data
 from mmprofile.inputs.views import check_paradigm
 from mmprofile.model.exports import load_pretrained
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Schema
 
-PREDICTIONS = "predictions.jsonl"
 ELSEWHERE = "folder=/path/to/prepared"
 
 
@@ -45,9 +44,7 @@ def load_run(run: str) -> Run:
     folder = Path(run).expanduser()
     if not (folder / "config.yaml").is_file():
         raise UserError(f"run={run}: no run there (no config.yaml); a run is a folder that mmprofile.train wrote")
-    plain = OmegaConf.load(folder / "config.yaml")
-    assert isinstance(plain, DictConfig)
-    cfg: TrainConfig = typed("train", plain)
+    cfg: TrainConfig = typed("train", read_run_config(folder))
     if cfg.model.system != "neural":
         raise UserError(
             f"run={run}: system {cfg.model.system} leaves no model behind; its scores are in {folder / 'metrics.json'}"
@@ -137,7 +134,7 @@ def open_draws(cfg: TrainConfig, schema: Schema, prepared: Path, captions: bool 
         UserError: the folder was prepared with another schema, or lacks captions.
     """
     inputs = OmegaConf.to_container(cfg.inputs)
-    data: PhotoData = instantiate(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
+    data: PhotoData = build(cfg.reader, _partial_=True)(prepared, schema=schema, inputs=inputs, captions=captions)
     return data
 
 
@@ -145,7 +142,7 @@ def make_data(cfg: TrainConfig, model: ProfileModel, folder: Path) -> BatchData:
     """Return the datamodule that a training configuration describes, over a prepared folder."""
     paradigm = check_paradigm(cfg.paradigm)
     inputs: dict[str, Any] = OmegaConf.to_container(cfg.inputs)  # type: ignore[assignment]
-    data: BatchData = instantiate(cfg.loader, _partial_=True)(
+    data: BatchData = build(cfg.loader, _partial_=True)(
         folder=folder,
         model=model,
         views=paradigm.views,
@@ -203,10 +200,9 @@ def check_data(folder: Path, data: UserData) -> None:
     Raises:
         UserError: says how many users are missing.
     """
-    try:
-        predicted = {row["user_id"] for row in read_json_lines(folder / PREDICTIONS)}
-    except FileNotFoundError:
+    if not (folder / PREDICTIONS).exists():
         return
+    predicted = {row["user_id"] for row in read_predictions(folder)}
     present = {user.user_id for user in data.users("test")}
     if predicted != present:
         raise UserError(

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from filelock import Timeout
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
-from mmprofile.config.compose import typed
+from mmprofile.config.compose import read_run_config, typed
 from mmprofile.config.data_settings import ForgetConfig
+from mmprofile.config.targets import build
 from mmprofile.erasing import Change, Person, changes_in, opened_files
 from mmprofile.errors import UserError
 from mmprofile.files import lock_of, read_json_lines
@@ -53,7 +52,7 @@ def main(cfg: ForgetConfig) -> None:
     Raises:
         UserError: there is nothing of such a person, or a command is at work on what would change.
     """
-    data: PreparedData = instantiate(cfg.prepared)(str(cfg.user), [*cfg.folders])
+    data: PreparedData = build(cfg.prepared)(str(cfg.user), [*cfg.folders])
     tops = [Path(path).expanduser() for path in (cfg.out, *cfg.files)]
     _check_folders(data, tops)
     # Prepared data come last: what they say of the person is needed to find the rest, also when this was killed and runs again.
@@ -97,7 +96,7 @@ def _learned(run: Path, data: PreparedData) -> Iterator[str]:
     """Yield what a run's model learned from the person, and the command that trains it without them."""
     if not any((run / name).exists() for name in ("model", "checkpoints")):
         return
-    cfg: Any = OmegaConf.load(run / "config.yaml")
+    cfg: Any = read_run_config(run)
     if "task" in cfg:
         if any(path.name.startswith("predictions") for path in run.iterdir()) and _trains_on(cfg, data):
             yield f"{run}: its classifier may have been trained on this person's reviews; remove it and run mmprofile.apply again"
@@ -113,7 +112,7 @@ def _trains_on(cfg: Any, data: PreparedData) -> bool:
     """Return whether the run whose profiles a classifier was shown learned from the person."""
     run = Path(cfg.run).expanduser()
     path = run / "config.yaml"
-    return path.is_file() and _split_in(run, OmegaConf.load(path), data) in LEARNED
+    return path.is_file() and _split_in(run, read_run_config(run), data) in LEARNED
 
 
 def _split_in(run: Path, cfg: Any, data: PreparedData) -> str | None:

@@ -1,13 +1,13 @@
 """What the data of a run can do, whoever made them: ``conf/`` names the classes, :mod:`datamodules` has them."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from mmprofile.config.targets import build
+from mmprofile.files import read_json
 from mmprofile.inputs.views import Example, InputSettings, User, View
 from mmprofile.profile.schema import Schema
 
@@ -114,10 +114,10 @@ def find_data(data: Any, schema: Schema) -> FoundData:
     Raises:
         UserError: the data could not be prepared: raw files are missing, say.
     """
-    folder, photos, captions = instantiate(data.prepare, _partial_=True)(schema=schema.observed, look=True)
+    folder, photos, captions = build(data.prepare, _partial_=True)(schema=schema.observed, look=True)
     there = (folder / "manifest.json").is_file()
     if there:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = read_json(folder / "manifest.json")
         photos = manifest.get("photos", {}).get("stored") != 0
         captions = (folder / "captions.parquet").is_file()
     return FoundData(folder, there, photos, captions)
@@ -133,7 +133,7 @@ def prepare_data(data: Any, schema: Schema) -> Path:
     Raises:
         UserError: the data cannot be prepared.
     """
-    return Path(instantiate(data.prepare, _partial_=True)(schema=schema.observed))
+    return Path(build(data.prepare, _partial_=True)(schema=schema.observed))
 
 
 def completed_schema(data: Any, schema: Schema, folder: str | None = None) -> Schema:

@@ -93,4 +93,9 @@ def _claim(row: Any, values: Mapping[str, str]) -> Claim | str:
     if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 <= confidence <= 100:
         return f"confidence {str(confidence)[:40]!r} is no number from 0 to 100"
     rationale = row.get("rationale")
-    return Claim(known, confidence / 100, " ".join(rationale.split()) if isinstance(rationale, str) else "")
+    return Claim(known, confidence / 100, _words(rationale) if isinstance(rationale, str) else "")
+
+
+def _words(text: str) -> str:
+    """Return a text with single blanks; half of a surrogate pair, which no file can hold, is a question mark."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())

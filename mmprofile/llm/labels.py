@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmprofile.errors import UserError
-from mmprofile.files import whole
+from mmprofile.files import MALFORMED, parse_json, whole
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.people import Person
 from mmprofile.profile.schema import UNKNOWN, Schema
@@ -77,9 +77,9 @@ def load_labels(path: Path) -> list[Label]:
     """
     try:
         rows: Sequence[dict[str, Any]] = pq.read_table(path, schema=COLUMNS).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+        return [replace(Label(**row), votes=tuple(Vote(**vote) for vote in parse_json(row["votes"]))) for row in rows]
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{path}: no table of labels ({error}); python -m mmprofile.llm.vote writes it") from error
-    return [replace(Label(**row), votes=tuple(Vote(**vote) for vote in json.loads(row["votes"]))) for row in rows]
 
 
 class Joined(NamedTuple):

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from mmprofile.config.llm_settings import LlmConfig, PromptsConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
+from mmprofile.files import read_json
 from mmprofile.inputs.data import is_generated, prepare_data
 from mmprofile.llm.checks import check_settings
 from mmprofile.llm.journal import Record, open_journal
@@ -68,7 +68,7 @@ def read_people(cfg: LlmConfig, schema: Schema) -> list[Person]:
         UserError: there are none.
     """
     source = prepared_folder(cfg) if cfg.input is None else cfg.input
-    people = [person for person in instantiate(cfg.people)(source, schema=schema) if person.split in cfg.splits]
+    people = [person for person in build(cfg.people)(source, schema=schema) if person.split in cfg.splits]
     if not people:
         raise UserError(f"splits={list(cfg.splits)}: nobody is in them")
     return people
@@ -115,8 +115,8 @@ def current_answers(people: Sequence[Person], schema: Schema, cfg: LlmConfig) ->
     """
     folder = stage_folder(cfg)
     try:
-        requests = json.loads((folder / ASKED).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        requests = [str(request) for request in read_json(folder / ASKED)]
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{folder / ASKED}: nothing was asked ({error}); run python -m mmprofile.llm.teacher"
         ) from error

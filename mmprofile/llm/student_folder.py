@@ -1,6 +1,5 @@
 """A student's folder: the settings it was made of, the checkpoints on the way to it, its card."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from mmprofile.files import write_json, write_text
+from mmprofile.files import read_json, write_json, write_text
 from mmprofile.llm.student import Student
 
 STUDENT, MADE_OF = "student", "made_of.json"
@@ -40,7 +39,7 @@ def plain(settings: Any) -> dict[str, Any]:
 def read_made_of(folder: Path) -> Any:
     """Return what the contents of a folder were made of; None where it does not say."""
     try:
-        return json.loads((folder / MADE_OF).read_text(encoding="utf-8"))
+        return read_json(folder / MADE_OF)
     except (OSError, ValueError):
         return None
 
@@ -64,7 +63,7 @@ def last_checkpoint(checkpoints: Path) -> str | None:
     """Return the last checkpoint that is whole: the trainer's state is written last."""
     for path in sorted(checkpoints.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            read_json(path / "trainer_state.json")
         except (OSError, ValueError):
             continue
         return str(path)

@@ -5,7 +5,6 @@
 
 import hashlib
 import inspect
-import json
 import pickle
 import re
 import sys
@@ -16,11 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer
 
 from mmprofile.errors import UserError
+from mmprofile.files import read_json
 from mmprofile.model.tiny_llava import tiny_llava
 from mmprofile.paths import ASSETS
 
@@ -38,10 +36,6 @@ TOKENIZERS = (
 )  # fmt: skip
 SMALL_VOCABULARY = 0.9
 """A tokenizer with fewer tokens than this share of the embeddings is noted. Published models pad by a few per cent."""
-FAILURES = (
-    OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, EOFError, SafetensorError, StrictDataclassError,
-)  # fmt: skip
-"""What transformers, tokenizers, peft and timm raise for files that they cannot read."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Nothing is asked of a hub, no code of a checkpoint is run, and no question is put to the user."""
 
@@ -92,7 +86,9 @@ def loading(checkpoint: Checkpoint) -> Iterator[None]:
             "its .bin file is damaged, or holds more than tensors, which could run code and is not unpickled; fetch it "
             "again, or take a checkpoint in safetensors"
         ) from error
-    except FAILURES as error:
+    except UserError:
+        raise
+    except Exception as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
             raise checkpoint.refuse(
@@ -210,7 +206,7 @@ def missing_weights(folder: Path, forms: Iterable[str] = MODEL_WEIGHTS) -> str |
     if not files[0].endswith(".index.json"):
         return None
     try:
-        shards = set(json.loads((folder / files[0]).read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(folder / files[0])["weight_map"].values())
     except (ValueError, KeyError, AttributeError, TypeError):
         return f"readable {files[0]}"
     return min((shard for shard in shards if not (folder / shard).is_file()), default=None)

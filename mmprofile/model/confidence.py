@@ -1,12 +1,11 @@
 """How sure a model may be of its profiles: ``calibration.json`` of an exported model."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmprofile.errors import UserError
-from mmprofile.files import write_json
+from mmprofile.files import MALFORMED, read_json, write_json
 from mmprofile.profile.calibrator import Calibrator
 
 FILE = "calibration.json"
@@ -75,7 +74,7 @@ def load_confidence(folder: Path) -> Confidence | None:
     if not path.exists():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         bare = data.get("without_captions")
         return Confidence(
             users=int(data["users"]),
@@ -86,5 +85,5 @@ def load_confidence(folder: Path) -> Confidence | None:
                 Calibrator.from_dict(bare["attributes"]), float(bare["macro_f1"]), float(bare["macro_f1_with"])
             ),
         )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, *MALFORMED) as error:
         raise UserError(f"{path}: damaged ({error}); remove it for confidences that are not calibrated") from error

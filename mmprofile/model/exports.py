@@ -1,6 +1,5 @@
 """Exported models: what :meth:`ProfileModel.save_pretrained` wrote, loaded again, whatever format it has."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +9,7 @@ from safetensors.torch import load_model
 from torch import nn
 
 from mmprofile.errors import UserError
+from mmprofile.files import MALFORMED, read_json
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import CONFIG, TOKENIZERS
 from mmprofile.model.confidence import load_confidence
@@ -38,17 +38,23 @@ def load_pretrained(folder: Path) -> ProfileModel:
     text = folder / "text"
     if not (text / CONFIG).is_file() or not any((text / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{text}: configuration or tokenizer is missing; export the model again")
-    model = build_model(
-        text=settings["text"] | {"name": str(text)},
-        vision=settings["vision"],
-        fusion=settings["fusion"],
-        schema=Schema.from_dict(data["schema"]),
-        inputs=settings["inputs"],
-        vocabulary=settings["vocabulary"],
-        target=settings["target"],
-        head=settings["head"] | {"auxiliary": settings["auxiliary"]},
-        pretrained=False,
-    )
+    try:
+        model = build_model(
+            text=settings["text"] | {"name": str(text)},
+            vision=settings["vision"],
+            fusion=settings["fusion"],
+            schema=Schema.from_dict(data["schema"]),
+            inputs=settings["inputs"],
+            vocabulary=settings["vocabulary"],
+            target=settings["target"],
+            head=settings["head"] | {"auxiliary": settings["auxiliary"]},
+            pretrained=False,
+        )
+    except (*MALFORMED, RuntimeError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UserError(
+            f"{folder}: config.json or text/ describe no model ({reason}); export the model again"
+        ) from error
     model.settings, model.confidence = settings, load_confidence(folder)
     weights = folder / "model.safetensors"
     try:
@@ -67,7 +73,7 @@ def _read(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder}: no exported model there ({error}); expected config.json and model.safetensors"

@@ -4,7 +4,6 @@ Dimension letters as in :mod:`mmprofile.model`.
 """
 
 import difflib
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor
 
 from mmprofile.errors import UserError
+from mmprofile.files import MALFORMED, read_json
 from mmprofile.model.checkpoints import LOCAL, Checkpoint, check_weights, loading, weight_files
 from mmprofile.model.hub import fetch
 
@@ -246,9 +246,9 @@ def _architecture(name: str, source: str, model_args: dict[str, Any]) -> tuple[s
     if scheme != "local-dir":
         return source.split(".")[0], model_args
     try:
-        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+        config = read_json(Path(folder) / "config.json")
         return config["architecture"], {**config.get("model_args", {}), **model_args}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *MALFORMED) as error:
         raise _unloadable(name, error) from error
 
 

@@ -59,6 +59,7 @@ def train_on(users: Any, schema: Any, labels: Any, options: Mapping[str, Any]) -
         raise UserError(f"cannot write {people.folder}: {error.strerror}; choose another out=") from error
     if people.silent:
         print(f"{people.silent:,} rows of users have no reviews: these people are left out", flush=True)
+    files["photo_root"] = Path(people.folder.anchor)  # who gives paths as objects may give any
     table = files.pop("captions", None)
     cfg = _config(words, schema, files)
     if table is not None:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
-from mmprofile.files import whole, write_json
+from mmprofile.files import read_json, whole, write_json
 from mmprofile.predict.ranks import Ranks
 
 AddRow = Callable[[Mapping[str, Any]], object]
@@ -152,7 +152,7 @@ class OutputFile:
     def _said(self) -> Any:
         """Return what the rows there are of; None where that is not known."""
         try:
-            return json.loads(self._about.read_text(encoding="utf-8"))
+            return read_json(self._about)
         except (OSError, ValueError):
             return None
 

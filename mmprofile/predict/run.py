@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import torch
-from hydra.utils import instantiate
 from tqdm import tqdm
 
 from mmprofile.config.settings import PredictConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError, counted
 from mmprofile.evaluate.runs import Predictor, load_predictor
 from mmprofile.model.model import ProfileModel
@@ -125,7 +125,7 @@ def write(cfg: PredictConfig, ranks: Ranks, predictor: Predictor | None = None) 
     purpose = check_purpose(model.schema, cfg.purpose)
     check_calibrator(model, cfg.risk, beams)
     captioner = load_captioner(cfg, model)
-    reader = (instantiate(cfg.photos), model.transform, captioner is not None)
+    reader = (build(cfg.photos), model.transform, captioner is not None)
     stored = is_url(cfg.photo_root)
     photos = StoredPhotos(str(cfg.photo_root), *reader) if stored else UserPhotos(photo_root(cfg), *reader)
     if ranks.first:

@@ -1,6 +1,7 @@
 """Users of an input, reduced to what a model is shown of each, and their photos."""
 
 import io
+import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -121,12 +122,12 @@ class UserPhotos:
         if path in self._decoded:
             return None
         try:
-            place = (self.root / path).resolve()
+            place = Path(os.path.realpath(self.root / path))  # a loop of links outside is outside, too
             if not place.is_relative_to(self.root):
                 return OUTSIDE
             if not stat.S_ISREG(place.stat().st_mode):
                 return NO_FILE
-        except (OSError, RuntimeError, ValueError):  # not there, a link to itself, a name that is too long
+        except (OSError, ValueError):  # not there, a link to itself, a name that is too long, a NUL
             return MISSING
         return self._keep(path, place)
 

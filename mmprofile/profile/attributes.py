@@ -13,6 +13,8 @@ KINDS = ("single", "set", "ordered", "ordinal", "number")
 UNKNOWN = "Unknown"
 NONE = "None"
 """The only value of an empty set, where a set may be empty."""
+LONGEST = 200
+"""Characters of a name or value. A decoder takes one token after the other, and its grammar every beginning of a value."""
 _RESERVED = (";", ",", ":", "\n")
 _OF_NUMBERS = ("edges", "quantiles", "typical", "unit")
 
@@ -60,6 +62,8 @@ class Attribute:
         where = f"profile schema, attribute {self.name!r}"
         if self.kind not in KINDS:
             raise UserError(f"{where}: kind {self.kind!r} is not one of {', '.join(KINDS)}")
+        if self.rule is not None and not isinstance(self.rule, Mapping):
+            raise UserError(f"{where}: rule {self.rule!r} is no mapping with source and aggregation")
         self._check_number(where)
         object.__setattr__(self, "values", tuple(str(value) for value in self.values))
         fewest = 2 if self.is_fitted else 0
@@ -71,6 +75,8 @@ class Attribute:
             raise UserError(f"{where}: size {self.size} does not fit {len(self.values)} values")
         self._check_least(where)
         for text in (self.name, *self.values):
+            if len(text) > LONGEST:
+                raise UserError(f"{where}: {text[:20]!r}... has {len(text):,} characters: give at most {LONGEST}")
             if not text or text != " ".join(text.split()) or any(mark in text for mark in _RESERVED):
                 raise UserError(
                     f"{where}: {text!r} is empty, has stray blanks, or contains one of ; , : or a line break"

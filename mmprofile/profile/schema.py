@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from mmprofile.errors import UserError
-from mmprofile.files import read_schema_file
+from mmprofile.files import MALFORMED, read_schema_file
 from mmprofile.profile.attributes import NONE, UNKNOWN, Attribute, Profile
 
 __all__ = ["NONE", "UNKNOWN", "Attribute", "Parsed", "Profile", "Schema", "check_purpose"]
@@ -52,14 +52,15 @@ class Schema:
         Raises:
             UserError: a key is missing or unknown.
         """
-        if "parts" in data:
-            parts = [cls.from_dict(part) for part in data["parts"].values()]
-            return cls("+".join(part.name for part in parts), [a for part in parts for a in part.attributes])
-        name = str(data.get("name", "profile"))
+        name = "profile"
         try:
+            if "parts" in data:
+                parts = [cls.from_dict(part) for part in data["parts"].values()]
+                return cls("+".join(part.name for part in parts), [a for part in parts for a in part.attributes])
+            name = str(data.get("name", name))
             rows = [dict(row) for row in data["attributes"]]
             return cls(name, [Attribute(**row) for row in rows])
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             known = ", ".join(Attribute.__dataclass_fields__)
             raise UserError(f"profile schema {name!r}: {error}; an attribute has the keys {known}") from error
 
@@ -70,7 +71,7 @@ class Schema:
         Raises:
             UserError: as :meth:`from_dict`.
         """
-        return cls.from_dict(OmegaConf.to_container(node))  # type: ignore[arg-type]
+        return cls.from_dict(OmegaConf.to_container(node) if OmegaConf.is_config(node) else node)  # type: ignore[arg-type]
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> "Schema":

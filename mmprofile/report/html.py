@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from mmprofile.evaluate.confidence import ALL, BINS, ConfidenceScores, collect_answers, confidence_scores
 from mmprofile.evaluate.plots import reliability, risk_coverage, save_figure
-from mmprofile.evaluate.predictions import profiles
+from mmprofile.evaluate.rows import profiles
 from mmprofile.evaluate.score_table import (
     LEGEND,
     NOT_MEASURED,

@@ -1,18 +1,18 @@
 """The command ``report``: render the reports of a finished run again."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from jinja2 import UndefinedError
 
-from mmprofile.config.compose import typed
+from mmprofile.config.compose import read_run_config, typed
 from mmprofile.config.settings import ReportConfig, TrainConfig
 from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import read_predictions
+from mmprofile.evaluate.rows import read_predictions
 from mmprofile.evaluate.runs import check_data, checked_data, find_prepared, load_run, open_draws
+from mmprofile.files import MALFORMED, read_json
 from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.report.html import NAME, write_html
@@ -27,11 +27,10 @@ def main(cfg: ReportConfig) -> None:
         raise UserError(f"count={cfg.count}: give 0 or more")
     folder = Path(cfg.run).expanduser()
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        run_cfg = OmegaConf.load(folder / "config.yaml")
+        metrics = read_json(folder / "metrics.json")
     except (OSError, ValueError) as error:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
-    assert isinstance(run_cfg, DictConfig)
+    run_cfg = read_run_config(folder)
     schema = run_schema(folder, run_cfg)
     config = metrics.setdefault("config", {})
     if purpose := check_purpose(schema, cfg.purpose, trained_for=run_cfg.get("purpose")):
@@ -39,8 +38,14 @@ def main(cfg: ReportConfig) -> None:
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = collect_evidence(cfg, schema, typed("train", run_cfg), predictions)
-    write_report(folder, metrics, metrics.get("history"))
-    write_html(folder, schema, metrics, predictions, evidence)
+    try:
+        write_report(folder, metrics, metrics.get("history"))
+        write_html(folder, schema, metrics, predictions, evidence)
+    except (*MALFORMED, UndefinedError) as error:
+        raise UserError(
+            f"run={cfg.run}: metrics.json and predictions.jsonl are not those of a run ({type(error).__name__}: {error}); "
+            "take the folder as mmprofile.train wrote it"
+        ) from error
     print(f"report: {folder / NAME} ({(folder / NAME).stat().st_size / 1e6:.1f} MB), {folder / 'report.md'}")
 
 

@@ -6,7 +6,6 @@ a run that outlived a killed sweep.
 """
 
 import hashlib
-import json
 import os
 import re
 import signal
@@ -30,7 +29,7 @@ from omegaconf import DictConfig
 from mmprofile.config.compose import HYDRA_QUIET, explain
 from mmprofile.errors import UserError
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.files import lock_of
+from mmprofile.files import lock_of, read_json
 from mmprofile.sweep.locked_run import MODULE, done
 
 GRACE_SECONDS = 20.0  # what a run gets to end by itself after an interrupt
@@ -101,7 +100,7 @@ def failure(folder: Path) -> str | None:
 
 def score(folder: Path) -> float | None:
     """Return the macro-F1 of a finished run."""
-    value = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]["macro_f1"]
+    value = read_json(folder / "metrics.json")["test"]["macro_f1"]
     return None if value is None else float(value)
 
 

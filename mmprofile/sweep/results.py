@@ -1,16 +1,16 @@
 """From finished runs to figures: means over seeds, intervals, paired tests. All rows must be tested on the same users."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
+from mmprofile.config.compose import read_run_config
 from mmprofile.errors import UserError
-from mmprofile.files import read_json_lines
+from mmprofile.evaluate.rows import profiles, read_predictions
+from mmprofile.files import MALFORMED, read_json
 from mmprofile.inputs.data import run_schema
 from mmprofile.profile.schema import Profile, Schema
 from mmprofile.profile.significance import paired_bootstrap, score_seeds
@@ -89,24 +89,38 @@ def read_run(folder: Path) -> ScoredRun:
         UserError: it is not finished, or not whole.
     """
     try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        predictions = read_json_lines(folder / "predictions.jsonl")
-        schema = run_schema(folder, OmegaConf.load(folder / "config.yaml"))
+        metrics = read_json(folder / "metrics.json")
+        _check_metrics(metrics)
     except OSError as error:
         raise UserError(f"{folder}: no finished run there ({error.strerror}: {error.filename})") from error
+    except MALFORMED as error:
+        raise UserError(f"{folder / 'metrics.json'}: these are no scores of a run ({error!r}); run it again") from error
+    predictions, schema = read_predictions(folder), run_schema(folder, read_run_config(folder))
     return ScoredRun(
         folder=folder,
         metrics=metrics,
         schema=schema,
         ids=[row["user_id"] for row in predictions],
         # Nothing is scored where a label is missing, which earlier versions wrote as an empty list.
-        gold=[{n: v for n, v in profile.items() if v} for profile in _profiles(predictions, "gold")],
-        parsed=_profiles(predictions, "parsed"),
+        gold=[{n: v for n, v in profile.items() if v} for profile in profiles(predictions, "gold")],
+        parsed=profiles(predictions, "parsed"),
     )
 
 
-def _profiles(predictions: Sequence[Mapping[str, Any]], part: str) -> list[Profile]:
-    return [{name: tuple(values) for name, values in row[part].items()} for row in predictions]
+def _check_metrics(metrics: Any) -> None:
+    """Check that the figures that tables need are there.
+
+    Raises:
+        KeyError, TypeError, AttributeError: they are not, or are no numbers.
+    """
+    test, baselines = metrics["test"], metrics.get("baselines", {}).values()
+    scores = [part["macro_f1"] for part in (test, *baselines)]
+    scores += [part["macro_f1"] for name in ("unpaired", "decoder") if (part := test.get(name))]
+    seconds = [value for value in metrics["seconds"].values() if value is not None]
+    sum([*scores, test["parse_fault_rate"], *seconds, metrics.get("peak_rss_mb") or 0])
+    for part in baselines:
+        for named in part["per_attribute"].values():
+            named.get("macro_f1")
 
 
 def collect(planned: Sequence[Planned], reference: str | None, resamples: int) -> list[Result]:

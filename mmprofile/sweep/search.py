@@ -17,22 +17,20 @@ from typing import Any
 
 import numpy as np
 import optuna
-import yaml
 from filelock import Timeout
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from mmprofile.config.compose import load_config
+from mmprofile.config.parts import typed_file
 from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import clean_axes, save_figure
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.files import lock_of, write_json, write_text
+from mmprofile.files import lock_of, read_json, write_json, write_text
 from mmprofile.sweep.jobs import Job, execute, multirun, slug, why_not
 from mmprofile.sweep.rendering import Cells, latex, markdown, print_cells
 from mmprofile.sweep.tables import conf_file, effective
@@ -148,10 +146,7 @@ def read_config(path: Path) -> SearchConfig:
     Raises:
         UserError: it does not say what a search must.
     """
-    try:
-        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SearchConfig), OmegaConf.load(path)))
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0]}") from error
+    config = typed_file(SearchConfig, path)
     if not config.space or config.trials < 1:
         raise UserError(f"{path}: give a space of overrides, and at least one trial")
     return config
@@ -241,7 +236,7 @@ def best_validation(folder: Path) -> float:
     Raises:
         ValueError: it has none.
     """
-    history = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["history"]
+    history = read_json(folder / "metrics.json")["history"]
     if not history:
         raise ValueError(
             f"{folder} has no validation macro-F1: a system that is not trained in epochs cannot be searched"

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from mmprofile.config.compose import difference, load_config
+from mmprofile.config.compose import difference, load_config, read_run_config
+from mmprofile.config.parts import typed_file
 from mmprofile.config.settings import SweepConfig, TrainConfig
 from mmprofile.errors import UserError, nearest
 from mmprofile.paths import conf_dir
@@ -119,10 +118,7 @@ def load_table(group: str, name: str) -> TableConfig:
         UserError: there is none, or it is not complete and consistent.
     """
     path = conf_file(group, name)
-    try:
-        table: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(TableConfig), OmegaConf.load(path)))
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{group}={name}: {path}: {str(error).splitlines()[0]}") from error
+    table = typed_file(TableConfig, path)
     systems = [row.system for row in table.rows]
     problems = [f"system {system} is there twice" for system in systems if systems.count(system) > 1]
     for reference in (table.reference, *(row.reference for row in table.rows)):
@@ -278,7 +274,7 @@ def check_same(job: Job, cfg: Any) -> None:
     if not done(job.folder):
         return
     seed = job.overrides[-1].partition("=")[2]
-    old, quick = OmegaConf.load(job.folder / "config.yaml"), {"seed": int(seed), "name": job.folder.name}
+    old, quick = read_run_config(job.folder), {"seed": int(seed), "name": job.folder.name}
     if not difference(old, OmegaConf.merge(cfg, quick), shared=True):
         return
     asked = load_config(
@@ -305,7 +301,7 @@ def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, dict[str, list[Job]]]
     """
     groups = list[tuple[Any, list[Path]]]()  # a configuration without its seed, and its runs
     for folder in _finished(patterns):
-        cfg: Any = OmegaConf.merge(OmegaConf.load(folder / "config.yaml"), {"name": "", "seed": 0})
+        cfg: Any = OmegaConf.merge(read_run_config(folder), {"name": "", "seed": 0})
         same = [folders for other, folders in groups if not difference(other, cfg)]
         if same:
             same[0].append(folder)

@@ -1,21 +1,23 @@
 """Chat completions of any OpenAI-compatible server: the key, retries, rate limit, and one line for each error."""
 
-import json
 import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
 from mmprofile.errors import UserError
+from mmprofile.files import parse_json
 from mmprofile.systems.journal import ChatReply
 
 CHECK_SECONDS = 5.0  # to find out that nobody listens
 NO_KEY = "none"  # the client insists on a key; a server that asks for none ignores it
 SHOWN = 200  # characters of a reply that is no answer
+SECRET = 8  # characters of a key that is worth hiding; EMPTY and the like stand for none
 
 
 @dataclass
@@ -49,6 +51,8 @@ class ServerConfig:
                 raise UserError(f"{settings}.{name}={getattr(self, name)}: give {minimum} or more")
         if not self.timeout > 0:
             raise UserError(f"{settings}.timeout={self.timeout}: give more than 0 seconds")
+        if "@" in urlsplit(self.url).netloc:
+            raise UserError(f"{settings}.url has a password in it, which would be written down: use {settings}.key_env")
 
 
 class Endpoint:
@@ -78,9 +82,10 @@ class Endpoint:
     ) -> None:
         self.url, self.model, self.settings, self.ends_run = config.url, model, settings, ends_run
         self.parameters = {name: value for name, value in config.parameters.items() if value is not None}
+        self._secret = self._key(config.key_env)
         self.client = openai.OpenAI(
             base_url=config.url,
-            api_key=self._key(config.key_env),
+            api_key=self._secret,
             timeout=config.timeout,
             max_retries=config.retries,
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait]}),  # called for every try
@@ -123,8 +128,12 @@ class Endpoint:
                 self._failure = self._explained(error)
             if self._failure is not None:
                 raise self._failure from error
-            return ChatReply("", _described(error))
-        return read_reply(raw.content)
+            return ChatReply("", self._redacted(_described(error)))
+        return read_reply(self._redacted(raw.content.decode("utf-8", "replace")).encode("utf-8"))
+
+    def _redacted(self, text: str) -> str:
+        """Return a server's words without the key, which some of them repeat."""
+        return text.replace(self._secret, "[key]") if len(self._secret) >= SECRET else text
 
     def _key(self, variable: str | None) -> str:
         key = NO_KEY if variable is None else os.environ.get(variable)
@@ -147,15 +156,15 @@ class Endpoint:
         """Return one line for a failure that ends a run."""
         if isinstance(error, openai.APIStatusError):
             again = "the same command again asks for what is not answered yet"
-            return UserError(f"{self.url}: model {self.model}: {_described(error)}; {again}")
-        return UserError(f"{self.url} cannot be reached ({_cause(error)}); check {self.settings}.url")
+            return UserError(self._redacted(f"{self.url}: model {self.model}: {_described(error)}; {again}"))
+        return UserError(self._redacted(f"{self.url} cannot be reached ({_cause(error)}); check {self.settings}.url"))
 
 
 def read_reply(content: bytes) -> ChatReply:
     """Return the answer in the body of a chat completion; a body without one gives a reply with an error."""
     body: Any = None
     try:
-        body = json.loads(content)
+        body = parse_json(content)
         text = body["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):  # no JSON, or other JSON
         text = None

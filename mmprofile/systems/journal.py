@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from tqdm import tqdm
 
 from mmprofile.errors import UserError
+from mmprofile.files import MALFORMED, parse_json
 
 
 class ChatReply(NamedTuple):
@@ -67,9 +68,9 @@ class Journal(Generic[EntryT]):
         try:
             content = path.read_bytes() if path.exists() else b""
             complete = content[: content.rfind(b"\n") + 1]
-            lines = complete.decode("utf-8").split("\n")[:-1]  # an answer may hold other line breaks as they are
-            self._remember([kind(**json.loads(line)) for line in lines])
-        except (OSError, ValueError, TypeError) as error:
+            lines = complete.split(b"\n")[:-1]  # an answer may hold other line breaks as they are
+            self._remember([_well_typed(kind(**parse_json(line))) for line in lines])
+        except (OSError, *MALFORMED) as error:
             raise UserError(f"{path}: no journal of answers ({error}); move it away to ask anew") from error
         self._torn = len(complete) < len(content)
 
@@ -104,6 +105,19 @@ class Journal(Generic[EntryT]):
         for entry in entries:
             if entry.error is None or not self.answered(entry.request):
                 self.records[entry.request] = entry
+
+
+def _well_typed(entry: EntryT) -> EntryT:
+    """Return an entry whose values are of the types that its class says.
+
+    Raises:
+        TypeError: names one that is not.
+    """
+    for name, kind in type(entry).__annotations__.items():
+        value = getattr(entry, name)
+        if not isinstance(value, int | float if kind is float else kind):
+            raise TypeError(f"{name} is {str(value)[:40]!r}")
+    return entry
 
 
 def ask_in_threads(ask: Callable[[ItemT], int], items: Iterable[ItemT], threads: int, bar: "tqdm[Any]") -> None:

@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         asked = self._asked(trainer)
-        if asked or trainer.global_step % self.every == 0:
+        if asked or (self.every > 0 and trainer.global_step % self.every == 0):
             trainer.save_checkpoint(self.path)
         if asked:
             self._end(trainer)

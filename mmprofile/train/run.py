@@ -19,10 +19,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from filelock import Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
-from mmprofile.config.compose import difference, typed
+from mmprofile.config.compose import difference, read_run_config, typed
 from mmprofile.config.settings import ApplyConfig, TrainConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.predictions import (
@@ -34,9 +34,9 @@ from mmprofile.evaluate.predictions import (
     evaluate_users,
     fit_confidence,
     parse_predictions,
-    read_predictions,
     write_predictions,
 )
+from mmprofile.evaluate.rows import read_predictions
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.evaluate.subgroups import subgroup_scores
@@ -293,8 +293,7 @@ def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:
     config = folder / "config.yaml"
     # A run that failed before its first checkpoint (a wrong name, say) leaves nothing that other settings could spoil.
     if config.exists() and any((folder / name).exists() for name in ("checkpoints", "metrics.json")):
-        old = OmegaConf.load(config)
-        assert isinstance(old, DictConfig)
+        old = read_run_config(folder)
         if "task" not in old:  # a run of mmprofile.train; it may be older than some keys
             old = typed("train", old)
         changed = difference(old, OmegaConf.create(OmegaConf.to_yaml(cfg)))

@@ -1,26 +1,15 @@
 """``predictions.jsonl``: written and read."""
 
-import json
 from pathlib import Path
 
 import pytest
 
-from mmprofile.errors import UserError
-from mmprofile.evaluate.predictions import parse_predictions, profiles, read_predictions, write_predictions
+from mmprofile.evaluate.predictions import parse_predictions, write_predictions
+from mmprofile.evaluate.rows import profiles, read_predictions
 from mmprofile.inputs.views import User
 from mmprofile.profile.schema import Schema
 
 pytestmark = pytest.mark.fast
-
-
-@pytest.mark.parametrize("content", [None, "{", "\xff"])
-def test_predictions_that_cannot_be_read_are_one_line(content: str | None, tmp_path: Path) -> None:
-    if content is not None:
-        (tmp_path / "predictions.jsonl").write_bytes(content.encode("latin-1"))
-    with pytest.raises(UserError, match=r"predictions\.jsonl: cannot be read"):
-        read_predictions(tmp_path)
-    (tmp_path / "predictions.jsonl").write_text(json.dumps({"user_id": "a"}) + "\n")
-    assert read_predictions(tmp_path) == [{"user_id": "a"}]
 
 
 def test_what_is_written_is_read_again(schema: Schema, users: list[User], tmp_path: Path) -> None:

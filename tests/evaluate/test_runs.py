@@ -23,10 +23,13 @@ def test_data_of_other_users_are_refused(tmp_path: Path, users: list[User]) -> N
             return users
 
     check_data(tmp_path, Data)  # a run without predictions says nothing
-    lines = [json.dumps({"user_id": user.user_id}) for user in users]
+    nothing: dict[str, dict[str, list[str]]] = {"gold": {}, "parsed": {}}
+    lines = [json.dumps({"user_id": user.user_id} | nothing) for user in users]
     (tmp_path / "predictions.jsonl").write_text("\n".join(lines) + "\n")
     check_data(tmp_path, Data)
-    (tmp_path / "predictions.jsonl").write_text("\n".join([*lines[:2], json.dumps({"user_id": "gone"})]) + "\n")
+    (tmp_path / "predictions.jsonl").write_text(
+        "\n".join([*lines[:2], json.dumps({"user_id": "gone"} | nothing)]) + "\n"
+    )
     with pytest.raises(UserError, match=r"1 of its 3 test users are not among the 4 of there.*folder=") as caught:
         check_data(tmp_path, Data)
     assert "\n" not in str(caught.value)

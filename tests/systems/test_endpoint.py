@@ -49,6 +49,36 @@ def test_the_key_is_from_the_environment_and_nowhere_else(server: Server, monkey
         keyed.check()
 
 
+def test_a_key_that_the_server_repeats_is_left_out(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "sk-0123456789"
+    monkeypatch.setenv("TOY_KEY", key)
+    keyed = endpoint(server.url, "TOY_KEY", retries=0)
+    replies = [
+        (400, error(f"bad key {key}")),
+        (400, key.encode()),
+        (200, completion(f"your key is {key}")),
+        (200, key.encode()),
+    ]
+    for reply in replies:
+        server.reply = lambda n, body, reply=reply: reply
+        said = str(keyed.complete(QUESTION))
+        assert key not in said
+        assert "[key]" in said
+    server.reply = lambda n, body: (401, error(f"Incorrect API key provided: {key}"))
+    with pytest.raises(UserError, match=r"Incorrect API key provided: \[key\]"):
+        keyed.complete(QUESTION)
+    monkeypatch.setenv("TOY_KEY", "EMPTY")
+    server.reply = lambda n, body: (200, completion("EMPTY"))
+    assert endpoint(server.url, "TOY_KEY").complete(QUESTION).text == "EMPTY"
+
+
+def test_a_url_with_a_password_is_refused() -> None:
+    config = ServerConfig("http://ann:s3cret@localhost/v1", None, parameters={}, concurrency=1, retries=0, timeout=1)
+    with pytest.raises(UserError, match=r"teacher\.url has a password in it") as caught:
+        config.check("teacher")
+    assert "s3cret" not in str(caught.value)
+
+
 def test_after_a_failure_that_ends_the_run_nothing_more_is_sent(server: Server) -> None:
     asked = endpoint(server.url, retries=0)
     server.reply = lambda n, body: (500, error("broken"))

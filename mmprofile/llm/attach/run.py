@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
-
 from mmprofile.config.llm_settings import LlmConfig
+from mmprofile.config.targets import build
 from mmprofile.errors import UserError
 from mmprofile.llm.stage import labels_path, open_schema, prepared_folder, purpose
 from mmprofile.profile.schema import UNKNOWN
@@ -23,7 +22,7 @@ def main(cfg: LlmConfig) -> None:
     schema = open_schema(cfg)
     path = labels_path(cfg)
     folder = prepared_folder(cfg)
-    about = instantiate(cfg.attach)(folder, path, schema, purpose(cfg) or "")
+    about = build(cfg.attach)(folder, path, schema, purpose(cfg) or "")
     print(describe(folder, about))
 
 

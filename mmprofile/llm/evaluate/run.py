@@ -3,7 +3,6 @@
 It prints a table, and writes scores.json, reliability.png and risk_coverage.png beside the labels.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import reliability, risk_coverage, save_figure
 from mmprofile.evaluate.score_table import NOT_MEASURED, TABLE_WIDTH
-from mmprofile.files import write_json
+from mmprofile.files import MALFORMED, read_json, write_json
 from mmprofile.llm.answers import Claim
 from mmprofile.llm.calibrate import ON_GOLD
 from mmprofile.llm.labels import CALIBRATION, Joined, join, load_labels
@@ -58,10 +57,12 @@ def without_gold_split(people: Sequence[Person], labels: Path) -> tuple[list[Per
         UserError: nobody is left.
     """
     try:
-        calibration = json.loads(labels.with_name(CALIBRATION).read_text(encoding="utf-8"))
+        calibration = read_json(labels.with_name(CALIBRATION))
+        gold_split = calibration["vote"]["gold_split"] if calibration["kind"] in ON_GOLD else None
     except FileNotFoundError:
         return list(people), None
-    gold_split = calibration["vote"]["gold_split"] if calibration["kind"] in ON_GOLD else None
+    except (OSError, *MALFORMED) as error:
+        raise UserError(f"{labels.with_name(CALIBRATION)}: cannot be read ({error}); vote again") from error
     others = [person for person in people if person.split != gold_split]
     if not others:
         raise UserError(

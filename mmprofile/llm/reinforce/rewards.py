@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from mmprofile.errors import UserError
-from mmprofile.files import write_text
+from mmprofile.files import MALFORMED, read_json, write_text
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.labels import Label
 from mmprofile.profile.schema import UNKNOWN, Schema
@@ -56,12 +56,12 @@ class FrozenLabels:
             UserError: the file cannot be read, or was changed since.
         """
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            plain = read_json(path)
             targets = {
                 user: {name: Target(str(value), float(weight)) for name, (value, weight) in of_user.items()}
                 for user, of_user in plain["targets"].items()
             }
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, *MALFORMED) as error:
             raise UserError(f"{path}: no frozen labels ({error}); remove it to vote anew") from error
         frozen = cls(targets, str(plain.get("origin")))
         if frozen.digest() != plain.get("sha256"):
