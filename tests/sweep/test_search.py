@@ -5,12 +5,12 @@ from pathlib import Path
 
 import optuna
 import pytest
+from filelock import FileLock
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from PIL import Image
 
 from mmprofile.errors import UserError
-from mmprofile.files import lock_of
 from mmprofile.sweep.run import main
 from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of
 from tests.support.sweeps import sweep
@@ -65,7 +65,10 @@ def test_a_search_at_work_is_left_alone(folder: Path, tmp_path: Path, monkeypatc
     words = ["search=quick.yaml", "trials=1", f"out={tmp_path}", "experiment=smoke"]
     study_folder = tmp_path / "search" / "quick"
     study_folder.mkdir(parents=True)
-    with lock_of(study_folder), pytest.raises(UserError, match=r"another sweep is at work in .*quick: wait for it"):
+    with (
+        FileLock(study_folder / "lock"),
+        pytest.raises(UserError, match=r"another sweep is at work in .*quick: wait for it"),
+    ):
         main(words)
     assert (study_folder / "lock").exists()
     assert main(words) == 1  # its trial is still missing
