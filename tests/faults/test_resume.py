@@ -133,13 +133,18 @@ def test_killed_at_random(schedule: str, runs: ForkedRuns, tmp_path: Path) -> No
     """25 moments each, anywhere in a run, with 0 and 2 workers and checkpoints every 1, 2, 7 and 500 steps."""
     rng = random.Random(SEED)
     case = Case(runs, tmp_path, f"paradigm.schedule={schedule}")
-    words, killed = case.words, 0
-    for number in range(25):
+    words, seconds, killed = case.words, case.seconds, 0
+    for number in range(50):
         workers, every = (0, 2)[number % 2], (1, 2, 7, 500)[number // 2 % 4]
         case.words = [*words, f"loader.workers={workers}", f"trainer.checkpoint_every={every}"]
-        killed += case.train(f"run-{number}", kill_after=rng.uniform(0.02, 1.0) * case.seconds).status == -9
+        answer = case.train(f"run-{number}", kill_after=rng.uniform(0.02, 1.0) * seconds)
+        killed += answer.status == -9
+        if answer.status == 0:  # the machine is less busy than it was
+            seconds = min(seconds, answer.seconds)
         case.goes_on(f"run-{number}")
-    assert killed >= 20
+        if killed == 25:
+            return
+    pytest.fail(f"{killed} of 50 were killed")
 
 
 @HOURS
