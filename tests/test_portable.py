@@ -1,5 +1,6 @@
 """Everything can be imported on systems without the modules that only Unix has."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAVIS = "mmprofile.caption.lavis_script"  # runs in an environment of its own
+EXTRAS = {"datamodules.spark": "pyspark"}
+"""Modules that only an extra can import, and what they need of it."""
 PROGRAM = """
 import builtins, importlib, sys
 
@@ -35,7 +38,8 @@ def module_names() -> list[str]:
     """Return every module of both packages."""
     files = [path for package in ("mmprofile", "datamodules") for path in sorted((ROOT / package).rglob("*.py"))]
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in files]
-    return [name for name in names if name != LAVIS]
+    lacking = {name for name, needed in EXTRAS.items() if importlib.util.find_spec(needed) is None}
+    return [name for name in names if name != LAVIS and name not in lacking]
 
 
 def import_all(folder: Path, names: list[str]) -> subprocess.CompletedProcess[str]:

@@ -305,13 +305,13 @@ class ProfileModule(Learner):
         if ranks * len(batches) > 1:
             parts = [*parts_of([self.model.view_counts(part) for part in batches], self._total)]
         whole = torch.zeros((), device=self.device)
-        for position, (data, part) in enumerate(zip(batches, parts, strict=True)):
-            output = self.model(data, gates=gates)
+        for number, (batch, part) in enumerate(zip(batches, parts, strict=True), 1):
+            output = self.model(batch, gates=gates)
             loss = joint_loss(output, self.weights, part)
             whole = whole + loss.detach()
-            self._log_step(data, output)
-            self.guard.losses = {view.name: output.view_losses[i].detach() for i, view in enumerate(data.views)}
-            if position + 1 < len(batches):
+            self._log_step(batch, output)
+            self.guard.losses = {view.name: output.view_losses[i].detach() for i, view in enumerate(batch.views)}
+            if number < len(batches):
                 (loss * ranks).backward()
         self._losses.append(self._total(whole))
         self.log("loss", self._losses[-1], prog_bar=True, batch_size=1)

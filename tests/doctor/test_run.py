@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from omegaconf import OmegaConf
 
 from mmprofile.config.compose import load_config
 from mmprofile.doctor.run import main
@@ -155,7 +156,8 @@ def test_the_run_folder_and_the_data_are_looked_at(doctor: Call, tmp_path: Path)
     (folder / "metrics.json").write_text(json.dumps({}))
     code, screen = doctor(*words)
     assert (code, ": finished;" in screen) == (0, True)
-    (folder / "config.yaml").write_text("seed: 5\n")
+    other = load_config("train", [*words, "seed=5", f"out={folder.parent}"])
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(other))
     code, screen = doctor(*words)
     assert code == 1
     assert "holds a run with other settings" in screen.splitlines()[-1]

@@ -65,7 +65,7 @@ def test_the_run_folder_is_a_trained_models_without_the_model(out: Path, caption
     assert set(captions["seconds"]) == {"prepare", "train", "evaluate"}
     written = {path.name for path in (out / "captions").iterdir()}
     assert written == {
-        "config.yaml", "environment.json", "metrics.json", "predictions.jsonl", "report.html", "report.md", "report.png",
+        "config.yaml", "environment.json", "lock", "metrics.json", "predictions.jsonl", "report.html", "report.md", "report.png",
     }  # fmt: skip
     with pytest.raises(UserError, match="system tfidf_lr leaves no model behind"):
         load_run(str(out / "captions"))

@@ -239,7 +239,7 @@ def test_the_commands_one_after_another(smoke: tuple[Path, list[str]]) -> None:
     (where / "users.jsonl").write_text(
         json.dumps({"user_id": "ann", "reviews": ["My husband loved the pizza."]}) + "\n"
     )
-    told = run("predict", "run=out/joint", "input=users.jsonl", cwd=where)
+    told = run("predict", "run=out/joint", "input=users.jsonl", "purpose=a survey", cwd=where)
     row = json.loads(told.stdout)
     assert tuple(row["profile"]) == tuple(row["confidence"]) == BOTH.names
     assert "trained for the purpose: a test of ours" in told.stderr
