@@ -109,7 +109,7 @@ def trained(folder: Path, name: str, *words: str) -> dict[str, Any]:
     return json.loads((folder / name / "metrics.json").read_text()) | {"weights": weights}
 
 
-@pytest.mark.parametrize("schedule", ["paired", "sampled"])
+@pytest.mark.parametrize("schedule", ["paired", pytest.param("sampled", marks=pytest.mark.slow)])
 def test_two_processes_and_micro_batches_are_one_process_with_the_whole_batch(schedule: str, tmp_path: Path) -> None:
     """Of 35 users: batches of 8 but one of 3. Adam divides by the gradients' size, so rounding shows more than in a gradient."""
     words = [f"paradigm.schedule={schedule}"]
