@@ -21,7 +21,7 @@ from mmprofile.model.checkpoints import check_bfloat16
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.train.checkpoints import BEST
 from mmprofile.train.devices import choose_device, choose_precision
-from mmprofile.train.guard import StepGuard
+from mmprofile.train.guard import StepGuard, check_on_nan
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import check_optim
 from mmprofile.train.run import Clock, finish, finished, opened_run
@@ -112,6 +112,7 @@ def check_settings(cfg: ApplyConfig) -> None:
     if cfg.inputs.profile not in PROFILES:
         raise UserError(f"inputs.profile={cfg.inputs.profile!r} is not one of {', '.join(PROFILES)}")
     check_optim(cfg.optim)
+    check_on_nan(cfg.trainer.on_nan)
     sizes = {
         "inputs.train_reviews": cfg.inputs.train_reviews,
         "inputs.max_tokens": cfg.inputs.max_tokens,

@@ -14,13 +14,14 @@ from mmprofile.model.heads import check_head
 from mmprofile.profile.calibrator import check_risk
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.systems.systems import check_system
+from mmprofile.train.guard import check_on_nan
 
 
 def check_settings(cfg: TrainConfig) -> None:
     """Refuse what would otherwise be noticed only after the data are prepared, or after training.
 
     Raises:
-        UserError: a setting of the paradigm, the inputs, the encoding or the evaluation makes no sense, or sensitive
+        UserError: a setting of the paradigm, the inputs, the encoding, the steps or the evaluation makes no sense, or sensitive
             attributes have no purpose.
     """
     check_purpose(Schema.from_config(cfg.profile), cfg.purpose)
@@ -36,6 +37,18 @@ def check_settings(cfg: TrainConfig) -> None:
     if cfg.probe.users < 0:
         raise UserError(f"probe.users={cfg.probe.users}: give a number of users, or 0 for no probe")
     check_risk(cfg.evaluation.risk)
+    check_on_nan(cfg.trainer.on_nan)
+    if cfg.trainer.checkpoint_every < 0:
+        raise UserError(
+            f"trainer.checkpoint_every={cfg.trainer.checkpoint_every}: give a number of steps, or 0 for none"
+        )
+    micro = cfg.loader.micro_batch_size
+    if micro is not None and micro < 1:
+        raise UserError(f"loader.micro_batch_size={micro}: give 1 or more, or null")
+    if micro is not None and str(cfg.trainer.strategy).startswith("fsdp"):
+        raise UserError(
+            f"loader.micro_batch_size={micro} does not go with trainer.strategy={cfg.trainer.strategy}; give null"
+        )
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")

@@ -19,6 +19,16 @@ SHOWN = 3
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
 
 
+def check_on_nan(on_nan: str) -> None:
+    """Refuse an unknown word.
+
+    Raises:
+        UserError: names those that there are.
+    """
+    if on_nan not in ON_NAN:
+        raise UserError(f"trainer.on_nan={on_nan!r} is not one of {', '.join(ON_NAN)}")
+
+
 class StepGuard:
     """Looks at every step's loss and gradients before they change the model.
 
@@ -31,8 +41,7 @@ class StepGuard:
     """
 
     def __init__(self, folder: Path | None = None, on_nan: str = "stop") -> None:
-        if on_nan not in ON_NAN:
-            raise UserError(f"trainer.on_nan={on_nan!r} is not one of {', '.join(ON_NAN)}")
+        check_on_nan(on_nan)
         self.folder, self.on_nan = folder, on_nan
         self.skipped = 0
         self.batch: Any = None
