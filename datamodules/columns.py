@@ -10,15 +10,30 @@ from typing import Any
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from datamodules.engine import LIST_OF_JSON, Engine
 from datamodules.rules import Columns, key_of
 from mmprofile.errors import UserError, nearest
+from mmprofile.files import MALFORMED
 
 LARGEST_NUMBER = 1e12
 NAMES = {"number": "a number", "flag": "true or false"}
 SHOWN = 3
 """Values that cannot be read of which examples are given."""
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """Return the columns of a Parquet file.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return pq.read_schema(path)
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
 
 
 def text_columns(columns: Columns, known: dict[str, str]) -> dict[str, str]:

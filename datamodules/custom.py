@@ -21,9 +21,8 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from datamodules.columns import check_columns, text_columns, with_sources
+from datamodules.columns import check_columns, parquet_schema, text_columns, with_sources
 from datamodules.engine import Engine
 from datamodules.files import SourceFile
 from datamodules.label_file import GivenLabels, read_labels
@@ -291,7 +290,7 @@ def _check_photo_lists(path: Path) -> None:
         UserError: names the line, or the column.
     """
     if path.suffix.lower() == ".parquet":
-        columns = pq.read_schema(path)
+        columns = parquet_schema(path)
         kind = columns.field("photos").type if "photos" in columns.names else None
         fitting = (pa.types.is_list, pa.types.is_large_list, pa.types.is_null)
         if kind is not None and not any(fits(kind) for fits in fitting):

@@ -1,7 +1,6 @@
 """A person in the prepared folders: found by the raw or the hashed id, and removed from every table of each folder."""
 
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -22,9 +21,9 @@ from datamodules.prepared import locked, read_manifest
 from datamodules.pseudonyms import Pseudonyms
 from datamodules.text_only import FILE as TEXT_ONLY
 from datamodules.text_only import label_balance, read_labels
-from mmprofile.erasing import Change, Person, changes_in, without_rows
+from mmprofile.erasing import Change, Person, changes_in, searched, without_rows
 from mmprofile.errors import UserError
-from mmprofile.files import whole, write_json, write_text
+from mmprofile.files import read_json, whole, write_json, write_text
 from mmprofile.inputs.views import SPLITS
 from mmprofile.paths import cache_dir
 from mmprofile.profile.schema import Profile, Schema
@@ -77,8 +76,12 @@ class PreparedFolders:
             *(Path(f).expanduser() for f in folders),
         ]
         readable = [(folder, manifest) for folder in self.looked if (manifest := read_manifest(folder)) is not None]
-        found = (self._look_into(folder, manifest) for folder, manifest in sorted(readable, key=lambda pair: pair[0]))
-        self.holdings = [holding for holding in found if holding is not None]
+        self.holdings: list[Holding] = []
+        for folder, manifest in sorted(readable, key=lambda pair: pair[0]):
+            with searched(folder):
+                holding = self._look_into(folder, manifest)
+            if holding is not None:
+                self.holdings.append(holding)
 
     def _look_into(self, folder: Path, manifest: dict[str, Any]) -> Holding | None:
         holding, used = Holding(folder, manifest), set[str]()
@@ -176,7 +179,7 @@ def _changes(holding: Holding, person: Person) -> Iterator[Change]:
 
 def _recount(holding: Holding) -> None:
     """Write the counts of what is left into manifest and card."""
-    folder, manifest = holding.folder, json.loads((holding.folder / "manifest.json").read_text(encoding="utf-8"))
+    folder, manifest = holding.folder, holding.manifest
     schema, profiles, splits = Schema.from_yaml(folder / "schema.yaml"), dict[str, Profile](), dict[str, list[str]]()
     for split in SPLITS:
         rows = [row for path in _shards(folder / split) for table in _batches(path) for row in _labels(table)]
@@ -218,7 +221,7 @@ def _rewrite(path: Path, column: str, gone: Callable[[str], bool]) -> None:
             for batch in reader:
                 keep = pa.array([not gone(name) for name in batch[column].to_pylist()])
                 writer.write_batch(batch.filter(keep))
-    state = json.loads((path.parent / "state.json").read_text(encoding="utf-8"))
+    state = read_json(path.parent / "state.json")
     write_json(path.parent / "state.json", state | {"_fingerprint": sha256_of(path)[:16]})
 
 

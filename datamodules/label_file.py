@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from datamodules.labels import Labels, as_label
 from datamodules.yelp import json_lines
 from mmprofile.errors import UserError, counted, nearest
+from mmprofile.files import MALFORMED
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 SHOWN = 5
@@ -114,7 +115,7 @@ def label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
         return
     try:
         rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
         raise UserError(f"{path} cannot be read as Parquet ({error})") from error
     yield from enumerate(rows, start=1)
 

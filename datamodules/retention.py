@@ -1,6 +1,5 @@
 """How long prepared data may be kept: a date in the manifest and the card, and a warning once it has passed."""
 
-import json
 import sys
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 from datamodules.card import dataset_card
 from mmprofile.errors import UserError
-from mmprofile.files import write_json, write_text
+from mmprofile.files import read_json, write_json, write_text
 from mmprofile.profile.schema import Schema
 
 
@@ -43,7 +42,7 @@ def keep_retention(folder: Path, given: int | date | None) -> None:
 
     Days are counted from the day of the preparation.
     """
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read_json(folder / "manifest.json")
     start = datetime.fromtimestamp((folder / ".fingerprint").stat().st_mtime).date()
     facts = retention_facts(given, start)
     if facts and facts["retention"]["given"] != manifest.get("retention", {}).get("given"):

@@ -18,9 +18,8 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from datamodules.columns import LARGEST_NUMBER, check_columns, text_columns, with_sources
+from datamodules.columns import LARGEST_NUMBER, check_columns, parquet_schema, text_columns, with_sources
 from datamodules.engine import Engine
 from datamodules.rules import Columns, columns_of, key_of
 from mmprofile.errors import UserError
@@ -180,7 +179,7 @@ def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
 def columns_in(path: Path) -> list[str]:
     """Return the columns of a Parquet file, or of the first lines of JSON, in the order in which they first stand there."""
     if path.suffix.lower() == ".parquet":
-        return list(pq.read_schema(path).names)
+        return list(parquet_schema(path).names)
     rows = islice(json_lines(path), LOOKED_AT)
     return list(dict.fromkeys(name for _, row in rows if isinstance(row, dict) for name in row))
 

@@ -5,9 +5,9 @@ Every file is replaced at once, so that whoever has the old one open or memory-m
 
 import csv
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmprofile.errors import counted
-from mmprofile.files import whole, write_text
+from mmprofile.errors import UserError, counted
+from mmprofile.files import MALFORMED, parse_json, whole, write_text
 
 LINES = (".jsonl", ".ndjson", ".partial")
 SETTINGS = ("config.yaml", "schema.yaml", "lock")
@@ -93,9 +93,24 @@ def changes_in(folders: Sequence[Path], person: Person) -> Iterator[Change]:
     for top in folders:
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:
             if path.is_file() and path.name not in SETTINGS and path.suffix not in WEIGHTS:
-                change = _change(path, person)
+                with searched(path):
+                    change = _change(path, person)
                 if change is not None:
                     yield change
+
+
+@contextmanager
+def searched(path: Path) -> Iterator[None]:
+    """Say in one line that a file, or one of a folder's, cannot be searched: nothing tells whether the person is in it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        yield
+    except (OSError, csv.Error, pa.ArrowException, *MALFORMED) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read ({reason}): remove it, and forget the person again") from error
 
 
 def _change(path: Path, person: Person) -> Change | None:
@@ -109,10 +124,7 @@ def _change(path: Path, person: Person) -> Change | None:
         return _csv(path, person)
     content = path.read_bytes()
     if path.suffix == ".json":
-        try:
-            return _removal(path) if person.in_value(json.loads(content)) else None
-        except ValueError:
-            pass
+        return _removal(path) if _tells(content.decode("utf-8", "replace"), person) else None
     return _removal(path) if person.in_bytes(content) else None
 
 
@@ -154,18 +166,18 @@ def _own_photos(path: Path, rows: Sequence[Any], person: Person) -> list[Path]:
     return [folder / name for name in sorted(names) if (folder / name).is_file()]
 
 
-def _value(line: str) -> Any:
+def _value(text: str) -> Any:
     try:
-        return json.loads(line) if line.strip() else None
+        return parse_json(text) if text.strip() else None
     except ValueError:
         return None
 
 
-def _tells(line: str, person: Person) -> bool:
-    """Return whether a line tells of the person; of one that a kill has torn, its words are looked at."""
-    value = _value(line)
+def _tells(text: str, person: Person) -> bool:
+    """Return whether a text of JSON tells of the person; of one that is torn or no JSON, the words are looked at."""
+    value = _value(text)
     if value is None:
-        return any(name in line for name in (*person.names, f'"{person.raw}"'))
+        return any(name in text for name in (*person.names, f'"{person.raw}"'))
     return person.in_value(value)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mmprofile.errors import UserError
 
@@ -83,6 +83,32 @@ def disk_errors(folder: Path) -> Iterator[None]:
             raise
         advice = _ADVICE.get(error.errno, "check the disk")
         raise UserError(f"{name}: {os.strerror(error.errno)}: {advice}, then run the same command again") from error
+
+
+@contextmanager
+def alone_in(folder: Path, other: str) -> Iterator[None]:
+    """Let this process alone write a folder, which is made if it is not there; what the disk reports is one line.
+
+    Args:
+        folder: where :func:`lock_of` is held until the end.
+        other: the settings that choose another folder, for the messages: ``out=``.
+
+    Raises:
+        UserError: another process holds the lock, or the disk fails.
+    """
+    lock = lock_of(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another process is at work on {folder}: wait for it, or choose another {other}") from error
+    except OSError as error:
+        raise UserError(f"cannot write the folder {folder}: {error.strerror}; choose another {other}") from error
+    try:
+        with disk_errors(folder):
+            yield
+    finally:
+        lock.release()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,6 +1,5 @@
 """The command ``forget``: a person removed from all that was made of them, and the models that learned from them named."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from mmprofile.config.data_settings import ForgetConfig
 from mmprofile.config.targets import build
 from mmprofile.erasing import Change, Person, changes_in, opened_files
 from mmprofile.errors import UserError
-from mmprofile.files import lock_of, read_json_lines
+from mmprofile.files import lock_of, read_json, read_json_lines
 from mmprofile.inputs.data import find_data
 from mmprofile.profile.schema import Schema
 
@@ -133,11 +132,20 @@ def _students(changes: list[Change]) -> Iterator[str]:
     """Yield the students of the folders in which labels or answers of the person were."""
     for folder in sorted({change.path.parent for change in changes}):
         for student in sorted(folder.glob("student*/made_of.json")):
-            purpose = json.loads(student.read_text(encoding="utf-8")).get("purpose")
+            purpose = _purpose(student)
             yield (
                 f"{student.parent}: this student may have learned from the person's labels (purpose: {purpose}); remove it, "
                 "and run mmprofile.llm.vote and mmprofile.llm.distill again"
             )
+
+
+def _purpose(made_of: Path) -> Any:
+    """Return the purpose for which a student was made; None where the file does not say."""
+    try:
+        facts = read_json(made_of)
+    except (OSError, ValueError):
+        return None
+    return facts.get("purpose") if isinstance(facts, dict) else None
 
 
 def _advice(changes: list[Change], data: PreparedData, cfg: ForgetConfig) -> Iterator[str]:

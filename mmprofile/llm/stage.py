@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmprofile.config.llm_settings import LlmConfig, PromptsConfig
 from mmprofile.config.targets import build
 from mmprofile.errors import UserError
-from mmprofile.files import read_json
+from mmprofile.files import alone_in, read_json
 from mmprofile.inputs.data import is_generated, prepare_data
 from mmprofile.llm.checks import check_settings
 from mmprofile.llm.journal import Record, open_journal
@@ -42,6 +43,18 @@ def purpose(cfg: LlmConfig) -> str | None:
 def stage_folder(cfg: LlmConfig) -> Path:
     """Return the folder of the stage's files."""
     return Path(cfg.out).expanduser() / (cfg.name or (Path(cfg.input).stem if cfg.input else cfg.data.name))
+
+
+@contextmanager
+def opened_stage(cfg: LlmConfig) -> Iterator[tuple[Schema, Path]]:
+    """Give the attributes that are asked for and the stage's folder, which one command at a time reads and writes.
+
+    Raises:
+        UserError: of :func:`open_schema`, or another process is at work on the folder, or the disk fails.
+    """
+    schema, folder = open_schema(cfg), stage_folder(cfg)
+    with alone_in(folder, "name= or out="):
+        yield schema, folder
 
 
 def labels_path(cfg: LlmConfig) -> Path:

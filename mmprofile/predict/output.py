@@ -3,7 +3,6 @@
 Several processes (:mod:`mmprofile.predict.ranks`) each write a file of their own, which are joined at the end.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.settings import PredictConfig
 from mmprofile.errors import UserError
-from mmprofile.files import read_json, whole, write_json
+from mmprofile.files import parse_json, read_json, whole, write_json
 from mmprofile.predict.ranks import Ranks
 
 AddRow = Callable[[Mapping[str, Any]], object]
@@ -142,7 +141,7 @@ class OutputFile:
                 users += len(batch)
                 target.writelines(batch)
                 for line in batch:
-                    add(json.loads(line))
+                    add(parse_json(line))
                 if len(batch) < batch_size:
                     break
         for part in parts:
@@ -198,7 +197,7 @@ def whole_batches(path: Path, batch_size: int, add: AddRow = len) -> int:
     with path.open("r+b") as file:
         for line in file:
             try:
-                batch.append(json.loads(line if line.endswith(b"\n") else b""))
+                batch.append(parse_json(line if line.endswith(b"\n") else b""))
             except ValueError:  # cut off, or damaged when the machine went down
                 break
             if len(batch) == batch_size:

@@ -32,13 +32,13 @@ def main(cfg: ReportConfig) -> None:
         raise UserError(f"run={cfg.run}: no finished run there ({error})") from error
     run_cfg = read_run_config(folder)
     schema = run_schema(folder, run_cfg)
-    config = metrics.setdefault("config", {})
-    if purpose := check_purpose(schema, cfg.purpose, trained_for=run_cfg.get("purpose")):
-        config["purpose"] = purpose
+    purpose = check_purpose(schema, cfg.purpose, trained_for=run_cfg.get("purpose"))
     predictions, evidence = read_predictions(folder), None
     if "task" not in run_cfg:  # that of mmprofile.apply is about reviews, not profiles of people
         evidence = collect_evidence(cfg, schema, typed("train", run_cfg), predictions)
     try:
+        if purpose:
+            metrics.setdefault("config", {})["purpose"] = purpose
         write_report(folder, metrics, metrics.get("history"))
         write_html(folder, schema, metrics, predictions, evidence)
     except (*MALFORMED, UndefinedError) as error:

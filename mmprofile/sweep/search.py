@@ -8,8 +8,7 @@ import csv
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from filelock import Timeout
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -30,7 +28,7 @@ from mmprofile.config.settings import SweepConfig
 from mmprofile.errors import UserError
 from mmprofile.evaluate.plots import clean_axes, save_figure
 from mmprofile.evaluate.score_table import NOT_MEASURED
-from mmprofile.files import lock_of, read_json, write_json, write_text
+from mmprofile.files import alone_in, read_json, write_json, write_text
 from mmprofile.sweep.jobs import Job, execute, multirun, slug, why_not
 from mmprofile.sweep.rendering import Cells, latex, markdown, print_cells
 from mmprofile.sweep.tables import conf_file, effective
@@ -126,7 +124,7 @@ def search(cfg: SweepConfig, common: Sequence[str], launcher: Sequence[str], out
         began_at=0,
     )
     load_config("train", spec.overrides({key: _example(kind) for key, kind in spec.space.items()}))
-    with _alone(spec.folder):
+    with alone_in(spec.folder, "out="):  # then a trial that is stored as running was killed
         _check_same(spec.folder / "search.json", {"words": words, "space": config.space, "seeds": cfg.seeds})
         study = spec.study()
         again = requeue(study)
@@ -337,22 +335,3 @@ def _check_same(path: Path, settings: Mapping[str, Any]) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path.parent} holds a search with other settings: delete it, or choose another out=")
     write_text(path, text)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Let one sweep at a time work on a search: then a trial that is stored as running was killed.
-
-    Raises:
-        UserError: another sweep is at work in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = lock_of(folder)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(f"another sweep is at work in {folder}: wait for it, or choose another out=") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -18,7 +18,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from filelock import Timeout
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -40,7 +39,7 @@ from mmprofile.evaluate.rows import read_predictions
 from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_facts
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.evaluate.subgroups import subgroup_scores
-from mmprofile.files import disk_errors, lock_of, write_json, write_text
+from mmprofile.files import alone_in, write_json, write_text
 from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
@@ -316,25 +315,16 @@ def opened_run(cfg: TrainConfig | ApplyConfig) -> Iterator[Path]:
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         yield folder  # the first process of the command has opened it
         return
-    lock = lock_of(folder)
     try:
-        run_folder(cfg).mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        run_folder(cfg)
+    except OSError as error:
+        raise UserError(f"cannot read the run's folder {folder}: {error.strerror}; choose another out=") from error
+    with alone_in(folder, "name= or out="):
         write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
         facts = {name: version(name) for name in ("torch", "transformers", "timm", "pytorch-lightning", "entmax")}
         facts |= {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
         write_json(folder / "environment.json", facts)
-    except Timeout as error:
-        raise UserError(
-            f"another process is at work on {folder}: wait for it, or choose another name= or out="
-        ) from error
-    except OSError as error:
-        raise UserError(f"cannot write the run's folder {folder}: {error.strerror}; choose another out=") from error
-    try:
-        with disk_errors(folder):
-            yield folder
-    finally:
-        lock.release()
+        yield folder
 
 
 def keep_schema(folder: Path, schema: Schema) -> None:

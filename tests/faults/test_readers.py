@@ -16,12 +16,13 @@ CASES = 100_000
 FOUND: dict[str, tuple[int, ...]] = {
     "yelp_zip": (1, 2143),
     "model": (7, 12, 33, 47),
+    "custom_parquet": (54, 103, 104, 111),
     "literals": (66, 143, 165),
     "people": (68, 448, 667),
     "answers": (29, 172),
     "labels": (16, 18, 27, 43, 66),
     "prepared": (2, 4, 55),
-    "report": (105,),
+    "report": (105, 119, 150),
     "yaml": (34,),
 }
 """Cases that a reader did not survive once."""

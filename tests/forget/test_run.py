@@ -188,6 +188,32 @@ def test_a_command_at_work_is_not_disturbed(copy: World) -> None:
     forget(copy, user)
 
 
+def test_files_that_are_no_json_are_searched_all_the_same(copy: World) -> None:
+    """Nested too deep, or torn: the bytes decide."""
+    user = str(person(someone(copy, "train"))["user_id"])
+    deep = "[" * 20_000
+    his = f'{deep}"{user}"'
+    given = {"deep.json": deep, "his.json": his, "deep.jsonl": f"{deep}\n", "his.jsonl": f"{his}\n"}
+    for name, content in given.items():
+        (copy.run / name).write_text(content)
+    forget(copy, user)
+    assert [name for name in given if (copy.run / name).exists()] == ["deep.json", "deep.jsonl", "his.jsonl"]
+    assert (copy.run / "deep.jsonl").read_text() == f"{deep}\n"
+    assert user not in (copy.run / "his.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["data-00000-of-00001.arrow", "labels.parquet"])
+def test_a_table_that_cannot_be_read_is_not_passed_over(copy: World, name: str) -> None:
+    """Whether the person is in it cannot be told: one line names it, and nothing is changed."""
+    user = str(person(someone(copy, "train"))["user_id"])
+    path = next(path for path in sorted(copy.folder.rglob(name)) if "train" in path.parts or path.suffix == ".parquet")
+    path.write_bytes(path.read_bytes()[:-200])
+    before = {path: path.read_bytes() for path in copy.folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"cannot be read .*: remove it, and forget the person again"):
+        forget(copy, user)
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_others_stay_as_they_were(copy: World) -> None:
     """The rows of all others, byte for byte, and a table that the library still opens."""
     number = someone(copy, "train")

@@ -1,10 +1,17 @@
 """The stage's gate: a purpose is asked for by what the data are."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from filelock import FileLock
 
 from mmprofile.config.compose import load_config
+from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
-from mmprofile.llm.stage import DEMO_PURPOSE, open_schema, purpose
+from mmprofile.llm.stage import DEMO_PURPOSE, open_schema, purpose, stage_folder
+from mmprofile.llm.teacher.run import main as teach
+from mmprofile.llm.vote.run import main as vote
 
 
 @pytest.mark.parametrize(
@@ -28,3 +35,19 @@ def test_the_demo_city_needs_none_whatever_it_is_called() -> None:
     cfg = load_config("llm", ["data=demo", "data.name=town"])
     open_schema(cfg)
     assert purpose(cfg) == DEMO_PURPOSE
+
+
+@pytest.mark.parametrize("command", [teach, vote])
+def test_one_command_at_a_time_works_on_a_stage(command: Callable[[LlmConfig], None], tmp_path: Path) -> None:
+    """And so nobody is forgotten while it does: ``forget`` heeds the same lock."""
+    cfg = load_config("llm", ["data=demo", f"out={tmp_path}"])
+    folder = stage_folder(cfg)
+    folder.mkdir()
+    with (
+        FileLock(folder / "lock"),
+        pytest.raises(
+            UserError, match=r"another process is at work on .*: wait for it, or choose another name= or out="
+        ),
+    ):
+        command(cfg)
+    assert [path.name for path in folder.iterdir()] == ["lock"]

@@ -67,7 +67,7 @@ def test_a_search_at_work_is_left_alone(folder: Path, tmp_path: Path, monkeypatc
     study_folder.mkdir(parents=True)
     with (
         FileLock(study_folder / "lock"),
-        pytest.raises(UserError, match=r"another sweep is at work in .*quick: wait for it"),
+        pytest.raises(UserError, match=r"another process is at work on .*quick: wait for it"),
     ):
         main(words)
     assert (study_folder / "lock").exists()

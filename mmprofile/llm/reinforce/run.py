@@ -22,7 +22,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce.rewards import FrozenLabels, freeze_labels, moderate_users
 from mmprofile.llm.reinforce.training import train
 from mmprofile.llm.rollouts import rollouts
-from mmprofile.llm.stage import digest, open_schema, purpose, read_people, stage_folder
+from mmprofile.llm.stage import digest, opened_stage, purpose, read_people
 from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.student_folder import (
     STUDENT,
@@ -52,43 +52,43 @@ def reinforce(cfg: LlmConfig, reward: str) -> None:
     Raises:
         UserError: there is no student to start from, or too few people of moderate difficulty.
     """
-    schema, folder = open_schema(cfg), stage_folder(cfg)
-    start = read_made_of(folder / STUDENT)
-    if start is None:
-        raise UserError(f"{folder / STUDENT}: no student to start from; run python -m mmprofile.llm.distill first")
-    target = folder / f"{STUDENT}_{reward}"
-    settings = plain(cfg.reinforce) | {"reward": reward, "vote": plain(cfg.vote)}
-    made_of = {
-        "start": start, "seed": cfg.seed, "settings": plain(student_settings(cfg)) | settings, "purpose": purpose(cfg),
-    }  # fmt: skip
-    if is_finished(target, made_of):
-        print(f"{target}: found")
-        return
-    people = [person for person in read_people(cfg, schema) if person.split == "train"]
-    student = Student(str(folder / STUDENT), student_settings(cfg), schema)
-    checkpoints = open_checkpoints(target, made_of)
-    labels = vote_rollouts(student, people, cfg, reward, folder)
-    frozen = frozen_labels(folder / f"frozen_{reward}.json", labels, reward, digest(made_of))
-    moderate = moderate_people(people, labels, cfg)
-    print(
-        f"{len(moderate):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of "
-        f"{cfg.reinforce.rollouts} answers from {cfg.reinforce.low} to {cfg.reinforce.high}); "
-        f"{len(people) - len(frozen.targets):,} more are not needed, or too long for the student's context of "
-        f"{student.room:,} tokens",
-        flush=True,
-    )
-    if len(moderate) < cfg.reinforce.people:
-        raise UserError(
-            f"a step is to learn from reinforce.people={cfg.reinforce.people} people, and there are {len(moderate)}: give "
-            "less, or widen reinforce.low and reinforce.high"
+    with opened_stage(cfg) as (schema, folder):
+        start = read_made_of(folder / STUDENT)
+        if start is None:
+            raise UserError(f"{folder / STUDENT}: no student to start from; run python -m mmprofile.llm.distill first")
+        target = folder / f"{STUDENT}_{reward}"
+        settings = plain(cfg.reinforce) | {"reward": reward, "vote": plain(cfg.vote)}
+        made_of = {
+            "start": start, "seed": cfg.seed, "settings": plain(student_settings(cfg)) | settings, "purpose": purpose(cfg),
+        }  # fmt: skip
+        if is_finished(target, made_of):
+            print(f"{target}: found")
+            return
+        people = [person for person in read_people(cfg, schema) if person.split == "train"]
+        student = Student(str(folder / STUDENT), student_settings(cfg), schema)
+        checkpoints = open_checkpoints(target, made_of)
+        labels = vote_rollouts(student, people, cfg, reward, folder)
+        frozen = frozen_labels(folder / f"frozen_{reward}.json", labels, reward, digest(made_of))
+        moderate = moderate_people(people, labels, cfg)
+        print(
+            f"{len(moderate):,} of {len(frozen.targets):,} people are of moderate difficulty (mean agreement of "
+            f"{cfg.reinforce.rollouts} answers from {cfg.reinforce.low} to {cfg.reinforce.high}); "
+            f"{len(people) - len(frozen.targets):,} more are not needed, or too long for the student's context of "
+            f"{student.room:,} tokens",
+            flush=True,
         )
-    clock, before = time.perf_counter(), frozen.digest()
-    history = train(student, moderate, frozen, cfg, checkpoints)
-    if frozen.digest() != before:
-        raise RuntimeError("the frozen labels changed during training")
-    write_text(folder / f"reinforce_{reward}.jsonl", "".join(json.dumps(row) + "\n" for row in history))
-    save_student(student, target, made_of)
-    print(f"{target}: {describe(history)}; {time.perf_counter() - clock:.0f} s")
+        if len(moderate) < cfg.reinforce.people:
+            raise UserError(
+                f"a step is to learn from reinforce.people={cfg.reinforce.people} people, and there are {len(moderate)}: give "
+                "less, or widen reinforce.low and reinforce.high"
+            )
+        clock, before = time.perf_counter(), frozen.digest()
+        history = train(student, moderate, frozen, cfg, checkpoints)
+        if frozen.digest() != before:
+            raise RuntimeError("the frozen labels changed during training")
+        write_text(folder / f"reinforce_{reward}.jsonl", "".join(json.dumps(row) + "\n" for row in history))
+        save_student(student, target, made_of)
+        print(f"{target}: {describe(history)}; {time.perf_counter() - clock:.0f} s")
 
 
 def vote_rollouts(student: Student, people: Sequence[Person], cfg: LlmConfig, reward: str, folder: Path) -> list[Label]:

@@ -13,7 +13,7 @@ from mmprofile.llm.checks import REWARDS
 from mmprofile.llm.distill.run import main as distill
 from mmprofile.llm.reinforce.run import reinforce
 from mmprofile.llm.run.comparison import TITLES, compare, describe, print_rows, student_draws, teacher_draws
-from mmprofile.llm.stage import open_schema, purpose, read_people, stage_folder
+from mmprofile.llm.stage import opened_stage, purpose, read_people
 from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.teacher.run import ask_teacher
 from mmprofile.llm.vote.run import main as vote
@@ -22,31 +22,33 @@ from mmprofile.llm.vote.run import main as vote
 def main(cfg: LlmConfig) -> None:
     """Run every step, then print the table. What would stop it late is checked first."""
     start = time.perf_counter()
-    schema, folder = open_schema(cfg), stage_folder(cfg)
-    people = [person for person in read_people(cfg, schema) if person.split == "test"]
-    if not any(person.gold for person in people):
-        raise UserError("nobody of the split test has gold values to score by: run the stages one by one (docs/llm.md)")
-    Student(cfg.student, student_settings(cfg), schema, cfg.student_revision)
-    for step in (ask_teacher, vote, distill):
-        step(cfg)
-    for reward in REWARDS:
-        reinforce(cfg, reward)
-    of_students, unread = student_draws(cfg, schema, people, folder)
-    rows, differences = compare(schema, people, teacher_draws(cfg, schema, people) | of_students, cfg.seed)
-    minutes = round((time.perf_counter() - start) / 60, 2)
-    facts = {
-        "rows": rows,
-        "differences": differences,
-        "minutes": minutes,
-        "people": len(people),
-        "unread": unread,
-        "seed": cfg.seed,
-        "purpose": purpose(cfg),
-    }
-    write_json(folder / "metrics.json", facts)
-    print_rows(rows, len(people))
-    for name in ("sft", "ttrl"):
-        print(describe(TITLES[name], **differences[f"ours - {name}"]))
-    if unread:
-        print(f"{unread:,} of them are too long for the student's context: it makes no prediction for them")
-    print(f"{folder / 'metrics.json'}; {minutes:.1f} minutes since this command began")
+    with opened_stage(cfg) as (schema, folder):
+        people = [person for person in read_people(cfg, schema) if person.split == "test"]
+        if not any(person.gold for person in people):
+            raise UserError(
+                "nobody of the split test has gold values to score by: run the stages one by one (docs/llm.md)"
+            )
+        Student(cfg.student, student_settings(cfg), schema, cfg.student_revision)
+        for step in (ask_teacher, vote, distill):
+            step(cfg)
+        for reward in REWARDS:
+            reinforce(cfg, reward)
+        of_students, unread = student_draws(cfg, schema, people, folder)
+        rows, differences = compare(schema, people, teacher_draws(cfg, schema, people) | of_students, cfg.seed)
+        minutes = round((time.perf_counter() - start) / 60, 2)
+        facts = {
+            "rows": rows,
+            "differences": differences,
+            "minutes": minutes,
+            "people": len(people),
+            "unread": unread,
+            "seed": cfg.seed,
+            "purpose": purpose(cfg),
+        }
+        write_json(folder / "metrics.json", facts)
+        print_rows(rows, len(people))
+        for name in ("sft", "ttrl"):
+            print(describe(TITLES[name], **differences[f"ours - {name}"]))
+        if unread:
+            print(f"{unread:,} of them are too long for the student's context: it makes no prediction for them")
+        print(f"{folder / 'metrics.json'}; {minutes:.1f} minutes since this command began")

@@ -8,28 +8,28 @@ from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.files import write_json
 from mmprofile.llm.labels import CALIBRATION, LABELS, Label, save_labels
 from mmprofile.llm.people import Person
-from mmprofile.llm.stage import current_answers, open_schema, read_people, stage_folder
+from mmprofile.llm.stage import current_answers, opened_stage, read_people
 from mmprofile.llm.vote.voting import collect_ballots, vote, vote_settings
 from mmprofile.profile.schema import UNKNOWN, Schema
 
 
 def main(cfg: LlmConfig) -> None:
     """Count the votes of the journal, calibrate, and write the table of labels."""
-    schema, folder = open_schema(cfg), stage_folder(cfg)
-    people = read_people(cfg, schema)
-    records, outdated = current_answers(people, schema, cfg)
-    if outdated:
-        print(
-            f"{outdated:,} answers do not vote: the questions about these people have changed since; llm.teacher asks anew"
-        )
-    answers = Counter(record.user_id for record in records)
-    few = sum(answers[person.user_id] < cfg.samples for person in people)
-    if few:
-        print(f"{few:,} of {len(people):,} people have fewer than samples={cfg.samples} answers")
-    labels, calibration = vote(people, collect_ballots(people, schema, records), schema, vote_settings(cfg))
-    save_labels(folder / LABELS, labels)
-    write_json(folder / CALIBRATION, calibration)
-    print(describe(labels, people, schema, folder))
+    with opened_stage(cfg) as (schema, folder):
+        people = read_people(cfg, schema)
+        records, outdated = current_answers(people, schema, cfg)
+        if outdated:
+            print(
+                f"{outdated:,} answers do not vote: the questions about these people have changed since; llm.teacher asks anew"
+            )
+        answers = Counter(record.user_id for record in records)
+        few = sum(answers[person.user_id] < cfg.samples for person in people)
+        if few:
+            print(f"{few:,} of {len(people):,} people have fewer than samples={cfg.samples} answers")
+        labels, calibration = vote(people, collect_ballots(people, schema, records), schema, vote_settings(cfg))
+        save_labels(folder / LABELS, labels)
+        write_json(folder / CALIBRATION, calibration)
+        print(describe(labels, people, schema, folder))
 
 
 def describe(labels: Sequence[Label], people: Sequence[Person], schema: Schema, folder: Path) -> str:
