@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from datamodules.files import sha256_of
+from datamodules.files import intact, sha256_of
 from datamodules.prepared import BACKEND_COLUMNS, CAPTION_COLUMNS, open_prepared
 from datamodules.pseudonyms import Pseudonyms
 from datamodules.yelp import json_lines
@@ -315,12 +315,13 @@ def read_captions(path: Path) -> pa.Table:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with intact(path, "remove it and caption again"):
         table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and caption again") from error
-    absent = pa.nulls(len(table), pa.string())
-    return pa.table([table[name] if name in table.column_names else absent for name in SCHEMA.names], schema=SCHEMA)
+        absent = pa.nulls(len(table), pa.string())
+        columns = [table[name] if name in table.column_names else absent for name in SCHEMA.names]
+        captions = pa.table(columns, schema=SCHEMA)
+        captions.validate(full=True)  # texts that are no UTF-8
+        return captions
 
 
 def _write(path: Path, rows: pa.Table) -> None:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.engine import LIST_OF_JSON, Engine
+from datamodules.files import intact
 from datamodules.rules import Columns, key_of
 from mmprofile.errors import UserError, nearest
-from mmprofile.files import MALFORMED
 
 LARGEST_NUMBER = 1e12
 NAMES = {"number": "a number", "flag": "true or false"}
@@ -30,10 +30,8 @@ def parquet_schema(path: Path) -> pa.Schema:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with intact(path, "write it again as Parquet"):
         return pq.read_schema(path)
-    except (OSError, *MALFORMED, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
 
 
 def text_columns(columns: Columns, known: dict[str, str]) -> dict[str, str]:

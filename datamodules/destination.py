@@ -46,7 +46,7 @@ class Destination:
         if manifest is None:
             raise UserError(f"{self.folder} exists and is no prepared data set: choose another data.prepare.folder")
         stored = self.folder / ".fingerprint"
-        if stored.is_file() and stored.read_text() == self.fingerprint:
+        if stored.is_file() and stored.read_bytes() == self.fingerprint.encode():
             return True
         raise UserError(
             f"{self.folder} holds data prepared differently ({self._difference(manifest)}): "

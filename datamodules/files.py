@@ -1,9 +1,16 @@
-"""Files a data set is made from, and their hashes."""
+"""Files a data set is made from, their hashes, and tables that cannot be read."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+
+from mmprofile.errors import UserError
+from mmprofile.files import MALFORMED
 
 CHUNK = 8 * 1024 * 1024
 
@@ -39,3 +46,17 @@ def sha256_of(path: Path) -> str:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextmanager
+def intact(path: Path, advice: str) -> Iterator[None]:
+    """Say in one line that a Parquet file cannot be read, whatever its reader makes of it, and what to do.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        yield
+    except (OSError, *MALFORMED, pa.ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read as Parquet ({reason}): {advice}") from error

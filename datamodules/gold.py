@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from datamodules.files import intact
 from mmprofile.errors import UserError
 from mmprofile.files import read_numbered_lines
 from mmprofile.inputs.views import SPLITS
@@ -39,7 +40,8 @@ def read_gold(folder: Path, schema: Schema) -> dict[str, Profile]:
     path = folder / "gold_text_only.parquet"
     if not path.is_file():
         return {}
-    rows = {row.pop("user_id"): row for row in pq.read_table(path).to_pylist()}
+    with intact(path, "prepare the data again"):
+        rows = {row.pop("user_id"): row for row in pq.read_table(path).to_pylist()}
     return {user: gold_profile(row, schema, str(path)) for user, row in rows.items()}
 
 

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datamodules.files import intact
 from datamodules.labels import Labels, as_label
 from datamodules.yelp import json_lines
 from mmprofile.errors import UserError, counted, nearest
-from mmprofile.files import MALFORMED
 from mmprofile.profile.schema import UNKNOWN, Attribute, Profile, Schema
 
 SHOWN = 5
@@ -113,10 +112,8 @@ def label_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
     if path.suffix.lower() != ".parquet":
         yield from json_lines(path)
         return
-    try:
+    with intact(path, "write it again as Parquet"):
         rows = pq.read_table(path).to_pylist()
-    except (OSError, *MALFORMED, pa.ArrowException) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({error})") from error
     yield from enumerate(rows, start=1)
 
 

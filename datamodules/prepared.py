@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, NamedSplit
 
-from datamodules.files import sha256_of
+from datamodules.files import intact, sha256_of
 from datamodules.photos import PhotoStore
 from datamodules.retention import warn_when_over
 from mmprofile.errors import UserError
@@ -164,10 +164,8 @@ def _read_captions(folder: Path) -> dict[str, str] | None:
     path = folder / "captions.parquet"
     if not path.exists():
         return None
-    try:
+    with intact(path, "remove it and caption again"):
         rows = pq.read_table(path, columns=["sha256", "caption", "status"]).to_pylist()
-    except (OSError, *MALFORMED, pa.ArrowException) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and caption again") from error
     return {row["sha256"]: row["caption"] for row in rows if row["status"] == "ok"}
 
 

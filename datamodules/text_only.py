@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.card import dataset_card
-from datamodules.files import sha256_of
+from datamodules.files import intact, sha256_of
 from datamodules.prepared import Prepared, open_prepared
 from mmprofile.errors import UserError
 from mmprofile.files import read_json, whole, write_json, write_text
@@ -114,7 +114,9 @@ def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
                 f"the attributes of profile {schema.name}"
             )
     labelled: dict[str, Labelled] = {}
-    for row in pq.read_table(path, columns=["user_id", "attribute", "label", "confidence"]).to_pylist():
+    with intact(path, f"run {ATTACH} again"):
+        rows = pq.read_table(path, columns=["user_id", "attribute", "label", "confidence"]).to_pylist()
+    for row in rows:
         name, label = row["attribute"], row["label"]
         if name not in schema.names:
             continue
@@ -169,7 +171,8 @@ class _Row(NamedTuple):
 
 def read_labels(folder: Path) -> list[_Row]:
     """Return the attached labels of a prepared folder."""
-    return [_Row(**row) for row in pq.read_table(folder / FILE, columns=[*_Row._fields]).to_pylist()]
+    with intact(folder / FILE, f"run {ATTACH} again"):
+        return [_Row(**row) for row in pq.read_table(folder / FILE, columns=[*_Row._fields]).to_pylist()]
 
 
 def label_balance(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoConfig, AutoTokenizer
 
 from mmprofile.errors import UserError
@@ -36,6 +38,8 @@ TOKENIZERS = (
 )  # fmt: skip
 SMALL_VOCABULARY = 0.9
 """A tokenizer with fewer tokens than this share of the embeddings is noted. Published models pad by a few per cent."""
+MOST_PARAMETERS, SMALL_MODEL = 4, 1_000_000
+"""Parameters for each byte of a model's weights, and those that are always allowed. A parameter takes half a byte or more."""
 LOCAL: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 """Nothing is asked of a hub, no code of a checkpoint is run, and no question is put to the user."""
 
@@ -164,7 +168,8 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, head: bool = False, **op
         UserError: it cannot be loaded, or lacks weights.
     """
     check_weights(checkpoint)
-    with loading(checkpoint):
+    weights = [path for path in checkpoint.folder.iterdir() if path.suffix in WEIGHTS]
+    with loading(checkpoint), in_proportion(weights):
         model, report = auto_class.from_pretrained(str(checkpoint.folder), output_loading_info=True, **LOCAL, **options)
     missing = set(report["missing_keys"])
     body = f"{model.base_model_prefix}."
@@ -175,6 +180,34 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, head: bool = False, **op
             "architecture than its config.json says"
         )
     return model, new
+
+
+@contextmanager
+def in_proportion(weights: Iterable[Path]) -> Iterator[None]:
+    """Let no larger model be built than its weights can fill: a small file that describes one would take all memory.
+
+    A model may have parameters that its weights have once, or not at all: tied ones, and a decoder that is removed.
+
+    Args:
+        weights: its files. Nothing is limited where they are not there.
+
+    Raises:
+        RuntimeError: the model has more than :data:`MOST_PARAMETERS` for each byte.
+    """
+    size = sum(path.stat().st_size for path in weights if path.is_file())
+    left = MOST_PARAMETERS * size + SMALL_MODEL
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= 0 if parameter is None else parameter.numel()
+        if size and left < 0:
+            raise RuntimeError(f"it has more than {MOST_PARAMETERS} parameters for each byte of its weights")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def check_weights(checkpoint: Checkpoint, forms: Iterable[str] = MODEL_WEIGHTS) -> None:

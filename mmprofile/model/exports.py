@@ -11,7 +11,7 @@ from torch import nn
 from mmprofile.errors import UserError
 from mmprofile.files import MALFORMED, read_json
 from mmprofile.model.build import build_model
-from mmprofile.model.checkpoints import CONFIG, TOKENIZERS
+from mmprofile.model.checkpoints import CONFIG, TOKENIZERS, in_proportion
 from mmprofile.model.confidence import load_confidence
 from mmprofile.model.model import FORMAT, ModelSettings, ProfileModel
 from mmprofile.profile.schema import Schema
@@ -38,25 +38,26 @@ def load_pretrained(folder: Path) -> ProfileModel:
     text = folder / "text"
     if not (text / CONFIG).is_file() or not any((text / name).is_file() for name in TOKENIZERS):
         raise UserError(f"{text}: configuration or tokenizer is missing; export the model again")
+    weights = folder / "model.safetensors"
     try:
-        model = build_model(
-            text=settings["text"] | {"name": str(text)},
-            vision=settings["vision"],
-            fusion=settings["fusion"],
-            schema=Schema.from_dict(data["schema"]),
-            inputs=settings["inputs"],
-            vocabulary=settings["vocabulary"],
-            target=settings["target"],
-            head=settings["head"] | {"auxiliary": settings["auxiliary"]},
-            pretrained=False,
-        )
+        with in_proportion([weights]):
+            model = build_model(
+                text=settings["text"] | {"name": str(text)},
+                vision=settings["vision"],
+                fusion=settings["fusion"],
+                schema=Schema.from_dict(data["schema"]),
+                inputs=settings["inputs"],
+                vocabulary=settings["vocabulary"],
+                target=settings["target"],
+                head=settings["head"] | {"auxiliary": settings["auxiliary"]},
+                pretrained=False,
+            )
     except (*MALFORMED, RuntimeError, AssertionError) as error:
         reason = f"{type(error).__name__}: {error}"[:200]
         raise UserError(
             f"{folder}: config.json or text/ describe no model ({reason}); export the model again"
         ) from error
     model.settings, model.confidence = settings, load_confidence(folder)
-    weights = folder / "model.safetensors"
     try:
         _tie_as_saved(model, weights)
         load_model(model, str(weights))

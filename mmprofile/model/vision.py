@@ -25,6 +25,7 @@ from mmprofile.model.checkpoints import LOCAL, Checkpoint, check_weights, loadin
 from mmprofile.model.hub import fetch
 
 KEY = "model.vision.name"
+LARGEST = 100_000  # of a model's sizes
 VISUAL_TOKENS = ("cls", "patch", "grid")
 WRITES = "_version"  # private in torch: how often a tensor was written to
 REMEMBERED_MB = 512
@@ -256,8 +257,11 @@ def _create(name: str, source: str, pretrained: bool, options: dict[str, Any]) -
     """Return a timm model without classifier.
 
     Raises:
-        UserError: it cannot be loaded, or lacks weights.
+        UserError: it cannot be loaded, or lacks weights, or an option is no size of a model.
     """
+    for key, value in options.items():
+        if isinstance(value, int) and value > LARGEST:  # timm makes lists of this length before it makes layers
+            raise UserError(f"{KEY}={name!r} cannot be loaded: {key}={value} is more than {LARGEST:,}")
     try:
         with _missing_keys() as missing:
             vit: nn.Module = timm.create_model(source, pretrained=pretrained, **{"num_classes": 0, **options})

@@ -229,7 +229,7 @@ except UserError as error:
 
 def test_a_damaged_file_is_one_line(folder: Path) -> None:
     (folder / "captions.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"captions.parquet is damaged .*: remove it and caption again"):
+    with pytest.raises(UserError, match=r"captions.parquet cannot be read as Parquet .*: remove it and caption again"):
         Captions(folder)
 
 

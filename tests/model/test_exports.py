@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,30 @@ def test_damaged_exports(tiny_model: Callable[..., ProfileModel], tmp_path: Path
         load_pretrained(tmp_path)
     config.write_text(json.dumps(good | {"format": 99}))
     with pytest.raises(UserError, match="model format 99, this version reads up to 2; update mmprofile"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [
+        ("text/config.json", ["num_layers"], 10**9),
+        ("text/config.json", ["d_ff"], 10**8),
+        ("config.json", ["vision", "model_args", "depth"], 100_000),
+        ("config.json", ["vision", "model_args", "depth"], 10**9),
+    ],
+)
+def test_a_model_that_its_weights_cannot_fill_is_not_built(
+    file: str, path: list[str], value: object, tiny_model: Callable[..., ProfileModel], tmp_path: Path
+) -> None:
+    """A small file may ask for more than all memory."""
+    tiny_model("xattn").save_pretrained(tmp_path)
+    settings = json.loads((tmp_path / file).read_text())
+    part = reduce(getitem, path[:-1], settings)
+    part[path[-1]] = value
+    (tmp_path / file).write_text(json.dumps(settings))
+    with pytest.raises(
+        UserError, match=r"more than 4 parameters for each byte of its weights|depth=1000000000 is more than"
+    ):
         load_pretrained(tmp_path)
 
 
