@@ -1,5 +1,7 @@
 """The prepared folder, written and opened: users by split, photos, captions, cues, schema, manifest, card."""
 
+import hashlib
+import json
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,6 +70,15 @@ class Prepared:
     cues: dict[tuple[str, str], dict[str, str | None]] | None
     schema: Schema
     manifest: dict[str, Any]
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Return a hash of each part of the data: the splits, the photos, their captions, the text-only labels."""
+        tables = {**self.datasets, "photos": self.photos}
+        parts = {name: str(table._fingerprint) for name, table in tables.items()}  # of the content, see RowWriter
+        captions = json.dumps(sorted((self.captions or {}).items())).encode()
+        labels = self.manifest.get("text_only", {}).get("sha256", "")
+        return parts | {"captions": hashlib.sha256(captions).hexdigest()[:16], "text_only": labels}
 
     def jpeg(self, photo_id: str) -> bytes:
         """Return a photo's file."""

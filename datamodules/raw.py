@@ -35,7 +35,7 @@ NAMES = {
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _BROKEN = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, LookupError,
-    NotImplementedError, RuntimeError, struct.error, OverflowError,
+    NotImplementedError, RuntimeError, struct.error, OverflowError, TypeError,
 )  # fmt: skip
 """What the archive readers raise for files that are damaged, encrypted or of a kind that they do not know."""
 LARGEST_RATIO, SMALL_ARCHIVE = 100, 100_000_000

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mmprofile.llm.people import Person
 from mmprofile.profile.schema import UNKNOWN, Schema, check_purpose
 
 JOURNAL, ASKED = "answers.jsonl", "asked.json"
+OTHER = "name= or out="  # settings that choose another folder
 DEMO_PURPOSE = "a demonstration on generated people"
 
 
@@ -49,11 +50,13 @@ def stage_folder(cfg: LlmConfig) -> Path:
 def opened_stage(cfg: LlmConfig) -> Iterator[tuple[Schema, Path]]:
     """Give the attributes that are asked for and the stage's folder, which one command at a time reads and writes.
 
+    Where it is not there yet, there is nothing to guard, and a mistake leaves none behind.
+
     Raises:
         UserError: of :func:`open_schema`, or another process is at work on the folder, or the disk fails.
     """
     schema, folder = open_schema(cfg), stage_folder(cfg)
-    with alone_in(folder, "name= or out="):
+    with alone_in(folder, OTHER) if folder.is_dir() else nullcontext():
         yield schema, folder
 
 

@@ -1,12 +1,14 @@
-"""Checks of ``conf/train.yaml``: settings that make no sense are refused before the data are prepared."""
+"""Checks of ``conf/train.yaml``: settings that make no sense are refused before the data are prepared; then those of the data."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from mmprofile.config.settings import TrainConfig
 from mmprofile.errors import UserError
+from mmprofile.files import read_json, write_json
 from mmprofile.inputs.data import UserData
 from mmprofile.inputs.texts import check_encoding
 from mmprofile.inputs.views import check_inputs, check_paradigm
@@ -15,6 +17,9 @@ from mmprofile.profile.calibrator import check_risk
 from mmprofile.profile.schema import Schema, check_purpose
 from mmprofile.systems.systems import check_system
 from mmprofile.train.guard import check_on_nan
+
+DATA = "data.json"
+"""Of a run: what it learns from."""
 
 
 def check_settings(cfg: TrainConfig) -> None:
@@ -52,6 +57,30 @@ def check_settings(cfg: TrainConfig) -> None:
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")
+
+
+def keep_data(folder: Path, contents: Mapping[str, str], generated: bool) -> None:
+    """Write beside a run's configuration what it learns from, or check that a run that goes on has the same.
+
+    Args:
+        folder: the run's.
+        contents: part of the data -> hash.
+        generated: whether the people are a city's. A run of an earlier version says nothing of its data, and a generated city
+            is the same in every version.
+
+    Raises:
+        UserError: the data are not those that the run began with, or are prepared otherwise than they were then.
+    """
+    path = folder / DATA
+    if (folder / "checkpoints").exists():
+        before = read_json(path) if path.is_file() else contents if generated else {}
+        changed = [name for name, content in contents.items() if before.get(name) != content]
+        if changed:
+            raise UserError(
+                f"{folder}: the data have changed since this run began ({', '.join(changed)}): choose another name= or out=, "
+                f"or delete the folder"
+            )
+    write_json(path, contents)
 
 
 def check_labels(schema: Schema, data: UserData) -> None:

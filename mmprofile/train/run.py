@@ -40,7 +40,7 @@ from mmprofile.evaluate.runs import PREDICTIONS, make_data, open_draws, run_fact
 from mmprofile.evaluate.score_table import print_scores
 from mmprofile.evaluate.subgroups import subgroup_scores
 from mmprofile.files import alone_in, write_json, write_text
-from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, prepare_data
+from mmprofile.inputs.data import SCHEMA, BatchData, completed_schema, find_data, is_generated, prepare_data
 from mmprofile.inputs.views import SPLITS, User
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import check_bfloat16
@@ -52,7 +52,7 @@ from mmprofile.report.stories import Evidence, evidence_of_model, evidence_of_sy
 from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checkpoints import BEST
-from mmprofile.train.checks import check_labels, check_photos, check_settings, unknown_tokens
+from mmprofile.train.checks import check_labels, check_photos, check_settings, keep_data, unknown_tokens
 from mmprofile.train.devices import choose_device, choose_precision
 from mmprofile.train.guard import StepGuard
 from mmprofile.train.loop import fit, load_weights, make_trainer
@@ -130,6 +130,10 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     check_photos(cfg, len(data.prepared.photos) > 0)
     check_labels(schema, data)
     trainer = make_trainer(cfg.trainer, folder, precision)
+    if trainer.is_global_zero:
+        captioned = any(view.captions != "none" for view in data.views)
+        learned = {name: of for name, of in data.prepared.contents.items() if name != "captions" or captioned}
+        keep_data(folder, learned, is_generated(cfg.data))
     module = ProfileModule(
         model,
         views=data.views,

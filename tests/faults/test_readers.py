@@ -15,6 +15,7 @@ from tests.support.readers import READERS
 CASES = 100_000
 FOUND: dict[str, tuple[int, ...]] = {
     "yelp_zip": (1, 2143),
+    "yelp_tar.gz": (17487,),
     "model": (7, 12, 33, 47),
     "custom_parquet": (54, 103, 104, 111),
     "literals": (66, 143, 165),

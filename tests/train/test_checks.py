@@ -1,10 +1,12 @@
 """Settings of ``train`` that make no sense."""
 
+from pathlib import Path
+
 import pytest
 
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
-from mmprofile.train.checks import check_settings, unknown_tokens
+from mmprofile.train.checks import DATA, check_settings, keep_data, unknown_tokens
 
 pytestmark = pytest.mark.fast
 
@@ -27,6 +29,20 @@ pytestmark = pytest.mark.fast
 def test_settings_without_meaning(overrides: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says):
         check_settings(load_config("train", overrides))
+
+
+def test_a_run_goes_on_with_the_data_that_it_began_with(tmp_path: Path) -> None:
+    data = {"train": "a", "photos": "b"}
+    keep_data(tmp_path, data, generated=False)
+    keep_data(tmp_path, other := data | {"train": "c"}, generated=False)  # nothing is learned yet
+    (tmp_path / "checkpoints").mkdir()
+    keep_data(tmp_path, other, generated=False)
+    with pytest.raises(UserError, match=r"the data have changed since this run began \(train\): choose another name="):
+        keep_data(tmp_path, data, generated=True)
+    (tmp_path / DATA).unlink()  # a run of an earlier version, which put own data in another order
+    with pytest.raises(UserError, match=r"the data have changed since this run began \(train, photos\)"):
+        keep_data(tmp_path, data, generated=False)
+    keep_data(tmp_path, data, generated=True)
 
 
 def test_the_share_of_unknown_tokens() -> None:

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
-from mmprofile.files import write_text
+from mmprofile.files import alone_in, write_text
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.people import Person
-from mmprofile.llm.stage import ASKED, JOURNAL, digest, messages, opened_stage, read_people
+from mmprofile.llm.stage import ASKED, JOURNAL, OTHER, digest, messages, open_schema, read_people, stage_folder
 from mmprofile.llm.teacher.protocol import Question, Teacher
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.journal import Journal, ask_in_threads
@@ -75,19 +75,20 @@ def ask_teacher(cfg: LlmConfig) -> AnswerCounts:
     Raises:
         UserError: settings without meaning, nobody to ask about, or a teacher that cannot be asked (on).
     """
-    with opened_stage(cfg) as (schema, folder):
-        teacher = make_teacher(cfg.teacher, schema)
-        people = read_people(cfg, schema)
-        teacher.check()
-        start = time.perf_counter()
+    schema, folder = open_schema(cfg), stage_folder(cfg)
+    teacher = make_teacher(cfg.teacher, schema)
+    people = read_people(cfg, schema)
+    teacher.check()
+    start = time.perf_counter()
+    with alone_in(folder, OTHER):
         counts = collect_answers(teacher, people, schema, cfg, open_journal(folder / JOURNAL))
-        seconds = time.perf_counter() - start
-        print(
-            f"{folder / JOURNAL}: {counts.questions:,} answers of {teacher.name} about {len(people):,} people "
-            f"({cfg.samples} each), {counts.answered_before:,} of them from before; {seconds:.1f} s"
-        )
-        print(describe(counts, cfg))
-        return counts
+    seconds = time.perf_counter() - start
+    print(
+        f"{folder / JOURNAL}: {counts.questions:,} answers of {teacher.name} about {len(people):,} people "
+        f"({cfg.samples} each), {counts.answered_before:,} of them from before; {seconds:.1f} s"
+    )
+    print(describe(counts, cfg))
+    return counts
 
 
 def make_teacher(cfg: Any, schema: Schema) -> Teacher:
