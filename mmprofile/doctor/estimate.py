@@ -81,8 +81,8 @@ def estimate(
     process = base + batches.photo_bytes
     kept = need.weights + need.gradients + need.moments
     shards = cfg.trainer.devices if cfg.trainer.strategy == "fsdp" and isinstance(cfg.trainer.devices, int) else 1
-    if shards > 1:
-        kept //= shards
+    if shards > 1:  # a step gathers the model, and spreads its gradients at its end
+        kept = (need.weights + need.moments) // shards + need.weights + need.gradients
     elif str(cfg.trainer.strategy).startswith("ddp"):
         kept += need.gradients  # what is exchanged
     most = max(need.activations, need.prediction)

@@ -50,10 +50,6 @@ def check_settings(cfg: TrainConfig) -> None:
     micro = cfg.loader.micro_batch_size
     if micro is not None and micro < 1:
         raise UserError(f"loader.micro_batch_size={micro}: give 1 or more, or null")
-    if micro is not None and str(cfg.trainer.strategy).startswith("fsdp"):
-        raise UserError(
-            f"loader.micro_batch_size={micro} does not go with trainer.strategy={cfg.trainer.strategy}; give null"
-        )
     missing = cfg.evaluation.missing
     if missing is not None and not 0 <= missing <= 1:
         raise UserError(f"evaluation.missing={missing} is not a probability (0 to 1, or null)")

@@ -8,6 +8,9 @@ from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
 from mmprofile.model.checkpoints import check_bfloat16, has_bfloat16, on_gpu
 
+FSDP = "fsdp"
+"""The strategy that spreads a model, its gradients and Adam's moments over the processes (``fully_shard`` of torch)."""
+
 
 def choose_device(trainer: TrainerConfig) -> str:
     """Return the kind of device that Lightning's Trainer takes: ``cpu``, ``cuda``, ``mps`` or what else is asked for.
@@ -24,10 +27,8 @@ def choose_device(trainer: TrainerConfig) -> str:
         raise UserError(
             f"trainer.accelerator={asked}: torch finds no such device here; take trainer=cpu or trainer=auto"
         )
-    if kind == "cpu" and str(trainer.strategy).startswith("fsdp"):
-        raise UserError(
-            f"trainer.strategy={trainer.strategy}: it shards over GPUs alone; on CPUs take trainer.strategy=ddp"
-        )
+    if str(trainer.strategy).startswith("fsdp_"):
+        raise UserError(f"trainer.strategy={trainer.strategy}: give fsdp, without an ending")
     count = torch.cuda.device_count()
     if kind == "cuda" and _wanted(trainer.devices) > count:
         raise UserError(f"trainer.devices={trainer.devices}: there are {count} GPUs here; ask for that many at most")

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from mmprofile.config.command import quiet
@@ -14,6 +15,7 @@ from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import Terminated, UserError
 from mmprofile.inputs.data import BatchData
 from mmprofile.train.checkpoints import CheckpointFiles, Ended, LastCheckpoint, damage, newest_checkpoint
+from mmprofile.train.devices import FSDP
 from mmprofile.train.module import METRIC, Learner
 from mmprofile.train.progress import EpochLines, StepBar
 
@@ -33,7 +35,9 @@ def make_trainer(settings: TrainerConfig, folder: Path, precision: str) -> pl.Tr
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        strategy=settings.strategy,
+        strategy=ModelParallelStrategy(save_distributed_checkpoint=False)
+        if settings.strategy == FSDP
+        else settings.strategy,
         num_nodes=settings.num_nodes,
         precision=precision,  # type: ignore[arg-type]
         max_epochs=settings.max_epochs,

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import get_wsd_schedule
@@ -215,13 +219,13 @@ class Learner(pl.LightningModule):
     ) -> None:
         """Clip gradients, and leave a step out whose gradients are no number.
 
-        Under fused Adam they are clipped here: Lightning refuses it in bf16 because of fp16's scaler, which is not used.
+        They are clipped here: under fused Adam, Lightning refuses it in bf16 because of fp16's scaler, which is not used.
         """
-        if gradient_clip_val and optimizer.defaults["fused"]:
-            norm = nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            norm = nn.utils.get_total_norm(p.grad for p in self.parameters() if p.grad is not None)
+        norm = nn.utils.get_total_norm(p.grad for p in self.parameters() if p.grad is not None)
+        if isinstance(norm, DTensor):  # of gradients that are spread over processes
+            norm = norm.full_tensor()
+        if gradient_clip_val:
+            nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, norm)
         if not self.guard.allows(self.global_step + 1, norm, self.global_rank):
             optimizer.zero_grad()  # Adam leaves weights without a gradient as they are
             self._losses.pop()
@@ -292,6 +296,21 @@ class ProfileModule(Learner):
         gates = checkpoint["progress"].get("gates", {})
         self._gates = {name: [torch.tensor(gate, device=self.device) for gate in of] for name, of in gates.items()}
 
+    def configure_model(self) -> None:
+        """Spread the model over the processes under ``trainer.strategy=fsdp``; otherwise leave it whole.
+
+        It is one group: a step gathers all of it and spreads all gradients. Groups for each layer would have to be gathered
+        equally often on every process, and a rank whose users have no photos, say, runs fewer layers.
+        """
+        if isinstance(self.trainer.strategy, ModelParallelStrategy) and not isinstance(self.model, FSDPModule):
+            device = self.trainer.strategy.root_device
+            fully_shard(self.model.to(device), mesh=init_device_mesh(device.type, (self.trainer.world_size,)))
+
+    def on_validation_start(self) -> None:
+        """Gather a spread model: ranks decode by different numbers of steps."""
+        if isinstance(self.model, FSDPModule):
+            self.model.unshard()
+
     def training_step(self, batch: Batch | list[Batch], index: int) -> Tensor:
         """Return the joint loss of a batch; log each view's loss and, as often as that is written, its gates.
 
@@ -312,10 +331,16 @@ class ProfileModule(Learner):
             self._log_step(batch, output)
             self.guard.losses = {view.name: output.view_losses[i].detach() for i, view in enumerate(batch.views)}
             if number < len(batches):
-                (loss * ranks).backward()
+                (self._with_all(loss) * ranks).backward()
         self._losses.append(self._total(whole))
         self.log("loss", self._losses[-1], prog_bar=True, batch_size=1)
-        return loss * ranks  # the gradients of the ranks are averaged
+        return self._with_all(loss) * ranks  # the gradients of the ranks are averaged
+
+    def _with_all(self, loss: Tensor) -> Tensor:
+        """Return the loss with a gradient, if of zero, for every parameter of a spread model: all ranks exchange the same."""
+        if not isinstance(self.model, FSDPModule):
+            return loss
+        return loss + 0 * torch.stack([p.sum() for p in self.model.parameters() if p.requires_grad]).sum()
 
     def _total(self, value: Tensor) -> Tensor:
         """Return the sum over the ranks."""
@@ -356,6 +381,8 @@ class ProfileModule(Learner):
 
     def on_validation_epoch_end(self) -> None:
         """Log macro-F1 of the whole split, of the observed attributes, and what the probe found."""
+        if isinstance(self.model, FSDPModule):
+            self.model.reshard()
         scores = self.validation_scores.compute()
         self.validation_scores.reset()
         logs = {f"validation/{name}": macro_f1 for name, macro_f1 in scores.per_attribute.items()}

@@ -53,7 +53,7 @@ from mmprofile.report.summary import write_report
 from mmprofile.systems.systems import SYSTEMS
 from mmprofile.train.checkpoints import BEST
 from mmprofile.train.checks import check_labels, check_photos, check_settings, keep_data, unknown_tokens
-from mmprofile.train.devices import choose_device, choose_precision
+from mmprofile.train.devices import FSDP, choose_device, choose_precision
 from mmprofile.train.guard import StepGuard
 from mmprofile.train.loop import fit, load_weights, make_trainer
 from mmprofile.train.module import ProfileModule, check_optim
@@ -120,8 +120,6 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     torch.set_flush_denormal(True)  # gradients below 1e-38 made a step on a CPU take 1.8 times as long
     print(f"loading model {cfg.model.name}: {cfg.model.text.name}, {cfg.model.vision.name}", flush=True)
     model = make_model(cfg, schema)
-    if cfg.purpose is not None:
-        model.settings["purpose"] = cfg.purpose
     clock = Clock()
     prepared = prepare_data(cfg.data, Schema.from_config(cfg.profile))
     clock.lap("prepare")
@@ -151,6 +149,8 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
     fit(trainer, module, data, folder)
     if not trainer.is_global_zero:
         return None
+    if cfg.trainer.strategy == FSDP:  # what was trained lies with all processes
+        module.model = model = make_model(cfg, schema).to(module.device)
     clock.lap("train")
     clock.seconds["train"] = module.seconds  # includes the epochs before a restart
 
@@ -272,7 +272,7 @@ def make_model(cfg: TrainConfig, schema: Schema, pretrained: bool = True) -> Pro
     """
     settings: Any = OmegaConf.to_container(cfg.model)
     inputs: Any = OmegaConf.to_container(cfg.inputs)
-    return build_model(
+    model = build_model(
         text=settings["text"],
         vision=settings["vision"] if cfg.paradigm.modality in ("multi", "both") else None,
         fusion=settings["fusion"],
@@ -283,6 +283,9 @@ def make_model(cfg: TrainConfig, schema: Schema, pretrained: bool = True) -> Pro
         head={"kind": cfg.model.head, "auxiliary": cfg.model.auxiliary, **settings["options"]},
         pretrained=pretrained,
     )
+    if cfg.purpose is not None:
+        model.settings["purpose"] = cfg.purpose
+    return model
 
 
 def run_folder(cfg: TrainConfig | ApplyConfig) -> Path:

@@ -320,7 +320,11 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
         ("train", ["trainer.on_nan=ignore"], "trainer.on_nan='ignore' is not one of stop, skip"),
         ("train", ["trainer.checkpoint_every=-1"], "trainer.checkpoint_every=-1: give a number of steps"),
         ("train", ["loader.micro_batch_size=0"], "loader.micro_batch_size=0: give 1 or more, or null"),
-        ("train", ["loader.micro_batch_size=2", "trainer.strategy=fsdp"], "does not go with trainer.strategy=fsdp"),
+        (
+            "train",
+            ["trainer.strategy=fsdp_cpu_offload"],
+            "trainer.strategy=fsdp_cpu_offload: give fsdp, without an ending",
+        ),
         ("train", ["evaluation.beams=0"], "evaluation.beams=0 is not a number of beams"),
         ("evaluate", ["run=nowhere"], "no run there"),
         ("predict", ["run=nowhere", "input=gone.jsonl"], "gone.jsonl"),

@@ -52,8 +52,8 @@ def test_devices_asked_for(asked: object, count: int) -> None:
     assert devices._wanted(plain) == count
 
 
-def test_fsdp_without_a_gpu_is_one_line() -> None:
-    with pytest.raises(
-        UserError, match=r"^trainer\.strategy=fsdp: it shards over GPUs alone; on CPUs take trainer\.strategy=ddp$"
-    ):
-        devices.choose_device(trainer("trainer=fsdp", "trainer.accelerator=cpu"))
+def test_fsdp_without_a_gpu() -> None:
+    """On CPUs where that is asked for."""
+    with pytest.raises(UserError, match=r"^trainer\.accelerator=gpu: torch finds no GPU here"):
+        devices.choose_device(trainer("trainer=fsdp"))
+    assert devices.choose_device(trainer("trainer=fsdp", "trainer.accelerator=cpu")) == "cpu"

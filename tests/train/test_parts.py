@@ -116,8 +116,12 @@ def test_two_processes_and_micro_batches_are_one_process_with_the_whole_batch(sc
     one = trained(tmp_path, "one", *words, "loader.batch_size=8")
     ranks = ["trainer.devices=2", "trainer.strategy=ddp_find_unused_parameters_true"]
     two = trained(tmp_path, "two", *words, "loader.batch_size=4", *ranks)
-    micro = trained(tmp_path, "micro", *words, "loader.batch_size=8", "loader.micro_batch_size=3")
-    for other in (two, micro):
+    micro = ["loader.micro_batch_size=3"]
+    spread = ["trainer.devices=2", "trainer.strategy=fsdp", *micro]
+    others = [two, trained(tmp_path, "fsdp", *words, "loader.batch_size=4", *spread)]
+    if schedule == "sampled":
+        others.append(trained(tmp_path, "micro", *words, "loader.batch_size=8", *micro))
+    for other in others:
         assert other["history"][0]["loss"] == pytest.approx(one["history"][0]["loss"], abs=1e-6)
         assert other["history"][0]["validation_macro_f1"] == one["history"][0]["validation_macro_f1"]
         for name, weight in one["weights"].items():
