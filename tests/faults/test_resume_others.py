@@ -128,12 +128,22 @@ def test_a_part_of_the_text_only_stage(command: str, runs: ForkedRuns, stage: li
     Killing(run, lambda name: files(tmp_path / name)).kill(20)
 
 
-def test_captions(runs: ForkedRuns, make_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("existing", ["refuse", "replace"])
+def test_captions(existing: str, runs: ForkedRuns, make_tokenizer: Callable[..., Any], tmp_path: Path) -> None:
     prepared = tmp_path / "prepared"
     done = runs.run([*CITY, f"data.prepare.folder={prepared}"], command="prepare")
     assert done.status == 0, done.said
+    if existing == "refuse":
+        (prepared / "captions.parquet").unlink()  # the demo city has some
     model = save_blip2(tmp_path / "blip2", "opt", make_tokenizer)
-    words = ["trainer=cpu", "trainer.progress=false", "batch_size=4", "shard=8", f"model={model}"]
+    words = [
+        "trainer=cpu",
+        "trainer.progress=false",
+        "batch_size=4",
+        "shard=8",
+        f"model={model}",
+        f"existing={existing}",
+    ]
 
     def run(name: str, **how: Any) -> Answer:
         if not (tmp_path / name).exists():
@@ -186,10 +196,10 @@ def test_sweeps(what: str, also_started: bool, runs: ForkedRuns, tmp_path: Path)
         "experiment=smoke",
         *CITY,
         "resamples=200",
-        *(["trials=3"] * (what == "search")),
+        *(["trials=2"] * (what == "search")),
     ]
 
     def run(name: str, **how: Any) -> Answer:
         return runs.run([*words, f"out={tmp_path / name}"], command="sweep", **how)
 
-    Killing(run, lambda name: sweep_result(tmp_path / name)).kill(10, also_started=also_started)
+    Killing(run, lambda name: sweep_result(tmp_path / name)).kill(8, also_started=also_started)
