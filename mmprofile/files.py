@@ -92,7 +92,7 @@ def _rust_errno(error: Exception) -> int | None:
     """Return the number of a failed write that safetensors and tokenizers, written in Rust, only tell in their message."""
     found = re.search(r"\(os error (\d+)\)", str(error))
     number = int(found[1]) if found else None
-    return number if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) else None
+    return number if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) else None
 
 
 @contextmanager
