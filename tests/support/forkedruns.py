@@ -93,8 +93,17 @@ def result_of(folder: Path) -> dict[str, Any]:
     for row in metrics["history"]:
         row.pop("seconds")
     names = [path for path in sorted((folder / "model").rglob("*")) if path.is_file() and path.name != "README.md"]
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in [*names, folder / "predictions.jsonl"]}
+    files = {str(path.relative_to(folder)): _content(path) for path in [*names, folder / "predictions.jsonl"]}
     return {"metrics": metrics, **files}
+
+
+def _content(path: Path) -> Any:
+    """Return a file's bytes; of safetensors its header apart, whose metadata stand in another order in each process."""
+    content = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return content
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
 
 
 def _signal_in(function: str, call: int, number: int) -> None:
