@@ -93,7 +93,7 @@ def test_a_disk_that_becomes_full_in_a_training(training: Training, runs: Forked
 def test_a_training_on_a_read_only_disk(runs: ForkedRuns, tmp_path: Path) -> None:
     disk = Disk(runs, tmp_path / "disk", "size=1m")
     disk.remount("ro")
-    is_one_line(runs.run([*SMALL, f"out={disk.folder}"]), f"{READ_ONLY}; choose another out=")
+    is_one_line(runs.run([*SMALL, f"out={disk.folder}"]), f"{READ_ONLY}; choose another name= or out=")
 
 
 @HOURS
