@@ -97,7 +97,9 @@ def test_failed_trials_are_queued_once() -> None:
 
 
 @pytest.mark.parametrize(("killed", "trials"), [(1, 3), pytest.param(11, 13, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("drawn", ["nothing", "one value", "all values"])
+@pytest.mark.parametrize(
+    "drawn", ["all values", *(pytest.param(drawn, marks=pytest.mark.slow) for drawn in ("nothing", "one value"))]
+)
 def test_a_killed_search_tries_the_values_of_an_undisturbed_one(
     killed: int, trials: int, drawn: str, tmp_path: Path
 ) -> None:
