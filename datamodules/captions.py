@@ -5,6 +5,7 @@ A caption belongs to the content of a photo (its SHA-256), so that equal photos 
 
 import hashlib
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -149,15 +150,14 @@ class Captions:
             UserError: the file cannot be written.
         """
         if not self._parts() and existing != "replace" and (self.folder / FILE).is_file():
-            return Counter(read_captions(self.folder / FILE)["status"].to_pylist())
-        rows = self._kept(maker, existing, False)
-        place = {sha256: i for i, sha256 in enumerate(rows["sha256"].to_pylist())}  # the last one counts
-        rows = rows.take([place[sha256] for sha256 in sorted(place)])
-        _write(self.folder / FILE, rows)
-        for path in self._parts():
-            path.unlink()
+            rows = read_captions(self.folder / FILE)
+        else:
+            rows = self._kept(maker, existing, False)
+            place = {sha256: i for i, sha256 in enumerate(rows["sha256"].to_pylist())}  # the last one counts
+            rows = rows.take([place[sha256] for sha256 in sorted(place)])
+            _write(self.folder / FILE, rows)
         if (self.folder / SHARDS).is_dir():
-            (self.folder / SHARDS).rmdir()
+            shutil.rmtree(self.folder / SHARDS)
         return Counter(rows["status"].to_pylist())
 
     def verify(self) -> Check:

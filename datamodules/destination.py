@@ -66,10 +66,10 @@ class Destination:
         remove_leftovers(self.folder)
         draft = self.folder.with_name(f"{self.folder.name}.tmp-{os.getpid()}")
         work, result = draft / "work", draft / "result"
-        work.mkdir(parents=True)
-        result.mkdir()
-        (draft / "host").write_text(socket.gethostname())
         try:
+            work.mkdir(parents=True)
+            result.mkdir()
+            (draft / "host").write_text(socket.gethostname())
             fill(result, work)
             try:
                 result.rename(self.folder)

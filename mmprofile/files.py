@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,12 +78,21 @@ def disk_errors(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        name = error.filename if isinstance(error.filename, str | Path) else str(folder)
-        if error.errno is None or not Path(name).absolute().is_relative_to(folder.absolute()):
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        name = getattr(error, "filename", None)
+        name = name if isinstance(name, str | Path) else str(folder)
+        if number is None or not Path(name).absolute().is_relative_to(folder.absolute()):
             raise
-        advice = _ADVICE.get(error.errno, "check the disk")
-        raise UserError(f"{name}: {os.strerror(error.errno)}: {advice}, then run the same command again") from error
+        advice = _ADVICE.get(number, "check the disk")
+        raise UserError(f"{name}: {os.strerror(number)}: {advice}, then run the same command again") from error
+
+
+def _rust_errno(error: Exception) -> int | None:
+    """Return the number of a failed write that safetensors and tokenizers, written in Rust, only tell in their message."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else None
+    return number if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) else None
 
 
 @contextmanager

@@ -45,8 +45,11 @@ def read_made_of(folder: Path) -> Any:
 
 
 def is_finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
-    """Return whether the folder holds a student that was made of exactly this."""
-    return read_made_of(folder) == made_of and any(folder.glob("*.safetensors"))
+    """Return whether the folder holds a student that was made of exactly this; then it needs no checkpoints any more."""
+    finished = read_made_of(folder) == made_of and any(folder.glob("*.safetensors"))
+    if finished:  # a command that was killed while it removed them
+        shutil.rmtree(_checkpoints(folder), ignore_errors=True)
+    return finished
 
 
 def open_checkpoints(folder: Path, made_of: Mapping[str, Any]) -> Path:

@@ -61,7 +61,7 @@ class SearchSpec:
         words: overrides of ``train`` for all trials.
         seeds: runs of a trial, of seeds 0, 1, ...
         threads: ``OMP_NUM_THREADS`` of each run; None leaves it.
-        began_at: trials that were there when this command began.
+        began_at: trials that were complete when this command began; a search that was killed draws what it had drawn.
     """
 
     folder: Path
@@ -126,11 +126,8 @@ def search(cfg: SweepConfig, common: Sequence[str], launcher: Sequence[str], out
     load_config("train", spec.overrides({key: _example(kind) for key, kind in spec.space.items()}))
     with alone_in(spec.folder, "out="):  # then a trial that is stored as running was killed
         _check_same(spec.folder / "search.json", {"words": words, "space": config.space, "seeds": cfg.seeds})
-        study = spec.study()
-        again = requeue(study)
-        complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         wanted = cfg.trials or config.trials
-        spec = replace(spec, began_at=len(study.trials))
+        spec, complete, again = take_up(spec)
         print(f"{wanted} trials: {complete} done{f', {again} to be tried again' if again else ''}", flush=True)
         if complete < wanted:
             missing = wanted - complete
@@ -171,10 +168,19 @@ def space_of(config: SearchConfig, path: Path) -> dict[str, BaseDistribution]:
     return space
 
 
-def requeue(study: optuna.Study) -> int:
+def take_up(spec: SearchSpec) -> tuple[SearchSpec, int, int]:
+    """Return the search as this command goes on with it, and how many trials are complete and how many wait."""
+    study = spec.study()
+    waiting = requeue(study, spec.space)
+    complete = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    return replace(spec, began_at=complete), complete, waiting
+
+
+def requeue(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> int:
     """Queue trials that were killed or failed once more, each set of values once, and return how many wait.
 
-    No other process may be at work on the study: a trial that is stored as running was killed.
+    A trial that was killed before all values of the space were drawn has nothing to try again. No other process may be at
+    work on the study: a trial that is stored as running was killed.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
@@ -182,9 +188,10 @@ def requeue(study: optuna.Study) -> int:
     settled = _settled(trials)
     waiting = sum(trial.state == TrialState.WAITING for trial in trials)
     for trial in trials:
-        if trial.state == TrialState.FAIL and trial.params and trial.params not in settled:
-            study.enqueue_trial(trial.params)
-            settled.append(trial.params)
+        values = _values(trial)
+        if trial.state == TrialState.FAIL and set(values) == set(space) and values not in settled:
+            study.enqueue_trial(values)
+            settled.append(values)
             waiting += 1
     return waiting
 
@@ -195,7 +202,8 @@ def _settled(trials: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
 
 
 def _values(trial: FrozenTrial) -> dict[str, Any]:
-    return dict(trial.system_attrs.get("fixed_params", {})) if trial.state == TrialState.WAITING else trial.params
+    """Return a trial's values, also those that it was queued with and has not taken yet."""
+    return dict(trial.system_attrs.get("fixed_params", trial.params))
 
 
 def run_trial(index: int, *, spec: SearchSpec, total: int) -> None:
@@ -257,7 +265,9 @@ def report(spec: SearchSpec, wanted: int, command: str) -> int:
     trials = spec.study().get_trials(deepcopy=False)
     complete = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: -_value(t))
     settled = _settled(trials)
-    failed = [t for t in trials if t.state == TrialState.FAIL and t.params not in settled]
+    failed = [
+        t for t in trials if t.state == TrialState.FAIL and set(t.params) == set(spec.space) and t.params not in settled
+    ]
     cells = trial_cells(list(spec.space), complete, failed)
     best = shlex.join(["python", "-m", "mmprofile.train", *spec.overrides(complete[0].params)]) if complete else None
     reasons = "\n".join(f"- trial {t.number}: {t.user_attrs.get('error', 'killed')}" for t in failed)

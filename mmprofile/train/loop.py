@@ -1,6 +1,7 @@
 """Lightning's Trainer around the modules: early stopping, resuming, and what can go wrong in between."""
 
 import signal
+import threading
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -62,6 +63,7 @@ def fit(trainer: pl.Trainer, module: Learner, data: BatchData | pl.LightningData
     """
     assert isinstance(data, pl.LightningDataModule)  # those that conf/loader names are
     resume = newest_checkpoint(folder / "checkpoints")
+    threading.excepthook = _told_once
     try:
         with module.guard.explained():
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -73,6 +75,14 @@ def fit(trainer: pl.Trainer, module: Learner, data: BatchData | pl.LightningData
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
+    finally:
+        threading.excepthook = threading.__excepthook__
+
+
+def _told_once(error: threading.ExceptHookArgs) -> None:
+    """Print what ends a thread, unless it is TensorBoard's: that hands the error on to the next write of the training."""
+    if not type(error.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(error)
 
 
 def load_weights(module: Learner, checkpoint: Path) -> None:

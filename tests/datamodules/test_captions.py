@@ -87,6 +87,19 @@ def test_shards_are_whole_and_survive(folder: Path) -> None:
     assert len(rows(folder)) == 4
 
 
+def test_nothing_is_left_of_commands_that_were_killed(folder: Path) -> None:
+    """Of one of several ranks that wrote a shard, and of one that removed the shards."""
+    captions = Captions(folder)
+    write(captions, captions.todo(MAKER))
+    parts = folder / "captions.partial"
+    (parts / "rank00003-000001.parquet.tmp").write_bytes(b"half of a sh")
+    assert captions.finish(MAKER) == {"ok": 4}
+    assert not parts.exists()
+    parts.mkdir()
+    assert captions.finish(MAKER) == {"ok": 4}
+    assert not parts.exists()
+
+
 @pytest.mark.parametrize("name", ["backend", "model", "revision", "prompt", "decoding", "dtype"])
 def test_makers_are_not_mixed_unasked(name: str, folder: Path) -> None:
     captions = Captions(folder)

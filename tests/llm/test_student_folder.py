@@ -28,3 +28,13 @@ def test_a_student_that_is_half_saved_is_not_taken_for_the_one_before(random_stu
     with pytest.raises(SafetensorError):
         save_student(pupil, tmp_path / "student", {"seed": 1})
     assert not is_finished(tmp_path / "student", {"seed": 0})
+
+
+def test_a_kill_after_a_student_was_saved_leaves_no_checkpoints_behind(tmp_path: Path) -> None:
+    checkpoints = open_checkpoints(tmp_path / "student", {"seed": 0})
+    assert not is_finished(tmp_path / "student", {"seed": 0})
+    assert checkpoints.exists()
+    write_json(tmp_path / "student" / MADE_OF, {"seed": 0})
+    (tmp_path / "student" / "model.safetensors").touch()
+    assert is_finished(tmp_path / "student", {"seed": 0})
+    assert not checkpoints.exists()

@@ -1,9 +1,9 @@
-"""Trainings in processes that are forked from one that has imported everything: ``python -m tests.support.forkedruns``.
+"""Commands in processes that are forked from one that has imported what they need: ``python -m tests.support.forkedruns``.
 
-A line of JSON on standard input starts a training, or a preparation: ``command``, ``words`` of its command line,
-``kill_after`` so many seconds (null: not), ``signal`` that kills it (9), ``kill_in`` a function (``module:name``) when it is
-called for the n-th time, ``fault`` (see :class:`tests.support.diskfaults.Fault`). A line of JSON answers: the exit status, the
-seconds it took and what it printed last.
+Its words are the modules to import. A line of JSON on standard input starts a command: ``command`` (``train``, ``llm.run``,
+...), ``words`` of its command line, ``kill_after`` so many seconds (null: not), ``signal`` that kills it (9), ``all``: also
+what it has started, ``kill_in`` a function (``module:name``) when it is called for the n-th time, ``fault`` (see
+:class:`tests.support.diskfaults.Fault`). A line of JSON answers: the exit status, the seconds it took and what it printed last.
 """
 
 import functools
@@ -11,11 +11,13 @@ import importlib
 import itertools
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What came of a training: its exit status (negative: the signal), its seconds, and its last line."""
+    """What came of a command: its exit status (negative: the signal), its seconds, and its last line."""
 
     status: int
     seconds: float
@@ -31,11 +33,17 @@ class Answer:
 
 
 class ForkedRuns:
-    """Starts trainings, one at a time."""
+    """Starts commands, one at a time.
 
-    def __init__(self) -> None:
+    Args:
+        modules: what the commands import.
+        inside: the words of a command that the process, and thus every command, is started by.
+    """
+
+    def __init__(self, *modules: str, inside: Sequence[str] = ()) -> None:
+        modules = modules or ("mmprofile.train.run",)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forkedruns"],
+            [*inside, sys.executable, "-m", "tests.support.forkedruns", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -57,9 +65,10 @@ class ForkedRuns:
         kill_after: float | None = None,
         kill_in: tuple[str, int] | None = None,
         number: int = 9,
+        also_started: bool = False,
         fault: dict[str, Any] | None = None,
     ) -> Answer:
-        """Train; send a signal after so many seconds, or in the n-th call of a function, unless the training has ended."""
+        """Run; send a signal after so many seconds, or in the n-th call of a function, unless the command has ended."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         asked = {
@@ -68,6 +77,7 @@ class ForkedRuns:
             "kill_after": kill_after,
             "kill_in": kill_in,
             "signal": number,
+            "all": also_started,
             "fault": fault,
         }
         self.process.stdin.write(json.dumps(asked) + "\n")
@@ -83,8 +93,17 @@ def result_of(folder: Path) -> dict[str, Any]:
     for row in metrics["history"]:
         row.pop("seconds")
     names = [path for path in sorted((folder / "model").rglob("*")) if path.is_file() and path.name != "README.md"]
-    files = {str(path.relative_to(folder)): path.read_bytes() for path in [*names, folder / "predictions.jsonl"]}
+    files = {str(path.relative_to(folder)): _content(path) for path in [*names, folder / "predictions.jsonl"]}
     return {"metrics": metrics, **files}
+
+
+def _content(path: Path) -> Any:
+    """Return a file's bytes; of safetensors its header apart, whose metadata stand in another order in each process."""
+    content = path.read_bytes()
+    if path.suffix != ".safetensors":
+        return content
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
 
 
 def _signal_in(function: str, call: int, number: int) -> None:
@@ -104,11 +123,7 @@ def _signal_in(function: str, call: int, number: int) -> None:
 
 
 def _child(asked: dict[str, Any], log: Path) -> None:
-    """Train in this process, which was forked for it, and end it."""
-    from mmprofile.config.command import guarded
-    from mmprofile.config.compose import load_config
-    from mmprofile.prepare import run as prepare
-    from mmprofile.train.run import main as train
+    """Run the command in this process, which was forked for it, as ``python -m`` does, and end it."""
     from tests.support.diskfaults import Fault
 
     with log.open("wb") as file:
@@ -121,8 +136,8 @@ def _child(asked: dict[str, Any], log: Path) -> None:
             Fault(**asked["fault"]).install()
         if asked["kill_in"]:
             _signal_in(*asked["kill_in"], asked["signal"])
-        run: Any = {"train": train, "prepare": prepare}[asked["command"]]
-        guarded(lambda: run(load_config(asked["command"], asked["words"])))
+        sys.argv[1:] = asked["words"]
+        runpy.run_module(f"mmprofile.{asked['command']}", run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as end:
         status = int(end.code or 0)
@@ -136,12 +151,20 @@ def _child(asked: dict[str, Any], log: Path) -> None:
         os._exit(status)
 
 
+def _started_by(process: int) -> list[int]:
+    """Return the processes that a process has started, and those that they have."""
+    children = [
+        int(word) for path in Path(f"/proc/{process}/task").glob("*/children") for word in path.read_text().split()
+    ]
+    return [*children, *(below for child in children for below in _started_by(child))]
+
+
 def _serve() -> None:
     from mmprofile.config.command import quiet
 
     quiet()
-    import mmprofile.train.run  # noqa: F401 - once for all trainings
-
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         for line in sys.stdin:
@@ -156,7 +179,8 @@ def _serve() -> None:
                 if ended:
                     status = os.waitstatus_to_exitcode(code)
                 elif asked["kill_after"] is not None and time.monotonic() - began > asked["kill_after"]:
-                    os.kill(child, asked["signal"])
+                    for process in [child, *(_started_by(child) if asked["all"] else [])]:
+                        os.kill(process, asked["signal"])
                     asked["kill_after"] = None
                 else:
                     time.sleep(0.005)

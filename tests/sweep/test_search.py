@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmprofile.errors import UserError
 from mmprofile.sweep.run import main
-from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of
+from mmprofile.sweep.search import SearchConfig, SearchSpec, best_validation, requeue, space_of, take_up
 from tests.support.sweeps import sweep
 
 
@@ -91,9 +91,55 @@ def test_failed_trials_are_queued_once() -> None:
             study.tell(trial, state=end)
         elif end is not None:
             study.tell(trial, end)
-    assert requeue(study) == 2
-    assert requeue(study) == 2  # they still wait
+    assert requeue(study, space) == 2
+    assert requeue(study, space) == 2  # they still wait
     assert [study.ask(space).params["x"] for _ in range(2)] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(("killed", "trials"), [(1, 3), pytest.param(11, 13, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "drawn", ["all values", *(pytest.param(drawn, marks=pytest.mark.slow) for drawn in ("nothing", "one value"))]
+)
+def test_a_killed_search_tries_the_values_of_an_undisturbed_one(
+    killed: int, trials: int, drawn: str, tmp_path: Path
+) -> None:
+    """In the search's random beginning and after it, and in the middle of drawing a trial's values."""
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0), "y": CategoricalDistribution([8, 16, 32])}
+
+    def trial(spec: SearchSpec, index: int) -> None:
+        study = spec.study(index)
+        asked = study.ask(space)
+        study.tell(asked, asked.params["x"] + asked.params["y"])
+
+    specs = {}
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+        specs[name], *_ = take_up(SearchSpec(tmp_path / name, space, words=[], seeds=1, threads=None, began_at=0))
+    for index in range(trials):
+        trial(specs["whole"], index)
+    for index in range(killed):
+        trial(specs["killed"], index)
+    study = specs["killed"].study(killed)
+    last = study.ask(space if drawn == "all values" else {})
+    if drawn == "one value":
+        last.suggest_float("x", 0.0, 1.0)
+    again, complete, waiting = take_up(specs["killed"])
+    assert (complete, waiting) == (killed, int(drawn == "all values"))
+    for index in range(trials - complete):
+        trial(again, index)
+    whole, found = (
+        [t.params for t in spec.study().trials if t.state == TrialState.COMPLETE] for spec in specs.values()
+    )
+    assert found == whole
+
+
+def test_values_that_are_killed_before_they_are_taken_again_still_wait(tmp_path: Path) -> None:
+    space: dict[str, BaseDistribution] = {"x": FloatDistribution(0.0, 1.0)}
+    study = optuna.create_study()
+    study.enqueue_trial({"x": 0.1})
+    study.ask()
+    assert requeue(study, space) == 1
+    assert study.ask(space).params == {"x": 0.1}
 
 
 def test_spaces() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,23 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import load_labels
 from mmprofile.llm.student_folder import last_checkpoint
-from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
-from tests.support.tinystudent import save_random_student
-
-SAYS = {
-    "Gender": {"Female": "My husband sang.", "Male": "My wife sang."},
-    "Life Stage": {"Single": "I live alone.", "Young Family": "Our baby slept."},
-}
-SCHEMA = Schema("two", [Attribute(name, tuple(values), unknown=True) for name, values in SAYS.items()])
-JOURNALS = ("answers.jsonl", "rollouts.jsonl", "draws.jsonl")
-STUDENTS = ("student", "student_confidence", "student_majority")
+from tests.support.tinystage import JOURNALS, STUDENTS, make_stage
 
 
 def command(arguments: Sequence[str], out: Path) -> list[str]:
-    return [sys.executable, "-m", "mmprofile.llm.run", "progress=false", *arguments, f"out={out}"]
+    return [sys.executable, "-m", "mmprofile.llm.run", *arguments, f"out={out}"]
 
 
 def run(arguments: Sequence[str], out: Path) -> str:
@@ -43,29 +32,7 @@ def run(arguments: Sequence[str], out: Path) -> str:
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The words that choose people who say little, a random student that learns to write answers, and a short training."""
-    folder, rng = tmp_path_factory.mktemp("start"), random.Random(0)
-    people, texts = [], []
-    for i in range(144):
-        gold = {name: rng.choice([*values, UNKNOWN]) for name, values in SAYS.items()}
-        reviews = [SAYS[name][value] for name, value in gold.items() if value != UNKNOWN] + ["We ate."]
-        people.append(
-            {"user_id": f"u{i:03}", "reviews": reviews, "split": "train" if i < 128 else "test", "gold": gold}
-        )
-        texts += [
-            *reviews,
-            render_answer({name: Claim(value, 0.8, "no cue") for name, value in gold.items()}, SCHEMA),
-        ]
-    (folder / "people.jsonl").write_text("".join(json.dumps(person) + "\n" for person in people))
-    save_random_student(folder / "student", texts, SCHEMA, layers=1)
-    attributes = ", ".join(f"{{name: {name}, values: [{', '.join(SAYS[name])}], unknown: true}}" for name in SAYS)
-    return [
-        f"input={folder / 'people.jsonl'}", "purpose=a test", "profile.name=two", f"profile.attributes=[{attributes}]",
-        "samples=24", "teacher.batch=1", f"student={folder / 'student'}", "students.other.reads=first_person",
-        "students.other.prompt.system=''", "students.other.prompt.user='{person}'", "students.other.dtype=float32",
-        "students.other.lora=0", "students.other.epochs=12", "students.other.lr=1e-2", "students.other.rl_lr=1e-3",
-        "students.other.max_new_tokens=60", "reinforce.rollouts=4", "reinforce.steps=20", "reinforce.group=4",
-        "reinforce.low=0", "reinforce.high=1",
-    ]  # fmt: skip
+    return make_stage(tmp_path_factory.mktemp("start"))
 
 
 @pytest.fixture(scope="module")
