@@ -81,8 +81,17 @@ class Prepared:
         return parts | {"captions": hashlib.sha256(captions).hexdigest()[:16], "text_only": labels}
 
     def jpeg(self, photo_id: str) -> bytes:
-        """Return a photo's file."""
-        return bytes(self.photos[self.photo_index[photo_id]]["jpeg"])
+        """Return a photo's file.
+
+        Raises:
+            UserError: there is none.
+        """
+        row = self.photo_index.get(photo_id)
+        if row is None:
+            raise UserError(
+                f"{self.folder} is damaged (there is no photo {photo_id!r}): remove it and prepare it again"
+            )
+        return bytes(self.photos[row]["jpeg"])
 
 
 def open_prepared(folder: str | Path) -> Prepared:
@@ -136,6 +145,8 @@ def _check(table: Any, columns: pa.Schema) -> None:
     for column in columns:
         if table.data.schema.field(column.name).type != column.type:
             raise TypeError(f"the column {column.name} is none of a prepared folder")
+    if table.format["type"] is not None or set(table.format["columns"]) != set(table.column_names):
+        raise TypeError("a table that hides columns is none of a prepared folder")
     table.data.table.validate(full=True)
 
 

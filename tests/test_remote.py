@@ -229,7 +229,7 @@ def _command(name: str, words: list[str], cache: Path) -> str:
 @pytest.mark.extra
 @pytest.mark.parametrize("kind", [pytest.param("s3", marks=S3)])
 def test_commands_on_s3(kind: str, s3: None, tmp_path: Path) -> None:
-    """Train with data and run on the store; on another machine, find the run finished, and predict from the store."""
+    """Train with data and run on the store; on another machine, find the run finished, predict, and forget somebody."""
     words = ["paradigm=both", "name=both", "out=s3://bucket/runs", "experiment=smoke", "trainer.progress=false"]
     words.append("data.prepare.folder=s3://bucket/city")
     _command("train", words, tmp_path / "first")
@@ -247,3 +247,8 @@ def test_commands_on_s3(kind: str, s3: None, tmp_path: Path) -> None:
     [line] = there("s3://bucket/out")["profiles.jsonl"].splitlines()
     used = json.loads(line)["used"]
     assert (used["photos"], used["unusable_photos"]) == (1, {"../gone.jpg": "outside"})
+    user = json.loads(run["predictions.jsonl"].splitlines()[0])["user_id"]
+    _command("forget", [f"user={user}", "out=s3://bucket/runs"], tmp_path / "first")
+    left = there("s3://bucket/runs/both")
+    assert {"metrics.json", "model/model.safetensors"} <= left.keys()
+    assert [name for name, content in left.items() if user in content] == []

@@ -76,8 +76,12 @@ def test_custom(ending: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
         "Stars": {"source": "review.stars", "aggregation": "mean_round_half_up"},
         "Price": {"source": "review.price", "aggregation": "mean_above", "threshold": "train_median"},
         "Taste": {"source": "review.tags", "aggregation": "mode"},
+        "Most": {"source": "review.price", "aggregation": "quantile", "q": 0.77, "cuts": [3.5, 5.02]},
+        "Often": {"source": "review.stars", "aggregation": "count", "cuts": "train_quantiles"},
+        "Wine": {"source": "review.tags", "aggregation": "share", "of": "wine", "cuts": [0.5]},
     }
     values = {"Stars": tuple("12345"), "Price": ("Low", "High"), "Taste": ("Wine", "Beer")}
+    values |= {"Most": ("Low", "Middle", "High"), "Often": ("Seldom", "Often"), "Wine": ("No", "Yes")}
     schema = Schema("own", [Attribute(name, values[name], rule=rule) for name, rule in rules.items()])
 
     def by(engine: str) -> Path:
