@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,7 +80,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else _rust_errno(error)
+        number = error.errno if isinstance(error, OSError) else _told_errno(error, folder)
         name = getattr(error, "filename", None)
         name = name if isinstance(name, str | Path) else str(folder)
         if number is None or not Path(name).absolute().is_relative_to(folder.absolute()):
@@ -88,8 +89,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"{name}: {os.strerror(number)}: {advice}, then run the same command again") from error
 
 
-def _rust_errno(error: Exception) -> int | None:
-    """Return the number of a failed write that safetensors and tokenizers, written in Rust, only tell in their message."""
+def _told_errno(error: Exception, folder: Path) -> int | None:
+    """Return the number of a failed write that torch, and safetensors and tokenizers in Rust, only tell in their message."""
+    if isinstance(error, RuntimeError) and re.search(
+        r"inline_container\.cc.*unexpected pos|StreamWriter failed", str(error)
+    ):
+        return errno.ENOSPC if shutil.disk_usage(folder).free < 2**20 else errno.EIO
     found = re.search(r"\(os error (\d+)\)", str(error))
     number = int(found[1]) if found else None
     return number if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS) else None

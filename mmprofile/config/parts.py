@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from mmprofile.errors import UserError, nearest
-from mmprofile.files import read_yaml_text
+from mmprofile.files import MALFORMED, read_yaml_text
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ def typed_file(kind: type[T], path: Path) -> T:
         if not OmegaConf.is_dict(given):
             raise ValueError("expected keys with values")
         return cast(T, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), given)))
-    except (OSError, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError) as error:
+    except (OSError, OmegaConfBaseException, yaml.YAMLError, AssertionError, *MALFORMED) as error:
         raise UserError(f"{path}: {(str(error) or 'expected keys with values').splitlines()[0]}") from error
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from mmprofile.files import write_json_lines
 from mmprofile.train.checkpoints import newest_checkpoint
+from tests.faults.test_resume_others import files
 from tests.support.forkedruns import Answer, ForkedRuns, result_of
 from tests.support.preparing import digests
 from tests.support.realdisks import NAMESPACE, Disk, may_mount
+from tests.support.tinystage import make_stage
 
 pytestmark = pytest.mark.skipif(not may_mount(), reason="needs a namespace in which it may mount")
 
@@ -194,3 +197,37 @@ def test_a_preparation(limit: str, prepared: Path, runs: ForkedRuns, tmp_path: P
         assert digests(disk.seen / "data") == digests(prepared)
     print(dict(ended))
     assert ended[True] > len(options) // 2
+
+
+@HOURS
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["llm.run", "predict"])
+def test_other_commands_on_a_disk_of_each_size(command: str, runs: ForkedRuns, tmp_path: Path) -> None:
+    """The whole text-only stage, and the profiles of 300 people."""
+    if command == "llm.run":
+        words, out = [*make_stage(tmp_path), "samples=4"], "out={}"
+    else:
+        assert runs.run([*SMALL, f"out={tmp_path}"]).status == 0
+        rows = [{"user_id": str(n), "reviews": [f"good soup {n}", "bad bread"]} for n in range(300)]
+        write_json_lines(tmp_path / "people.jsonl", rows)
+        words, out = [f"run={tmp_path / 'run'}", f"input={tmp_path / 'people.jsonl'}"], "output={}/profiles.jsonl"
+
+    def run(name: str) -> Answer:
+        return runs.run([*words, out.format(tmp_path / name)], command=command)
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert run("whole").status == 0
+    expected, size, ended = files(whole), sum(path.stat().st_size for path in whole.rglob("*")), Counter[bool]()
+    for number in range(1, 9):
+        disk = Disk(runs, tmp_path / f"disk-{number}", f"size={int(1.4 * size * number / 8)}")
+        answer = run(disk.folder.name)
+        ended[answer.status != 0] += 1
+        if answer.status:
+            is_one_line(answer, FULL)
+        disk.remount(ROOM)
+        assert run(disk.folder.name).status == 0
+        found = files(disk.seen, disk.folder)
+        assert sorted(name for name in expected | found if found.get(name) != expected.get(name)) == []
+    print(dict(ended))
+    assert ended[True] > 3

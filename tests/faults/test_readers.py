@@ -24,7 +24,7 @@ FOUND: dict[str, tuple[int, ...]] = {
     "labels": (16, 18, 27, 43, 66),
     "prepared": (2, 4, 55, 96, 138, 141, 170, 172, 204, 226, 361, 1363, 1654),
     "report": (105, 119, 150),
-    "yaml": (34,),
+    "yaml": (34, 2690),
 }
 """Cases that a reader did not survive once."""
 

@@ -46,16 +46,22 @@ def untimed(value: Any) -> Any:
     return value
 
 
-def files(folder: Path) -> dict[str, Any]:
-    """Return what a folder holds: JSON without times, lines in any order, of other files every byte."""
+def files(folder: Path, called: Path | None = None) -> dict[str, Any]:
+    """Return what a folder holds: JSON without times and its name, lines in any order, of other files every byte.
+
+    Args:
+        folder: as this process sees it.
+        called: as the command does; None: likewise.
+    """
+    name_of_folder = str(called or folder)
     contents: dict[str, Any] = {}
     for path in sorted(path for path in folder.rglob("*") if path.name != "lock"):
         name = str(path.relative_to(folder))
         if path.suffix == ".json":
-            contents[name] = json.dumps(untimed(read_json(path)), sort_keys=True).replace(str(folder), "")
+            contents[name] = json.dumps(untimed(read_json(path)), sort_keys=True).replace(name_of_folder, "")
         elif path.suffix == ".jsonl":
             contents[name] = sorted(
-                json.dumps(untimed(row), sort_keys=True).replace(str(folder), "") for row in read_json_lines(path)
+                json.dumps(untimed(row), sort_keys=True).replace(name_of_folder, "") for row in read_json_lines(path)
             )
         else:
             contents[name] = path.read_bytes() if path.is_file() else "folder"
