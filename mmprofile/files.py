@@ -272,7 +272,7 @@ def read_schema_file(path: Path) -> dict[str, Any]:
     """
     try:
         data = yaml.load(read_yaml_text(path), _AsWritten)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, yaml.YAMLError, *MALFORMED) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())
         raise UserError(f"profile schema {path}: cannot be read ({reason})") from error
     if not isinstance(data, dict):

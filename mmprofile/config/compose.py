@@ -115,13 +115,7 @@ def read_run_config(folder: Path) -> DictConfig:
         if not isinstance(cfg, DictConfig) or "profile" not in cfg:
             raise ValueError("expected keys with values, and a profile among them")
         plain = OmegaConf.to_container(cfg)
-    except (
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-        OmegaConfBaseException,
-        AssertionError,
-    ) as error:  # of OmegaConf: a number
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, AssertionError, *MALFORMED) as error:
         reason = (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read ({reason}); a run is a folder that mmprofile.train wrote") from error
     if any("${" in str(value) for key, value in _flatten(plain).items() if not key.startswith("profile.")):

@@ -297,11 +297,15 @@ def of_runs(patterns: Sequence[str]) -> tuple[TableConfig, dict[str, list[Job]]]
         The table, and the runs of each of its systems.
 
     Raises:
-        UserError: a pattern has no finished run.
+        UserError: a pattern has no finished run, or a run no configuration of one.
     """
     groups = list[tuple[Any, list[Path]]]()  # a configuration without its seed, and its runs
     for folder in _finished(patterns):
         cfg: Any = OmegaConf.merge(read_run_config(folder), {"name": "", "seed": 0})
+        if not all(OmegaConf.is_dict(cfg.get(part)) and "name" in cfg[part] for part in ("model", "paradigm")):
+            raise UserError(
+                f"{folder / 'config.yaml'}: it names no model or paradigm; a run is a folder that mmprofile.train wrote"
+            )
         same = [folders for other, folders in groups if not difference(other, cfg)]
         if same:
             same[0].append(folder)
