@@ -27,7 +27,7 @@ from mmprofile.config.settings import (
 )
 from mmprofile.config.words import as_words, rename_keys, translate
 from mmprofile.errors import UserError, nearest
-from mmprofile.files import read_schema_file, read_yaml_text
+from mmprofile.files import MALFORMED, read_schema_file, read_yaml_text
 from mmprofile.paths import conf_dir
 
 CONFIGS: dict[str, type] = {
