@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datamodules.prepared import open_prepared
+from mmprofile.apply.run import main as apply
 from mmprofile.caption.run import main as caption
 from mmprofile.config.compose import load_config
 from mmprofile.evaluate.run import main as evaluate
@@ -69,7 +70,8 @@ def write_raw(raw: Path) -> None:
         photo = raw / str(row["photos"][0])  # type: ignore[index]
         photo.parent.mkdir(parents=True)
         Image.fromarray(rng.integers(0, 255, (24, 24, 3), dtype=np.uint8)).save(photo, quality=90)
-    rows = [row for row in map(person, range(PEOPLE)) for row in (row, row | {"text": f"{row['text']}, again"})]
+    texts = [(n, person(n), again) for n in range(PEOPLE) for again in ("", ", again")]
+    rows = [row | {"text": f"{row['text']}{again}", "stars": n % 5 + 1} for n, row, again in texts]
     write_lines(raw / "reviews.jsonl", rows)
     labels = [
         {"user_id": person(n)["user_id"], "Age": ("young", "old")[n // 2 % 2], "Travels By": ("bicycle", "car")[n % 2]}
@@ -86,7 +88,7 @@ def write_raw(raw: Path) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """Prepared, captioned, labelled, trained, scored, inspected and predicted."""
+    """Prepared, captioned, labelled, trained, scored, inspected, applied and predicted."""
     world = World(tmp_path_factory.mktemp("world"))
     folder, raw, out = world.folder, world.folder / "raw", world.folder / "outputs"
     write_raw(raw)
@@ -96,12 +98,25 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         profile = f"profile={raw / 'shops.yaml'}"
         caption(load_config("caption", [*world.words, profile, "backend=file", f"path={raw / 'captions.jsonl'}"]))
         words = [*world.words, profile, "paradigm=multi", f"out={out}", "name=shops", PURPOSE, "trainer.progress=false"]
-        train(load_config("train", [*words, "trainer.max_epochs=1", "evaluation.resamples=10", "probe.users=0"]))
+        train(
+            load_config(
+                "train",
+                [*words, "inputs.reviews=1", "trainer.max_epochs=1", "evaluation.resamples=10", "probe.users=0"],
+            )
+        )
         evaluate(load_config("evaluate", [f"run={world.run}", "split=train"]))
         users = [row["user_id"] for row in open_prepared(world.prepared).datasets["train"]][:3]
         inspect(load_config("inspection", [f"run={world.run}", "split=train", f"users=[{','.join(users)}]"]))
         write_lines(folder / "users.jsonl", [person(n) | {"reviews": [person(n)["text"]]} for n in range(4)])
         (folder / "elsewhere").mkdir()
+        words = [
+            f"run={world.run}",
+            f"out={out}",
+            "name=feelings",
+            "classifier=t5",
+            "classifier.text=mmprofile:tiny/text",
+        ]
+        apply(load_config("apply", [*words, PURPOSE, "trainer.max_epochs=1", "trainer.progress=false", "resamples=10"]))
         words = [f"input={folder / 'users.jsonl'}", f"output={folder / 'elsewhere' / 'profiles.jsonl'}", PURPOSE]
         predict(load_config("predict", [f"run={world.run}", f"photo_root={raw}", *words]))
         observed = Schema.from_yaml(raw / "shops.yaml")

@@ -88,6 +88,7 @@ def test_no_byte_is_left(copy: World, split: str, by: str, capsys: pytest.Captur
     assert {name: files for name, files in after.items() if files} == {}
     printed = capsys.readouterr().out
     assert ("its model was trained on this person" in printed) == (split == "train")
+    assert ("its classifier may have been trained on this person" in printed) == (split == "train")
     assert "remove the person from your own files, too" in printed
     prepared = open_prepared(copy.prepared)
     assert sum(map(len, prepared.datasets.values())) == PEOPLE - 1 == sum(prepared.manifest["splits"].values())
@@ -139,7 +140,7 @@ def test_a_killed_command_is_run_again(copy: World, monkeypatch: pytest.MonkeyPa
             kills += 1
         else:
             break
-    assert kills == 8
+    assert kills == 9
     assert {name: files for name, files in places(copy, found).items() if files} == {}
     prepared = open_prepared(copy.prepared)
     assert sum(prepared.manifest["splits"].values()) == PEOPLE - 1 == len(prepared.photos)
