@@ -63,10 +63,33 @@ def test_prose_and_spelling_are_forgiven(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "share"),
+    [
+        (90, 0.9), (90.0, 0.9), ("90", 0.9), (" 90 % ", 0.9), ("85%", 0.85), ("0.9", 0.9), (0.9, 0.9), (1.0, 1.0), (1, 0.01),
+        ("1", 0.01), ("1.0", 1.0), ("0.5%", 0.005), (0, 0.0), (0.0, 0.0), (100, 1.0), (1.5, 0.015),
+    ],
+)  # fmt: skip
+def test_confidence_as_models_write_it(given: Any, share: float) -> None:
+    """A share is a number with a point, at most 1: no model is 0.9 % sure, and one that is 1 % sure writes 1."""
+    assert parse_answer(answer(confidence=given), SCHEMA).claims["Age"].confidence == pytest.approx(share)
+
+
+def test_names_and_values_as_models_spell_them() -> None:
+    """Underscores, hyphens and blanks are one, unless the schema tells them apart."""
+    row = {"rationale": "r", "value": "family-with_kids", "confidence": 50}
+    schema = Schema("toy", [Attribute("Life Stage", ("Family with Kids", "b")), Attribute("Size", ("1-2", "1 2", "3"))])
+    for name in ("Life_Stage", "life-stage", "LIFE  STAGE"):
+        assert parse_answer(json.dumps({name: row}), schema).claims["Life Stage"].value == "Family with Kids"
+    assert parse_answer(json.dumps({"Size": row | {"value": "1-2"}}), schema).claims["Size"].value == "1-2"
+    assert parse_answer(json.dumps({"Size": row | {"value": "1--2"}}), schema).claims == {}
+
+
+@pytest.mark.parametrize(
     ("text", "fault"),
     [
         (answer(confidence="high"), "Age: confidence 'high' is no number from 0 to 100"),
-        (answer(confidence="50"), "Age: confidence '50' is no number from 0 to 100"),
+        (answer(confidence="50 of 100"), "Age: confidence '50 of 100' is no number from 0 to 100"),
+        (answer(confidence="150%"), "Age: confidence '150%' is no number"),
         (answer(confidence=101), "Age: confidence '101' is no number"),
         (answer(confidence=-1), "Age: confidence '-1' is no number"),
         (answer(confidence=True), "Age: confidence 'True' is no number"),
