@@ -1,6 +1,7 @@
 """The student: a causal model that reads a person and writes the answer. The tiny one is a Qwen3 of a million parameters."""
 
 import ctypes
+import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -101,9 +102,12 @@ class Student:
         return int(min(limit, self.tokenizer.model_max_length)) - int(self.settings.max_new_tokens)
 
     def fingerprint(self) -> str:
-        """Return a hash of the weights' sums, the settings and the schema: all that decides its answers besides the draw."""
-        sums = {n: [p.double().sum().item(), p.double().abs().sum().item()] for n, p in self.model.named_parameters()}
-        return digest(sums, OmegaConf.to_container(self.settings), self.schema.to_dict())
+        """Return a hash of the weights, the settings and the schema: all that decides its answers besides the draw."""
+        weights = hashlib.sha256()
+        for name, parameter in self.model.named_parameters():
+            weights.update(name.encode())
+            weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+        return digest(weights.hexdigest(), OmegaConf.to_container(self.settings), self.schema.to_dict())
 
     def prompt(self, person: Person) -> list[int]:
         """Return the tokens that it reads about a person."""

@@ -17,6 +17,7 @@ from mmprofile.systems.journal import ChatReply
 CHECK_SECONDS = 5.0  # to find out that nobody listens
 NO_KEY = "none"  # the client insists on a key; a server that asks for none ignores it
 SHOWN = 200  # characters of a reply that is no answer
+REFUSALS = 10  # in a row and no answer before: no other question would fare better
 SECRET = 8  # characters of a key that is worth hiding; EMPTY and the like stand for none
 
 
@@ -59,7 +60,8 @@ class Endpoint:
     """A server and a model on it, asked by the ``openai`` client.
 
     The client tries again what may pass (408, 409, 429, 5xx, no answer in time) and obeys ``Retry-After``. A failure that
-    remains is a reply with an error, or ends the run: ``ends_run`` decides.
+    remains is a reply with an error, or ends the run: ``ends_run`` decides. So do :data:`REFUSALS` refusals (400, 422) before
+    anything was answered.
 
     Args:
         config: the server.
@@ -91,8 +93,9 @@ class Endpoint:
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._wait]}),  # called for every try
         )
         self._gap = 60 / per_minute if per_minute else 0.0
-        self._next, self._lock = 0.0, threading.Lock()
+        self._next, self._lock, self._counting = 0.0, threading.Lock(), threading.Lock()
         self._failure: UserError | None = None
+        self._refused: int | None = 0  # None: something was answered
 
     def check(self) -> None:
         """Check within seconds that somebody listens there and takes the key.
@@ -124,12 +127,23 @@ class Endpoint:
                 extra_body=self.parameters | parameters,
             )
         except openai.APIError as error:
-            if self._failure is None and self.ends_run(error):
-                self._failure = self._explained(error)
+            alone = self._only_refused(error)
+            if self._failure is None and (alone or self.ends_run(error)):
+                self._failure = self._explained(error, alone)
             if self._failure is not None:
                 raise self._failure from error
             return ChatReply("", self._redacted(_described(error)))
+        self._refused = None
         return read_reply(self._redacted(raw.content.decode("utf-8", "replace")).encode("utf-8"))
+
+    def _only_refused(self, error: openai.APIError) -> bool:
+        """Count a refusal; return whether there were :data:`REFUSALS` and no answer yet: no question would be answered."""
+        with self._counting:
+            if self._refused is not None and isinstance(
+                error, (openai.BadRequestError, openai.UnprocessableEntityError)
+            ):
+                self._refused += 1
+            return self._refused is not None and self._refused >= REFUSALS
 
     def _redacted(self, text: str) -> str:
         """Return a server's words without the key, which some of them repeat."""
@@ -152,10 +166,12 @@ class Endpoint:
             time.sleep(max(0.0, self._next - time.monotonic()))
             self._next = time.monotonic() + self._gap
 
-    def _explained(self, error: openai.APIError) -> UserError:
-        """Return one line for a failure that ends a run."""
+    def _explained(self, error: openai.APIError, alone: bool = False) -> UserError:
+        """Return one line for a failure that ends a run; ``alone``: because there were nothing but refusals."""
         if isinstance(error, openai.APIStatusError):
             again = "the same command again asks for what is not answered yet"
+            if alone:
+                again = f"there were nothing but refusals, {REFUSALS} of them: check {self.settings}.parameters"
             return UserError(self._redacted(f"{self.url}: model {self.model}: {_described(error)}; {again}"))
         return UserError(self._redacted(f"{self.url} cannot be reached ({_cause(error)}); check {self.settings}.url"))
 
@@ -178,6 +194,7 @@ def read_reply(content: bytes) -> ChatReply:
         text=text,
         error=error,
         model=model if isinstance(model, str) else None,
+        cut=error is None and body["choices"][0].get("finish_reason") == "length",
         **{name: count if isinstance(count, int) else None for name, count in counts.items()},
     )
 

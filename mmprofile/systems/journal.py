@@ -23,6 +23,7 @@ class ChatReply(NamedTuple):
         model: as the server names it; None where it names none.
         prompt_tokens: counted by the server; None where it does not count.
         completion_tokens: counted by the server.
+        cut: whether the text ends because it may have no more tokens.
     """
 
     text: str
@@ -30,6 +31,7 @@ class ChatReply(NamedTuple):
     model: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cut: bool = False
 
 
 class Entry(Protocol):

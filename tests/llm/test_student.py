@@ -33,6 +33,16 @@ def test_sampling_is_the_same_again_and_greedy_is_one_by_one(random_student: Pat
     assert greedy == [pupil.write([person], 1, 0.0, seed=0)[0] for person in people]
 
 
+def test_the_fingerprint_is_of_every_byte(random_student: Path) -> None:
+    """Sums are not enough: they depend on the number of threads, and two weights that change places keep them."""
+    pupil, _ = open_student(random_student)
+    before = pupil.fingerprint()
+    assert open_student(random_student)[0].fingerprint() == before
+    weight = pupil.model.get_input_embeddings().weight.data
+    weight[[0, 1]] = weight[[1, 0]]
+    assert pupil.fingerprint() != before
+
+
 def test_without_weights_the_tiny_student_says_how_to_make_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -99,4 +99,4 @@ def test_other_json_is_no_answer(body: Any) -> None:
 
 def test_tokens_that_are_no_numbers_are_not_counted() -> None:
     body = completion("yes") | {"usage": {"prompt_tokens": "many", "completion_tokens": 3}, "model": None}
-    assert read_reply(json.dumps(body).encode())[:] == ("yes", None, None, None, 3)
+    assert read_reply(json.dumps(body).encode())[:] == ("yes", None, None, None, 3, False)

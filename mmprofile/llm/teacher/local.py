@@ -148,7 +148,8 @@ class Local:
             raise UserError(f"teacher.parameters={self.config.parameters}: {error}") from error
         for i, answer in zip(short, answers, strict=True):
             text = self.tokenizer.decode(answer, skip_special_tokens=True)
-            replies[i] = ChatReply(text, prompt_tokens=len(prompts[i]), completion_tokens=len(answer))
+            cut = len(answer) >= self._length and answer[-1] != self.tokenizer.eos_token_id
+            replies[i] = ChatReply(text, prompt_tokens=len(prompts[i]), completion_tokens=len(answer), cut=cut)
         return replies
 
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:

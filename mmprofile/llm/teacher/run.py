@@ -25,7 +25,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.stage import ASKED, JOURNAL, OTHER, digest, messages, open_schema, read_people, stage_folder
 from mmprofile.llm.teacher.protocol import Question, Teacher
 from mmprofile.profile.schema import Schema
-from mmprofile.systems.journal import Journal, ask_in_threads
+from mmprofile.systems.journal import ChatReply, Journal, ask_in_threads
 
 SHOWN = 3  # of anything that is listed
 SEEDS = 1000  # from one seed to the next: the samples of two seeds never share one
@@ -137,7 +137,7 @@ def collect_answers(
         total=len(unanswered), desc="answers", unit="answer", mininterval=0.2 if sys.stderr.isatty() else 10,
         disable=not cfg.progress, leave=False,
     )  # fmt: skip
-    ask_in_threads(lambda batch: _ask(teacher, batch, journal), batches, teacher.concurrency, bar)
+    ask_in_threads(lambda batch: _ask(teacher, batch, journal, schema), batches, teacher.concurrency, bar)
     counts = AnswerCounts(len(planned), answered_before=len(planned) - len(unanswered))
     add_records(counts, [journal.records[request] for request in requests], schema)
     return counts
@@ -168,7 +168,7 @@ def plan_questions(teacher: Teacher, people: Sequence[Person], schema: Schema, c
     return planned
 
 
-def _ask(teacher: Teacher, batch: Sequence[PlannedQuestion], journal: Journal[Record]) -> int:
+def _ask(teacher: Teacher, batch: Sequence[PlannedQuestion], journal: Journal[Record], schema: Schema) -> int:
     """Ask one batch, write the answers down and return their number."""
     start = time.perf_counter()
     replies = teacher.ask([question for question, _ in batch])
@@ -179,13 +179,20 @@ def _ask(teacher: Teacher, batch: Sequence[PlannedQuestion], journal: Journal[Re
             time=now,
             seconds=round(seconds, 3),
             answer=reply.text,
-            error=reply.error,
+            error=reply.error or _cut_off(reply, schema),
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
         )
         for (_, record), reply in zip(batch, replies, strict=True)
     )
     return len(batch)
+
+
+def _cut_off(reply: ChatReply, schema: Schema) -> str | None:
+    """Return the error of an answer that was cut off before all of it was there; None: it was not."""
+    if not reply.cut or not parse_answer(reply.text, schema).faults:
+        return None
+    return f"cut off after {reply.completion_tokens} tokens: allow more in teacher.parameters"
 
 
 def add_records(counts: AnswerCounts, records: Sequence[Record], schema: Schema) -> None:

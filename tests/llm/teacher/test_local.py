@@ -19,7 +19,7 @@ from mmprofile.llm.teacher.local import Local, LocalConfig
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.profile.schema import Schema
-from tests.support.toyteacher import TEMPLATE, ask, people_file, save_qwen3
+from tests.support.toyteacher import TEMPLATE, ask, journal, people_file, save_qwen3
 
 WORDS = (
     "you are a label of the soup was warm and so bread dinner nurse school work car wash we stayed "
@@ -147,20 +147,20 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert exited.value.code == 1
     printed = capsys.readouterr().out
     assert "9 answers of" in printed
-    assert "6 answers not understood" in printed
-    assert (
-        "3 questions about 1 people failed, the journal has their errors; the same command asks "
-        "them again:\n    cy, sample 0: its prompt has" in printed
-    )
-    people = people_file(tmp_path, {"ann": "the soup was warm", "bob": "we stayed"})
-    rows = ask(people, *options)
-    assert "6 of them from before" in capsys.readouterr().out
+    rows = journal(people)
+    errors = [row["error"] for row in rows if row["error"]]
+    assert len(errors) > 6  # random words seldom end
+    assert {error[:16] for error in errors} == {"cut off after 9 ", "its prompt has 4"}
+    assert f"{len(errors)} questions about 3 people failed" in printed
     assert len({row["answer"] for row in rows if row["user_id"] == "ann"}) == 3
 
 
 def test_the_model_of_this_package_can_be_asked(tmp_path: Path) -> None:
     people = people_file(tmp_path, {"ann": "the soup was warm"})
-    rows = ask(people, "teacher=local", "teacher.name=mmprofile:tiny/llama", "teacher.parameters.max_new_tokens=9")
+    with pytest.raises(SystemExit):  # random words seldom end
+        ask(people, "teacher=local", "teacher.name=mmprofile:tiny/llama", "teacher.parameters.max_new_tokens=9")
+    rows = journal(people)
+    assert len(rows) == 3
     assert all(row["answer"] and row["completion_tokens"] <= 9 for row in rows)
 
 

@@ -20,6 +20,7 @@ from mmprofile.config.command import guarded
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.llm.teacher.run import make_teacher
+from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 from tests.support.chatserver import Reply, Server, closed_port, completion, error, serving
 from tests.support.toyteacher import TEMPLATE, ask, journal, overrides, people_file, save_qwen3
@@ -88,6 +89,9 @@ def test_a_question_is_sent_as_it_was_set(
 def late() -> Reply:
     time.sleep(2)
     return 200, completion(answer())
+
+
+SIX = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml").names
 
 
 BAD: dict[str, tuple[Callable[[], Reply], str]] = {
@@ -194,6 +198,35 @@ def test_what_no_question_escapes_ends_the_run_with_one_line(
     server.reply, before = lambda n, body: (200, completion(answer())), len(server.sent)
     assert len(ask(file, *toy(server.url))) == 300
     assert len(server.sent) - before == 296
+
+
+def test_refusals_alone_end_the_run(server: Server, tmp_path: Path) -> None:
+    """A parameter that the server does not know, say: each question would be refused, one after the other."""
+    server.reply = lambda n, body: (400, error("unknown parameter toy"))
+    file = people(tmp_path, *(f"user {i:03}" for i in range(100)))
+    with pytest.raises(UserError, match=r"model toy: status 400 \(unknown parameter toy\); .* nothing but refusals"):
+        ask(file, *toy(server.url, "teacher.concurrency=2"))
+    assert 10 <= len(server.sent) <= 12
+    assert len(errors(journal(file))) >= 9
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(server: Server, tmp_path: Path) -> None:
+    """Unless all of it is there: a model may babble behind its answer."""
+
+    def reply(n: int, body: dict[str, Any]) -> Reply:
+        whole = json.dumps({name: {"rationale": "", "value": "Unknown", "confidence": 50} for name in SIX})
+        cut = completion(f"{whole} and so on" if who(body) == "bob" else whole[:-9])
+        cut["choices"][0]["finish_reason"] = "length"
+        return 200, cut
+
+    server.reply, file = reply, people(tmp_path, "ann", "bob")
+    with pytest.raises(SystemExit):
+        ask(file, *toy(server.url), "samples=1")
+    rows = {row["user_id"]: row["error"] for row in journal(file)}
+    assert rows["ann"].startswith("cut off after 7 tokens: allow more in teacher.parameters")
+    assert rows["bob"] is None
+    server.reply = lambda n, body: (200, completion(answer()))
+    assert errors(ask(file, *toy(server.url), "samples=1")) == []
 
 
 def test_a_server_that_dies_ends_the_run(tmp_path: Path) -> None:
