@@ -80,8 +80,9 @@ def ask_teacher(cfg: LlmConfig) -> AnswerCounts:
     people = read_people(cfg, schema)
     teacher.check()
     start = time.perf_counter()
+    planned = plan_questions(teacher, people, schema, cfg)
     with alone_in(folder, OTHER):
-        counts = collect_answers(teacher, people, schema, cfg, open_journal(folder / JOURNAL))
+        counts = collect_answers(teacher, planned, schema, cfg, open_journal(folder / JOURNAL))
     seconds = time.perf_counter() - start
     print(
         f"{folder / JOURNAL}: {counts.questions:,} answers of {teacher.name} about {len(people):,} people "
@@ -119,16 +120,15 @@ def make_teacher(cfg: Any, schema: Schema) -> Teacher:
 
 
 def collect_answers(
-    teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: LlmConfig, journal: Journal[Record]
+    teacher: Teacher, planned: Sequence[PlannedQuestion], schema: Schema, cfg: LlmConfig, journal: Journal[Record]
 ) -> AnswerCounts:
-    """Ask for ``cfg.samples`` answers about each person, those that the journal does not have.
+    """Ask the questions that the journal does not have an answer to.
 
     What is asked, request by request, is first written beside the journal: answers to it are what is voted on.
 
     Raises:
         UserError: the teacher says that asking on makes no sense; the journal has what was answered until then.
     """
-    planned = plan_questions(teacher, people, schema, cfg)
     requests = [record.request for _, record in planned]
     write_text(journal.path.with_name(ASKED), json.dumps(requests))
     unanswered = [question for question in planned if not journal.answered(question.record.request)]
@@ -144,7 +144,7 @@ def collect_answers(
 
 
 def plan_questions(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: LlmConfig) -> list[PlannedQuestion]:
-    """Return every question in order, person by person, with all of its record but the answer."""
+    """Return ``cfg.samples`` questions about each person, in order, with all of their records but the answers."""
     planned = []
     origin = digest(teacher.name, teacher.settings, OmegaConf.to_container(cfg.prompt), schema.to_dict(), cfg.seed)
     for person in people:
