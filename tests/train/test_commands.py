@@ -311,7 +311,7 @@ def test_predict_from_reviews_and_photos(trained: tuple[Path, str], folder: Path
         ("train", ["model.text.name=no/such-model", "paradigm=text"], "model.text.name='no/such-model'"),
         ("train", ["model.vision.name=vit_nothing"], "model.vision.name='vit_nothing'"),
         ("train", [*SMOKE, "data.prepare.split={train: 900, validation: 90, test: 90}"], "900"),
-        ("train", ["out=/proc/none"], "choose another out="),
+        ("train", ["out=/proc/none"], "choose another name= or out="),
         ("train", ["paradigm.views=[text,colour]"], "colour"),
         ("train", ["paradigm.masking.image=1.5"], "paradigm.masking.image"),
         ("train", ["paradigm.schedule=random"], "paradigm.schedule"),
