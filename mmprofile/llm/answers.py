@@ -68,7 +68,10 @@ def render_answer(claims: Mapping[str, Claim], schema: Schema) -> str:
 
 
 class Spellings:
-    """Names, found whatever case they are in and whatever parts their words; such as differ in nothing else only as they are."""
+    """Finds names whatever their case, and whether blanks, ``_`` or ``-`` part their words.
+
+    Names that differ in nothing else are found only as they are written.
+    """
 
     def __init__(self, names: Iterable[str]) -> None:
         known = [*names]

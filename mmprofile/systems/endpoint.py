@@ -17,7 +17,7 @@ from mmprofile.systems.journal import ChatReply
 CHECK_SECONDS = 5.0  # to find out that nobody listens
 NO_KEY = "none"  # the client insists on a key; a server that asks for none ignores it
 SHOWN = 200  # characters of a reply that is no answer
-REFUSALS = 10  # in a row and no answer before: no other question would fare better
+REFUSALS = 10  # without any answer: no other question would fare better
 SECRET = 8  # characters of a key that is worth hiding; EMPTY and the like stand for none
 
 
