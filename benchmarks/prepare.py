@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -324,9 +325,7 @@ def compare() -> None:
     options.add_argument("--large", type=Path, help=f"also {TOWNS} towns at once, in this folder")
     options.add_argument("--photos", type=int, default=1_000, help="photos of 600 x 400 pixels to process")
     arguments = options.parse_args()
-    os.environ.setdefault(
-        "MMPROFILE_USER_KEY", "of benchmarks: 4c1f 90ad e37b 2568"
-    )  # both sides hash user ids with it
+    os.environ.setdefault("MMPROFILE_USER_KEY", secrets.token_hex(32))  # both sides hash user ids with it
     with tempfile.TemporaryDirectory() as place:
         work = Path(place)
         raw = arguments.raw or work / "raw"

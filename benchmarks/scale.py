@@ -8,6 +8,7 @@ the first of them. People are those of ``benchmarks/predict.py``'s kind, without
 import argparse
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,7 @@ def main() -> None:
     options.add_argument("--people", type=int, nargs="*", default=[500, 1000, 2000, 4000])
     options.add_argument("--json", type=Path, help="write the figures here")
     arguments = options.parse_args()
-    os.environ.setdefault("MMPROFILE_USER_KEY", "benchmark, a key of no secret at all")
+    os.environ.setdefault("MMPROFILE_USER_KEY", secrets.token_hex(32))
     city(arguments.raw, max(arguments.reviews, default=1_000))
     figures: dict[str, Any] = {"reviews": {}, "photos_per_s_per_core": {}, "people": {}}
     with tempfile.TemporaryDirectory() as place:
