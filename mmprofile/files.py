@@ -159,12 +159,12 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value that a file holds.
+    """Return the value that a file holds, behind a byte order mark or not.
 
     Raises:
         OSError, ValueError: it cannot be read, or is no JSON (:func:`parse_json`).
     """
-    return parse_json(path.read_bytes())
+    return parse_json(path.read_bytes().decode("utf-8-sig"))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ class JsonLine(NamedTuple):
 
 
 def read_numbered_lines(path: Path, setting: str, content: str) -> Iterator[JsonLine]:
-    """Yield the lines that are not blank; they are counted from 1.
+    """Yield the lines that are not blank; they are counted from 1. A byte order mark may stand before the first.
 
     Args:
         path: a file that a user wrote.
@@ -197,7 +197,7 @@ def read_numbered_lines(path: Path, setting: str, content: str) -> Iterator[Json
         UserError: the file cannot be read, or a line is no JSON.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{setting}={path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, 1):
