@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -43,7 +44,8 @@ def purpose(cfg: LlmConfig) -> str | None:
 
 def stage_folder(cfg: LlmConfig) -> Path:
     """Return the folder of the stage's files."""
-    return Path(cfg.out).expanduser() / (cfg.name or (Path(cfg.input).stem if cfg.input else cfg.data.name))
+    source = Path(os.path.abspath(cfg.input)).stem if cfg.input else cfg.data.name  # input=. is called as its folder is
+    return Path(cfg.out).expanduser() / (cfg.name or source)
 
 
 @contextmanager

@@ -51,3 +51,14 @@ def test_one_command_at_a_time_works_on_a_stage(command: Callable[[LlmConfig], N
     ):
         command(cfg)
     assert [path.name for path in folder.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(
+    ("given", "name"), [("people.jsonl", "people"), (".", "homes"), ("../homes/..", "town"), ("../bench-v2", "bench-v2")]
+)
+def test_the_folder_of_a_stage_is_called_as_its_input(
+    given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "town" / "homes").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "town" / "homes")
+    assert stage_folder(load_config("llm", [f"input={given}", "out=out"])) == Path("out", name)
