@@ -1,41 +1,59 @@
-"""People for the auxiliary language-model stage: the users of a prepared folder, or JSON lines of reviews and cues."""
+"""People for the auxiliary language-model stage: a prepared folder, JSON lines of reviews and cues, or a published benchmark."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from datamodules.benchmarks.edgewise import read_edgewise
+from datamodules.benchmarks.personamem import read_personamem
+from datamodules.benchmarks.prism import read_prism
+from datamodules.benchmarks.synthpai import read_seed, read_synthpai
 from datamodules.gold import gold_profile, read_gold, read_lines, split_of
 from datamodules.prepared import open_prepared
-from mmprofile.errors import UserError
+from mmprofile.errors import UserError, nearest
 from mmprofile.inputs.views import SPLITS
 from mmprofile.llm.people import CUES, Person
 from mmprofile.profile.schema import Schema
 
-FORMATS = ("people", "synthpai")
 FIELDS = ("user_id", "reviews", *CUES, "split", "gold")
 
 
+class Benchmark(Protocol):
+    """Reads people and their gold values from a benchmark as it is published, or raises a UserError."""
+
+    def __call__(self, source: Path, schema: Schema, /) -> list[Person]:
+        """Return the people; ``schema`` is what gold values must belong to."""
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "synthpai": read_synthpai,
+    "synthpai_seed": read_seed,
+    "prism": read_prism,
+    "personamem_v2": read_personamem,
+    "edgewise": read_edgewise,
+}
+FORMATS = ("people", *BENCHMARKS)
+
+
 def read_people(source: str | Path, schema: Schema, input_format: str = "people") -> list[Person]:
-    """Return the people of a prepared folder or of a JSONL file.
+    """Return the people of a prepared folder, of a JSONL file or of a benchmark.
 
     Args:
         source: a prepared folder: its users, with gold values from ``gold_text_only.parquet`` where there is one; or a file of
             objects with ``user_id`` and any of ``reviews`` (a list), the kinds of cues (a text or a list each), ``split`` and
-            ``gold`` (attribute -> value; null or "Unknown": known to be unknown).
+            ``gold`` (attribute -> value; null or "Unknown": known to be unknown); or what a benchmark's reader takes.
         schema: what gold values must belong to.
-        input_format: of a file: ``people``, as said, or ``synthpai`` (:mod:`datamodules.synthpai`).
+        input_format: ``people``, for a prepared folder or a file as said, or one of :data:`BENCHMARKS`.
 
     Raises:
         UserError: it cannot be read, a line is no person, a user is there twice, or a gold value is not in the schema.
     """
     source = Path(source).expanduser()
     if input_format not in FORMATS:
-        raise UserError(f"input_format={input_format!r} is none of {', '.join(FORMATS)}")
-    if input_format == "synthpai":
-        if source.is_dir():
-            raise UserError(f"input_format={input_format}: {source} is a folder; give input=..., the file of comments")
-        from datamodules.synthpai import read_synthpai
-
-        return read_synthpai(source, schema)
+        near = nearest(input_format, FORMATS)
+        raise UserError(f"input_format={input_format!r} is none of {', '.join(FORMATS)}{near}")
+    if input_format != "people":
+        return BENCHMARKS[input_format](source, schema)
     if source.is_dir():
         return _prepared(source, schema)
     people = [_person(row, where, schema) for row, where in read_lines(source)]

@@ -100,7 +100,7 @@ def test_several_schemas_of_a_multirun(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_schema_of_ones_own_beside_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a checkout, where conf/profile is ours: schemas that Hydra composes are left to it, the others are as they were."""
     monkeypatch.chdir(conf_dir().parent)
-    for name in ("yelp", "text_only", "synthpai", "yelp+text_only"):
+    for name in ("yelp", "text_only", "synthpai", "prism", "personamem_v2", "edgewise", "yelp+text_only"):
         words = translate("train", [f"profile={name}"])
         assert (len(words) == 1) == ("+" in name)
         found = Schema.from_config(load_config("train", [f"profile={name}"]).profile)

@@ -80,6 +80,13 @@ def test_a_bad_line_is_one_clear_line(tmp_path: Path, line: Any, message: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_and_the_line_ends_of_windows(tmp_path: Path) -> None:
+    path = write(tmp_path / "people.jsonl", [{"user_id": name, "reviews": "Très bon"} for name in "ab"])
+    people = read_people(path, SCHEMA)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_people(path, SCHEMA) == people
+
+
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_people(tmp_path / "none.jsonl", SCHEMA)
@@ -88,10 +95,10 @@ def test_bad_files(tmp_path: Path) -> None:
     twice = write(tmp_path / "twice.jsonl", [{"user_id": "a", "reviews": "x"}, {"user_id": "a", "reviews": "y"}])
     with pytest.raises(UserError, match="user_id 'a' stands there more than once"):
         read_people(twice, SCHEMA)
-    with pytest.raises(UserError, match="input_format='csv' is none of people, synthpai"):
+    with pytest.raises(UserError, match=r"input_format='csv' is none of people, synthpai, .*, edgewise$"):
         read_people(twice, SCHEMA, "csv")
-    with pytest.raises(UserError, match="is a folder; give input="):
-        read_people(tmp_path, SCHEMA, "synthpai")
+    with pytest.raises(UserError, match=r"input_format='personamem' is none of .*\(did you mean personamem_v2\?\)"):
+        read_people(twice, SCHEMA, "personamem")
     with pytest.raises(UserError, match="no prepared data set"):
         read_people(tmp_path, SCHEMA)
 

@@ -56,6 +56,7 @@ from mmprofile.sweep.search import read_config, space_of
 from mmprofile.sweep.tables import load_table, of_runs
 from mmprofile.systems.answers import AnswerFile
 from mmprofile.train.checkpoints import PARTS, damage
+from tests.support.benchmarks import write_benchmarks
 from tests.support.preparing import run as prepare_city
 from tests.support.rawdata import as_tar, as_zip, city, jpeg, yelp_schema
 
@@ -243,7 +244,7 @@ COMMENTS = [
 
 
 def _people(folder: Path) -> None:
-    for name, form in (("people.jsonl", "people"), ("comments.jsonl", "synthpai")):
+    for name, form in (("people.jsonl", "people"), ("comments.jsonl", "synthpai_seed")):
         schema = TEXT_ONLY if form == "people" else Schema.from_yaml(conf_dir() / "profile" / "synthpai.yaml")
         for person in read_people(folder / name, schema, form):
             person.text()
@@ -252,6 +253,13 @@ def _people(folder: Path) -> None:
 def _make_people(folder: Path) -> None:
     write_json_lines(folder / "people.jsonl", PEOPLE)
     write_json_lines(folder / "comments.jsonl", COMMENTS)
+
+
+def _benchmarks(folder: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        schema = Schema.from_yaml(conf_dir() / "profile" / f"{path.stem.removesuffix('_seed')}.yaml")
+        for person in read_people(path, schema, path.stem):
+            person.text()
 
 
 def _answers(folder: Path) -> None:
@@ -395,6 +403,7 @@ READERS: dict[str, Reader] = {
     "literals": Reader(lambda folder: (folder / "a.literal").write_text(LITERAL), _literals, ("*",), 60),
     "captions": Reader(_make_captions, _captions, ("captions.*",), 2),
     "people": Reader(_make_people, _people, ("*",), 60),
+    "benchmarks": Reader(write_benchmarks, _benchmarks, ("**/*",), 60),
     "answers": Reader(_make_answers, _answers, ("*",), 60),
     "labels": Reader(_make_labels, _labels, ("**/*",), 20),
     "run": Reader(_make_run, _run, ("*",), 1),
