@@ -22,13 +22,17 @@ class Teacher(Protocol):
         name: of the model, part of what decides an answer.
         settings: what else decides it (temperature, ...), JSON.
         batch: questions of one :meth:`ask`.
+        one_person: whether the questions of one :meth:`ask` must be about the same person.
         concurrency: calls of :meth:`ask` at a time, from threads.
+        longest: tokens of an answer at most; 0: it is not made of tokens, None: there is no limit.
     """
 
     name: str
     settings: dict[str, Any]
     batch: int
+    one_person: bool
     concurrency: int
+    longest: int | None
 
     def check(self) -> None:
         """Check within seconds that the teacher can be asked at all.
@@ -36,6 +40,12 @@ class Teacher(Protocol):
         Raises:
             UserError: it cannot.
         """
+
+    def requirements(self, longest: int) -> list[str]:
+        """Return lines about what this machine needs for the asking; ``longest``: tokens of the longest prompt."""
+
+    def tokens(self, messages: list[dict[str, str]]) -> int | None:
+        """Return the number of a prompt's tokens; None: only the server can tell."""
 
     def ask(self, questions: Sequence[Question]) -> list[ChatReply]:
         """Return a reply to each question; one that fails gets a reply with an error.
