@@ -12,13 +12,14 @@ def answer_schema(schema: Schema, longest: int | None = None) -> dict[str, Any]:
 
     Args:
         schema: the attributes that are asked for.
-        longest: characters of a rationale at most; None: no limit, since not every server knows ``maxLength``.
+        longest: characters of a rationale at most, none of which needs an escape; None: no limit, since not every server
+            knows patterns. With ``maxLength`` xgrammar lets control characters through, and the answer is no JSON any more.
     """
     return _object({attribute.name: _claim(attribute, longest) for attribute in schema.attributes})
 
 
 def _claim(attribute: Attribute, longest: int | None) -> dict[str, Any]:
-    limit = {} if longest is None else {"maxLength": longest}
+    limit = {} if longest is None else {"pattern": rf'^[^"\\\x00-\x1f]{{0,{longest}}}$'}
     return _object(
         {
             "rationale": {"type": "string", **limit},

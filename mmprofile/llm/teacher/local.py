@@ -129,7 +129,7 @@ class Local:
         self.settings["chat_template"] = template  # a folder's fingerprint does not cover it
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self._architecture = config
+        self._checkpoint, self._architecture = checkpoint, config
         self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
         if self.context is not None and self.longest >= self.context:
             raise UserError(
@@ -165,9 +165,8 @@ class Local:
         rows = self.batch if self.config.engine == "transformers" else 1
         tokens = min(longest + self.longest, self.context or sys.maxsize)
         dtype = choose_dtype(self.config.dtype, self.device.split(":")[0], "teacher.dtype")
-        checkpoint = self._fetch(weights=False)
-        weights = [path for path in checkpoint.folder.iterdir() if path.suffix in WEIGHTS]
-        with loading(checkpoint), in_proportion(weights):
+        weights = [path for path in self._checkpoint.folder.iterdir() if path.suffix in WEIGHTS]
+        with loading(self._checkpoint), in_proportion(weights):
             held, cache = answering_memory(self._architecture, DTYPES[dtype], rows, tokens)
         total = torch.cuda.mem_get_info(self.device)[1] if self.device.startswith("cuda") else memory()[0]
         there = "" if total is None else f"; the device has {size(total)}"

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from openai import APIStatusError
 from openai.types import Batch
@@ -30,7 +30,7 @@ OVER = ("completed", "failed", "expired", "cancelled")
 """States of a batch of which no more answers come."""
 NO_API = (404, 405, 501)
 """What servers say that have no batch API."""
-COMPLETIONS = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/chat/completions"
 SHOWN = 300  # characters of a server's error
 
 
@@ -61,7 +61,7 @@ class Offline:
             UserError: the server has no batch API, refuses a file, or cannot be reached.
         """
         records = {record.request: record for _, record in planned}
-        waiting = [sent for sent in self.sent if sent.url == self.endpoint.url and sent.questions & records.keys()]
+        waiting = [sent for sent in self.sent if sent.questions & records.keys()]
         known = {request for request in records if self.journal.answered(request)}
         known.update(question for sent in waiting for question in sent.questions)
         rest = [asked for asked in planned if asked.record.request not in known]
@@ -72,7 +72,9 @@ class Offline:
             waiting += [self._send(lines) for lines in files(self.teacher, in_batches(self.teacher, rest))]
             while waiting:
                 for sent in [*waiting]:
-                    with self.endpoint.explaining({404: f"if it is lost, delete {self.path} to ask, and pay, again"}):
+                    with self.endpoint.explaining(
+                        {404: f"if it is lost there, delete {self.path} to ask, and pay, again"}
+                    ):
                         batch = self.client.batches.retrieve(str(sent.batch))
                     bar.set_postfix_str(self._told(batch, "status"))
                     if batch.status in OVER:
@@ -85,7 +87,7 @@ class Offline:
         """Send a file, and have it answered."""
         with self.endpoint.explaining(dict.fromkeys(NO_API, f"it has no batch API: {self.without}")):
             file = self.client.files.create(file=("questions.jsonl", b"".join(lines)), purpose="batch")
-        sent = Sent(self.endpoint.url, self._told(file, "id"), None, [*lines.values()])
+        sent = Sent(self._told(file, "id"), None, [*lines.values()])
         self.sent.append(sent)
         write_sent(self.path, self.sent)
         self._begin(sent, new=True)

@@ -24,7 +24,6 @@ class Teacher(Protocol):
         batch: questions of one :meth:`ask`.
         one_person: whether the questions of one :meth:`ask` must be about the same person.
         concurrency: calls of :meth:`ask` at a time, from threads.
-        longest: tokens of an answer at most; 0: it is not made of tokens, None: there is no limit.
     """
 
     name: str
@@ -32,7 +31,10 @@ class Teacher(Protocol):
     batch: int
     one_person: bool
     concurrency: int
-    longest: int | None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of an answer at most; 0: it is not made of tokens, None: there is no limit."""
 
     def check(self) -> None:
         """Check within seconds that the teacher can be asked at all.

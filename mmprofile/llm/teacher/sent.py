@@ -15,13 +15,11 @@ class Sent:
     """A file of requests on a server.
 
     Attributes:
-        url: of the server.
         file: its id there.
         batch: id of the batch that answers it; None: it was not known yet when the command was killed.
         requests: the hashes of the questions that each request asks.
     """
 
-    url: str
     file: str
     batch: str | None
     requests: list[list[str]]

@@ -10,6 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
 from mmprofile.files import size
+from mmprofile.llm.run import run as stage
 from mmprofile.llm.stage import messages
 from mmprofile.llm.teacher import run as teacher
 from mmprofile.profile.schema import Schema
@@ -163,3 +164,11 @@ def test_the_lexicon_takes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture
     assert estimated(people(tmp_path, "ann"), capsys) == ["to ask: 3 answers about 1 people"]
     ask(people(tmp_path, "ann"))
     assert "to ask" not in capsys.readouterr().out
+
+
+def test_the_whole_stage_is_only_estimated_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "people.jsonl"
+    file.write_text(json.dumps({"user_id": "ann", "reviews": ["soup"], "split": "test", "gold": {"Gender": "Female"}}))
+    stage.main(load_config("llm", overrides(file, "estimate=true")))
+    assert capsys.readouterr().out == "to ask: 3 answers about 1 people\n"
+    assert not (tmp_path / "out").exists()

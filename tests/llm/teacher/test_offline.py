@@ -227,7 +227,7 @@ def test_a_batch_that_the_server_has_lost_is_one_line(server: BatchServer, tmp_p
     row = json.loads(sent_file(file).read_text())[0]
     sent_file(file).write_text(json.dumps([row | {"batch": "batch_9"}]))
     with pytest.raises(
-        UserError, match=r"no batches .'batch_9'.*; if it is lost, delete .*batches.json to ask, and pay, again"
+        UserError, match=r"no batches .'batch_9'.*; if it is lost there, delete .*batches.json to ask, and pay, again"
     ):
         ask(file, *batched(server))
     sent_file(file).write_text("[7]")
