@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from mmprofile.errors import UserError
 from mmprofile.llm.journal import Record
-from mmprofile.llm.teacher.protocol import Question, Teacher
+from mmprofile.llm.teacher.protocol import LanguageModel, Question, Teacher
 from mmprofile.llm.teacher.questions import PlannedQuestion, in_batches
 from mmprofile.systems.journal import Journal
 
@@ -60,6 +60,9 @@ def estimate(
     unanswered = [
         asked for asked in planned if not (journal.answered(asked.record.request) or asked.record.request in sent)
     ]
+    people = len({asked.record.user_id for asked in unanswered})
+    if not isinstance(teacher, LanguageModel):
+        return Estimate(len(unanswered), people, len(unanswered), 0, "", 0, None, None, 0)
     origins = {asked.record.origin for asked in planned}
     alike = [record for record in journal.records.values() if record.error is None and record.origin in origins]
     requests = in_batches(teacher, unanswered) if teacher.one_person else [[asked] for asked in unanswered]
@@ -77,7 +80,7 @@ def estimate(
         seconds.append(sum(waited) / len(waited) * len(unanswered) / teacher.concurrency)
     return Estimate(
         answers=len(unanswered),
-        people=len({asked.record.user_id for asked in unanswered}),
+        people=people,
         requests=len(requests),
         read=sum(lengths[batch[0].record.prompt] for batch in requests),
         counted=counted,
@@ -123,8 +126,8 @@ def check_budget(needed: Estimate, teacher: Mapping[str, Any]) -> None:
         )
 
 
-def describe_estimate(needed: Estimate, teacher: Mapping[str, Any]) -> str:
-    """Return what is printed before the first question; ``teacher`` is its configuration."""
+def describe_estimate(needed: Estimate, teacher: Teacher, cfg: Mapping[str, Any]) -> str:
+    """Return what is printed before the first question; ``cfg`` is the teacher's configuration."""
     requests = f", in {needed.requests:,} requests" if needed.requests < needed.answers else ""
     lines = [f"to ask: {needed.answers:,} answers about {needed.people:,} people{requests}"]
     if needed.longest:
@@ -132,14 +135,14 @@ def describe_estimate(needed: Estimate, teacher: Mapping[str, Any]) -> str:
         known = {words: tokens for words, tokens in limits.items() if tokens is not None}
         written = "; written: " + ", ".join(f"{tokens:,} {words}" for words, tokens in known.items()) if known else ""
         lines.append(f"  tokens: about {needed.read:,} read ({needed.counted}){written}")
-        costs = {words: cost(needed.read, tokens, teacher.get("prices") or {}) for words, tokens in known.items()}
+        costs = {words: cost(needed.read, tokens, cfg.get("prices") or {}) for words, tokens in known.items()}
         told = [f"{value:,.2f} {words}" for words, value in costs.items() if value is not None]
         lines += [f"  cost: {', '.join(told)}; by teacher.prices"] if told else []
-    if teacher.get("batch_api"):
+    if cfg.get("batch_api"):
         lines.append("  time: up to 24 hours, as the server finds it")
     elif needed.seconds is not None:
         lines.append(f"  time: about {_duration(needed.seconds)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(teacher.requirements(needed.longest) if isinstance(teacher, LanguageModel) else [])])
 
 
 def _duration(seconds: float) -> str:

@@ -73,8 +73,6 @@ class Lexicon:
     """
 
     concurrency = 1  # it only computes
-    one_person = False
-    longest = 0
 
     def __init__(self, config: LexiconConfig, schema: Schema) -> None:
         config.check()
@@ -98,14 +96,6 @@ class Lexicon:
 
     def check(self) -> None:
         """Do nothing: the lexicon is always there."""
-
-    def requirements(self, longest: int) -> list[str]:
-        """Return nothing: it needs next to nothing."""
-        return []
-
-    def tokens(self, messages: list[dict[str, str]]) -> int:
-        """Return 0: it reads words."""
-        return 0
 
     def ask(self, questions: Sequence[Question]) -> list[ChatReply]:
         """Return an answer to each question."""

@@ -12,7 +12,7 @@ from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.journal import Record
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import digest, messages
-from mmprofile.llm.teacher.protocol import Question, Teacher
+from mmprofile.llm.teacher.protocol import LanguageModel, Question, Teacher
 from mmprofile.profile.schema import Schema
 from mmprofile.systems.journal import ChatReply
 
@@ -54,7 +54,7 @@ def plan_questions(teacher: Teacher, people: Sequence[Person], schema: Schema, c
 def in_batches(teacher: Teacher, planned: Sequence[PlannedQuestion]) -> list[list[PlannedQuestion]]:
     """Return the questions as the teacher is asked them, ``teacher.batch`` at a time."""
     groups = [list(planned)]
-    if teacher.one_person:
+    if isinstance(teacher, LanguageModel) and teacher.one_person:
         groups = [[*group] for _, group in groupby(planned, key=lambda asked: asked.question.person.user_id)]
     size = teacher.batch
     return [group[i : i + size] for group in groups for i in range(0, len(group), size)]

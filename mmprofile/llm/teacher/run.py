@@ -84,7 +84,7 @@ def ask_teacher(cfg: LlmConfig) -> AnswerCounts | None:
         )
     needed = estimate(teacher, planned, open_journal(folder / JOURNAL), cfg.teacher.get("per_minute"), sent)
     if cfg.estimate or (needed.answers and needed.longest):
-        print("\n".join([describe_estimate(needed, cfg.teacher), *teacher.requirements(needed.longest)]), flush=True)
+        print(describe_estimate(needed, teacher, cfg.teacher), flush=True)
     check_budget(needed, cfg.teacher)
     if cfg.estimate:
         return None
