@@ -158,6 +158,10 @@ def test_a_model_of_ours_is_counted_and_measured(
         f"  memory: {size(weights)} for the weights, {size(cache)} for 4 answers at {max(lengths) + 9:,}"
     )
     assert "; the device has " in lines[2]
+    large = estimated(file, capsys, *options, "teacher.batch=1000000000")[-1]
+    assert large.endswith(
+        ": too little; take a smaller model, fewer teacher.parameters.max_new_tokens, or a smaller teacher.batch"
+    )
 
 
 def test_the_lexicon_takes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
