@@ -102,6 +102,7 @@ class LlmConfig:
     purpose: str | None = MISSING
     splits: list[str] = MISSING
     samples: int = MISSING
+    estimate: bool = MISSING
     seed: int = MISSING
     labels: str | None = MISSING
     progress: bool = MISSING

@@ -12,6 +12,7 @@ import torch
 from mmprofile.config.settings import TrainerConfig
 from mmprofile.errors import UserError
 from mmprofile.files import size
+from mmprofile.model.memory import memory
 from mmprofile.train.devices import choose_device
 
 PACKAGES = ("torch", "transformers", "timm", "pytorch-lightning")
@@ -47,37 +48,6 @@ def package(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def memory() -> tuple[int | None, int | None]:
-    """Return the memory of this machine, or what its container may use of it, and what of it is free; in bytes."""
-    total = free = None
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # Windows; macOS does not tell what is free
-        pass
-    facts = _lines("/proc/meminfo")
-    if "MemAvailable" in facts:  # what caches give back counts as free
-        free = int(facts["MemAvailable"].split()[0]) * 1024
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):
-        return total, free
-    if limit.isdigit() and total is not None and int(limit) < total:
-        total = int(limit)
-        free = min(free or total, max(total - used, 0))
-    return total, free
-
-
-def _lines(path: str) -> dict[str, str]:
-    """Return the lines ``key: value`` of a file; nothing where there is no such file."""
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError:
-        return {}
-    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def gpus() -> list[str]:

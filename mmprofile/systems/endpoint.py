@@ -1,9 +1,11 @@
 """Chat completions of any OpenAI-compatible server: the key, retries, rate limit, and one line for each error."""
 
 import os
+import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -61,7 +63,7 @@ class Endpoint:
 
     The client tries again what may pass (408, 409, 429, 5xx, no answer in time) and obeys ``Retry-After``. A failure that
     remains is a reply with an error, or ends the run: ``ends_run`` decides. So do :data:`REFUSALS` refusals (400, 422) before
-    anything was answered.
+    anything was answered, and one that names an option which can be switched off.
 
     Args:
         config: the server.
@@ -69,6 +71,8 @@ class Endpoint:
         settings: where users set all this, such as ``model.options``; error messages name it.
         ends_run: whether no other question would fare better after this failure.
         per_minute: requests a minute at most, retries among them; None: no limit.
+        switches: what is sent besides and not every server takes, and the setting that leaves it out:
+            ``{"response_format": "teacher.guided=false"}``.
 
     Raises:
         UserError: the key's variable is not set.
@@ -81,8 +85,10 @@ class Endpoint:
         settings: str,
         ends_run: Callable[[openai.APIError], bool],
         per_minute: float | None = None,
+        switches: Mapping[str, str] | None = None,
     ) -> None:
         self.url, self.model, self.settings, self.ends_run = config.url, model, settings, ends_run
+        self.switches = switches or {}
         self.parameters = {name: value for name, value in config.parameters.items() if value is not None}
         self._secret = self._key(config.key_env)
         self.client = openai.OpenAI(
@@ -120,6 +126,14 @@ class Endpoint:
         Raises:
             UserError: a failure that ends the run; from then on every call raises it.
         """
+        return self.choices(messages, **parameters)[0]
+
+    def choices(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> list[ChatReply]:
+        """Return all replies that come to ``messages``, one or more: ``n`` of ``parameters`` asks for several.
+
+        Raises:
+            UserError: as :meth:`complete`.
+        """
         try:
             raw = self.client.chat.completions.with_raw_response.create(
                 model=self.model,
@@ -127,25 +141,47 @@ class Endpoint:
                 extra_body=self.parameters | parameters,
             )
         except openai.APIError as error:
-            alone = self._only_refused(error)
-            if self._failure is None and (alone or self.ends_run(error)):
-                self._failure = self._explained(error, alone)
+            advice = self._advice(error)
+            if self._failure is None and (advice or self.ends_run(error)):
+                self._failure = self._explained(error, advice)
             if self._failure is not None:
                 raise self._failure from error
-            return ChatReply("", self._redacted(_described(error)))
+            return [ChatReply("", self.redacted(_described(error)))]
         self._refused = None
-        return read_reply(self._redacted(raw.content.decode("utf-8", "replace")).encode("utf-8"))
+        return read_replies(self.redacted(raw.content.decode("utf-8", "replace")).encode("utf-8"))
 
-    def _only_refused(self, error: openai.APIError) -> bool:
-        """Count a refusal; return whether there were :data:`REFUSALS` and no answer yet: no question would be answered."""
+    def body(self, messages: Sequence[Mapping[str, Any]], **parameters: Any) -> dict[str, Any]:
+        """Return the body of the request that :meth:`choices` sends."""
+        return {"model": self.model, "messages": messages, **self.parameters, **parameters}
+
+    @contextmanager
+    def explaining(self, advice: Mapping[int, str]) -> Iterator[None]:
+        """Turn failures of :attr:`client` into one line; ``advice``: what to do where a status has a meaning of its own.
+
+        Raises:
+            UserError: the server fails, or cannot be reached.
+        """
+        try:
+            yield
+        except openai.APIError as error:
+            raise self._explained(error, advice.get(getattr(error, "status_code", 0))) from error
+
+    def _advice(self, error: openai.APIError) -> str | None:
+        """Return what to change where no question would be answered as they are asked: nothing was, but this was refused."""
         with self._counting:
-            if self._refused is not None and isinstance(
-                error, (openai.BadRequestError, openai.UnprocessableEntityError)
-            ):
+            if self._refused is None:
+                return None
+            if isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError)):
                 self._refused += 1
-            return self._refused is not None and self._refused >= REFUSALS
+                for option, switch in self.switches.items():
+                    if error.param == option or re.search(rf"\b{option}\b", _described(error)):
+                        return f"set {switch}"
+            if self._refused < REFUSALS:
+                return None
+            check = ", ".join([f"{self.settings}.parameters", *self.switches.values()])
+            return f"there were nothing but refusals, {REFUSALS} of them: check {check}"
 
-    def _redacted(self, text: str) -> str:
+    def redacted(self, text: str) -> str:
         """Return a server's words without the key, which some of them repeat."""
         return text.replace(self._secret, "[key]") if len(self._secret) >= SECRET else text
 
@@ -166,37 +202,50 @@ class Endpoint:
             time.sleep(max(0.0, self._next - time.monotonic()))
             self._next = time.monotonic() + self._gap
 
-    def _explained(self, error: openai.APIError, alone: bool = False) -> UserError:
-        """Return one line for a failure that ends a run; ``alone``: because there were nothing but refusals."""
+    def _explained(self, error: openai.APIError, advice: str | None = None) -> UserError:
+        """Return one line for a failure that ends a run, with what to do."""
         if isinstance(error, openai.APIStatusError):
-            again = "the same command again asks for what is not answered yet"
-            if alone:
-                again = f"there were nothing but refusals, {REFUSALS} of them: check {self.settings}.parameters"
-            return UserError(self._redacted(f"{self.url}: model {self.model}: {_described(error)}; {again}"))
-        return UserError(self._redacted(f"{self.url} cannot be reached ({_cause(error)}); check {self.settings}.url"))
+            advice = advice or "the same command again asks for what is not answered yet"
+            return UserError(self.redacted(f"{self.url}: model {self.model}: {_described(error)}; {advice}"))
+        return UserError(self.redacted(f"{self.url} cannot be reached ({_cause(error)}); check {self.settings}.url"))
 
 
-def read_reply(content: bytes) -> ChatReply:
-    """Return the answer in the body of a chat completion; a body without one gives a reply with an error."""
+def read_replies(content: bytes) -> list[ChatReply]:
+    """Return the answers in the body of a chat completion, one or more; where there is none, a reply with an error.
+
+    What they cost was counted once: the first has the prompt's tokens, and those that were written are shared out evenly.
+    """
     body: Any = None
     try:
         body = parse_json(content)
-        text = body["choices"][0]["message"]["content"]
+        choices = body["choices"]
     except (ValueError, LookupError, TypeError):  # no JSON, or other JSON
-        text = None
+        choices = None
+    choices = choices if isinstance(choices, list) and choices else [None]
     usage, model = (body.get("usage"), body.get("model")) if isinstance(body, dict) else (None, None)
     usage = usage if isinstance(usage, dict) else {}
-    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    error = None
-    if not isinstance(text, str):
-        text, error = "", f"a reply without an answer: {content[:SHOWN].decode(errors='replace')!r}"
-    return ChatReply(
-        text=text,
-        error=error,
-        model=model if isinstance(model, str) else None,
-        cut=error is None and body["choices"][0].get("finish_reason") == "length",
-        **{name: count if isinstance(count, int) else None for name, count in counts.items()},
+    read, written = (
+        count if isinstance(count, int) else None
+        for count in (usage.get("prompt_tokens"), usage.get("completion_tokens"))
     )
+    return [
+        _read_choice(choice, content)._replace(
+            model=model if isinstance(model, str) else None,
+            prompt_tokens=read if i == 0 or read is None else 0,
+            completion_tokens=None if written is None else written // len(choices) + (i < written % len(choices)),
+        )
+        for i, choice in enumerate(choices)
+    ]
+
+
+def _read_choice(choice: Any, content: bytes) -> ChatReply:
+    try:
+        text, ending = choice["message"]["content"], choice.get("finish_reason")
+    except (LookupError, TypeError, AttributeError):  # no choice, or other JSON
+        text, ending = None, None
+    if not isinstance(text, str):
+        return ChatReply("", f"a reply without an answer: {content[:SHOWN].decode(errors='replace')!r}")
+    return ChatReply(text, cut=ending == "length")
 
 
 def _described(error: openai.APIError) -> str:

@@ -62,7 +62,7 @@ def teacher_of(folder: Path, **parameters: Any) -> Local:
     words = [f"teacher.name={folder}", f"teacher.parameters.max_new_tokens={LENGTH}", "teacher.dtype=float32"]
     cfg = load_config("llm", ["teacher=local", *words]).teacher
     OmegaConf.set_struct(cfg, False)
-    teacher = Local(typed_part(LocalConfig, OmegaConf.merge(cfg, {"parameters": parameters}), "teacher"))
+    teacher = Local(typed_part(LocalConfig, OmegaConf.merge(cfg, {"parameters": parameters}), "teacher"), SCHEMA)
     teacher.check()
     return teacher
 

@@ -48,8 +48,8 @@ def student(name: str, revision: str | None) -> Any:
 
 def teacher(name: str, revision: str | None) -> Any:
     words = ["teacher=local", f"teacher.name={name}", f"teacher.revision={revision or 'null'}"]
-    cfg = load_config("llm", [*words, "teacher.parameters.max_new_tokens=9"]).teacher
-    local = Local(typed_part(LocalConfig, cfg, "teacher"))
+    cfg = load_config("llm", [*words, "teacher.parameters.max_new_tokens=9"])
+    local = Local(typed_part(LocalConfig, cfg.teacher, "teacher"), Schema.from_config(cfg.profile))
     local.check()
     local.ask(QUESTION)
     assert str(local.settings["revision"]).startswith("local-") == Path(name).is_dir()

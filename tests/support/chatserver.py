@@ -66,8 +66,11 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.server.lists_models, {"object": "list", "data": []})
 
     def do_POST(self) -> None:
-        assert self.path == "/v1/chat/completions"
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        content = self.rfile.read(int(self.headers["content-length"]))
+        if self.path != "/v1/chat/completions":
+            self.answer(404, error(f"no {self.path}"))
+            return
+        body = json.loads(content)
         with self.server.lock:
             number = len(self.server.sent)
             self.server.sent.append(body)
@@ -91,9 +94,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serving(text: str = "") -> Iterator[Server]:
+def serving(text: str = "", kind: type[Server] = Server) -> Iterator[Any]:
     """Yield a server that answers everything with ``text``, until its ``reply`` is replaced."""
-    with Server(text) as made:
+    with kind(text) as made:
         thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

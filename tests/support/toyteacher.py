@@ -17,6 +17,21 @@ TEMPLATE = (
 )
 
 
+def toy(url: str, *more: str) -> list[str]:
+    """The teacher at an endpoint of our own."""
+    return ["teacher=openai", f"teacher.url={url}", "teacher.name=toy", "teacher.key_env=null", *more]
+
+
+def who(body: dict[str, Any]) -> str:
+    """Whom a request is about: the only review of :func:`people` is the user's id."""
+    return str(body["messages"][-1]["content"].rstrip().rpartition("- ")[2])
+
+
+def people(folder: Path, *names: str) -> Path:
+    """JSON lines of people who wrote their names and nothing else."""
+    return people_file(folder, {name: name for name in names})
+
+
 def people_file(folder: Path, reviews: Mapping[str, str]) -> Path:
     """JSON lines of people with one review each."""
     path = folder / "people.jsonl"

@@ -8,7 +8,7 @@ import pytest
 
 from mmprofile.errors import UserError
 from mmprofile.systems.chat import ends_run
-from mmprofile.systems.endpoint import Endpoint, ServerConfig, read_reply
+from mmprofile.systems.endpoint import Endpoint, ServerConfig, read_replies
 from tests.support.chatserver import Server, closed_port, completion, error, serving
 
 pytestmark = [pytest.mark.fast, pytest.mark.allow_hosts(["127.0.0.1"])]
@@ -92,11 +92,48 @@ def test_after_a_failure_that_ends_the_run_nothing_more_is_sent(server: Server) 
     "body", [None, 7, "text", [], {}, {"choices": []}, {"choices": [{"message": {"content": [1]}}]}]
 )
 def test_other_json_is_no_answer(body: Any) -> None:
-    reply = read_reply(json.dumps(body).encode())
+    (reply,) = read_replies(json.dumps(body).encode())
     assert (reply.text, reply.model, reply.prompt_tokens) == ("", None, None)
     assert str(reply.error).startswith("a reply without an answer: ")
 
 
 def test_tokens_that_are_no_numbers_are_not_counted() -> None:
     body = completion("yes") | {"usage": {"prompt_tokens": "many", "completion_tokens": 3}, "model": None}
-    assert read_reply(json.dumps(body).encode())[:] == ("yes", None, None, None, 3, False)
+    assert read_replies(json.dumps(body).encode()) == [("yes", None, None, None, 3, False)]
+
+
+def test_several_answers_cost_what_the_server_counted_once() -> None:
+    body = completion("yes")
+    (choice,) = body["choices"]
+    body["choices"] = [choice, {"message": {"content": None}}, choice | {"finish_reason": "length"}]
+    replies = read_replies(json.dumps(body).encode())
+    assert [reply.text for reply in replies] == ["yes", "", "yes"]
+    assert [reply.cut for reply in replies] == [False, False, True]
+    assert str(replies[1].error).startswith("a reply without an answer: ")
+    assert [reply.prompt_tokens for reply in replies] == [100, 0, 0]
+    assert [reply.completion_tokens for reply in replies] == [3, 2, 2]  # 7 in all
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        error("this model does not take response_format"),
+        {"error": {"message": "unsupported", "param": "response_format"}},
+        {"detail": [{"loc": ["body", "response_format"], "msg": "extra fields not permitted"}]},
+    ],
+)
+def test_an_option_that_a_server_refuses_is_named_with_its_switch(server: Server, refusal: Any) -> None:
+    config = ServerConfig(server.url, None, parameters={}, concurrency=4, retries=0, timeout=120)
+    asked = Endpoint(config, "toy", "model.options", ends_run, switches={"response_format": "guided=false"})
+    server.reply = lambda n, body: (400, refusal)
+    with pytest.raises(UserError, match=r"model toy: status 400 \(.*\); set guided=false"):
+        asked.complete(QUESTION)
+    assert len(server.sent) == 1
+
+
+def test_after_an_answer_a_refusal_is_one_question_s(server: Server) -> None:
+    config = ServerConfig(server.url, None, parameters={}, concurrency=4, retries=0, timeout=120)
+    asked = Endpoint(config, "toy", "model.options", ends_run, switches={"n": "per_request=1"})
+    assert asked.complete(QUESTION).text == "Stars: 4"
+    server.reply = lambda n, body: (400, error("no answer about n"))
+    assert asked.complete(QUESTION).error == "status 400 (no answer about n)"

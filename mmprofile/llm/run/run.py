@@ -29,6 +29,9 @@ def main(cfg: LlmConfig) -> None:
                 "nobody of the split test has gold values to score by: run the stages one by one (docs/llm.md)"
             )
         Student(cfg.student, student_settings(cfg), schema, cfg.student_revision)
+        if cfg.estimate:
+            ask_teacher(cfg)
+            return
         for step in (ask_teacher, vote, distill):
             step(cfg)
         for reward in REWARDS:

@@ -11,21 +11,31 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mmprofile.errors import UserError
+from mmprofile.files import size
+from mmprofile.llm.answer_schema import answer_schema
 from mmprofile.llm.endings import plain_generation
+from mmprofile.llm.teacher.guiding import LONGEST, Guide
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.model.checkpoints import (
+    DTYPES,
+    WEIGHTS,
     Checkpoint,
     choose_dtype,
     fingerprint,
+    in_proportion,
     load_config,
     load_model,
     load_tokenizer,
     loading,
 )
 from mmprofile.model.hub import fetch
+from mmprofile.model.memory import answering_memory, memory
+from mmprofile.profile.schema import Schema
 from mmprofile.systems.journal import ChatReply
 
 CHOICES = {"engine": ("transformers", "vllm"), "dtype": ("auto", "float32", "bfloat16", "float16")}
+VLLM_GUIDED: dict[str, Any] = {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}}
+"""Blanks between the parts of an answer are allowed otherwise, and some models write nothing else any more."""
 SAMPLING = ("temperature", "top_p", "top_k")  # no use where the likeliest token is taken
 
 
@@ -41,6 +51,7 @@ class LocalConfig:
     device: str
     parameters: dict[str, Any]
     template: dict[str, Any]
+    guided: bool
     batch: int
 
     def check(self) -> None:
@@ -62,6 +73,10 @@ class LocalConfig:
         if self.engine == "vllm":
             if find_spec("vllm") is None:
                 raise UserError("teacher.engine=vllm needs vLLM: pip install vllm, or leave the engine at transformers")
+        elif self.guided and find_spec("xgrammar") is None:
+            raise UserError(
+                "teacher.guided=true needs xgrammar: pip install 'mmprofile[guided]', or teacher.guided=false"
+            )
         elif unknown := [name for name in self.parameters if not hasattr(GenerationConfig(), name)]:
             raise UserError(f"teacher.parameters.{unknown[0]}: transformers has no such parameter of generation")
 
@@ -74,29 +89,35 @@ class Local:
     in another batch, as after a failure, gets another sample. With vLLM each question has its own seed.
 
     Args:
-        config: typed settings. A temperature of 0 takes the likeliest token.
+        config: typed settings. A temperature of 0 takes the likeliest token; ``guided`` allows only tokens that fit the
+            JSON schema of an answer.
+        schema: the attributes that are asked for.
 
     Raises:
         UserError: a setting makes no sense, or vLLM is asked for and not installed.
     """
 
     concurrency = 1  # the model is there once
+    one_person = False
 
-    def __init__(self, config: LocalConfig) -> None:
+    def __init__(self, config: LocalConfig, schema: Schema) -> None:
         config.check()
-        self.config = config
+        self.config, self.schema = config, schema
         config.parameters["temperature"] = float(config.parameters["temperature"])  # transformers takes no whole number
         self.name, self.batch = config.name, config.batch
         self.settings = {name: getattr(config, name) for name in ("kind", "engine", "dtype", "template", "parameters")}
+        if config.guided:
+            self.settings["guided"] = answer_schema(schema, LONGEST)
         self._revision = config.revision
-        self._length: int = config.parameters["max_new_tokens"]
+        self.longest: int = config.parameters["max_new_tokens"]
         self._model: Any = None
+        self._guide: Guide | None = None
 
     def check(self) -> None:
         """Check that there is such a model; its revision joins ``settings``. The first question loads its weights.
 
         Raises:
-            UserError: there is none, it has no room for ``max_new_tokens``, or the device is not there.
+            UserError: there is none, it has no room for ``max_new_tokens``, it cannot be guided, or the device is not there.
         """
         checkpoint = self._fetch(weights=False)
         self._revision = checkpoint.commit or self._revision  # so that the weights are of the same commit
@@ -108,12 +129,15 @@ class Local:
         self.settings["chat_template"] = template  # a folder's fingerprint does not cover it
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
+        self._checkpoint, self._architecture = checkpoint, config
         self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-        if self.context is not None and self._length >= self.context:
+        if self.context is not None and self.longest >= self.context:
             raise UserError(
-                f"teacher.parameters.max_new_tokens={self._length}: {self.name} reads and writes {self.context} tokens in all"
+                f"teacher.parameters.max_new_tokens={self.longest}: {self.name} reads and writes {self.context} tokens in all"
             )
         if self.config.engine == "transformers":
+            if self.config.guided:
+                self._guide = Guide(self.tokenizer, config.get_text_config().vocab_size, self.schema, self.name)
             if self.config.dtype != "auto":
                 choose_dtype(self.config.dtype, self.device.split(":")[0], "teacher.dtype")
             try:
@@ -130,6 +154,29 @@ class Local:
         """Return the device on which transformers computes."""
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         return automatic if self.config.device == "auto" else self.config.device
+
+    def requirements(self, longest: int) -> list[str]:
+        """Return a line about the memory that the weights and the longest answers take, and what the device has.
+
+        With vLLM, which answers as many together as there is room for, it is that of one answer.
+        """
+        if not longest:
+            return []
+        rows = self.batch if self.config.engine == "transformers" else 1
+        tokens = min(longest + self.longest, self.context or sys.maxsize)
+        dtype = choose_dtype(self.config.dtype, self.device.split(":")[0], "teacher.dtype")
+        weights = [path for path in self._checkpoint.folder.iterdir() if path.suffix in WEIGHTS]
+        with loading(self._checkpoint), in_proportion(weights):
+            held, cache = answering_memory(self._architecture, DTYPES[dtype], rows, tokens)
+        total = torch.cuda.mem_get_info(self.device)[1] if self.device.startswith("cuda") else memory()[0]
+        there = "" if total is None else f"; the device has {size(total)}"
+        if total is not None and held + cache > total:
+            there += ": too little; take a smaller model, fewer teacher.parameters.max_new_tokens, or a smaller teacher.batch"
+        return [f"  memory: {size(held)} for the weights, {size(cache)} for {rows} answers at {tokens:,} tokens{there}"]
+
+    def tokens(self, messages: list[dict[str, str]]) -> int:
+        """Return the number of a prompt's tokens."""
+        return len(self.prompt(messages))
 
     def ask(self, questions: Sequence[Question]) -> list[ChatReply]:
         """Return a reply to each question; a prompt that is too long for the model gets an error.
@@ -148,7 +195,7 @@ class Local:
             raise UserError(f"teacher.parameters={self.config.parameters}: {error}") from error
         for i, answer in zip(short, answers, strict=True):
             text = self.tokenizer.decode(answer, skip_special_tokens=True)
-            cut = len(answer) >= self._length and answer[-1] != self.tokenizer.eos_token_id
+            cut = len(answer) >= self.longest and answer[-1] != self.tokenizer.eos_token_id
             replies[i] = ChatReply(text, prompt_tokens=len(prompts[i]), completion_tokens=len(answer), cut=cut)
         return replies
 
@@ -163,11 +210,11 @@ class Local:
         return tokens[:-1] if ended else tokens
 
     def _too_long(self, length: int) -> str | None:
-        if self.context is None or length + self._length <= self.context:
+        if self.context is None or length + self.longest <= self.context:
             return None
         return (
-            f"its prompt has {length} tokens: {self.name} has room for {self.context - self._length} "
-            f"beside teacher.parameters.max_new_tokens={self._length}"
+            f"its prompt has {length} tokens: {self.name} has room for {self.context - self.longest} "
+            f"beside teacher.parameters.max_new_tokens={self.longest}"
         )
 
     def _transformers(self, prompts: list[list[int]], seeds: list[int]) -> list[list[int]]:
@@ -186,7 +233,8 @@ class Local:
         torch.manual_seed(seed_of(*seeds))
         try:
             with torch.inference_mode():
-                rows = self._model.generate(**batch, **parameters, pad_token_id=pad).tolist()
+                guided = {"logits_processor": self._guide.processors()} if self._guide else {}
+                rows = self._model.generate(**batch, **parameters, **guided, pad_token_id=pad).tolist()
         except torch.OutOfMemoryError as error:
             raise UserError(f"teacher.batch={self.batch} is more than the device has memory for: give less") from error
         start = batch["input_ids"].shape[1]
@@ -198,9 +246,15 @@ class Local:
         if self._model is None:
             checkpoint = self._fetch(weights=True)
             with loading(checkpoint):
-                self._model = LLM(str(checkpoint.folder), dtype=self.config.dtype)
+                self._model = LLM(
+                    str(checkpoint.folder), dtype=self.config.dtype, **VLLM_GUIDED if self.config.guided else {}
+                )
         parameters = {name: value for name, value in self.config.parameters.items() if name != "max_new_tokens"}
-        sampling = [SamplingParams(**parameters, max_tokens=self._length, seed=seed) for seed in seeds]
+        if self.config.guided:
+            from vllm.sampling_params import StructuredOutputsParams
+
+            parameters["structured_outputs"] = StructuredOutputsParams(json=self.settings["guided"])
+        sampling = [SamplingParams(**parameters, max_tokens=self.longest, seed=seed) for seed in seeds]
         prompted = [{"prompt_token_ids": tokens} for tokens in prompts]
         outputs = self._model.generate(prompted, sampling, use_tqdm=False)
         return [list(output.outputs[0].token_ids) for output in outputs]

@@ -1,7 +1,7 @@
 """What every teacher can do, whoever it is."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from mmprofile.llm.people import Person
 from mmprofile.systems.journal import ChatReply
@@ -43,3 +43,24 @@ class Teacher(Protocol):
         Raises:
             UserError: no further question makes sense (wrong key, unknown model, nobody listens).
         """
+
+
+@runtime_checkable
+class LanguageModel(Teacher, Protocol):
+    """A teacher that reads and writes tokens, so that what it takes can be estimated.
+
+    Attributes:
+        one_person: whether the questions of one :meth:`ask` must be about the same person, whose prompt is then read once.
+    """
+
+    one_person: bool
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of an answer at most; None: there is no limit."""
+
+    def tokens(self, messages: list[dict[str, str]]) -> int | None:
+        """Return the number of a prompt's tokens; None: only the server can tell."""
+
+    def requirements(self, longest: int) -> list[str]:
+        """Return lines about what this machine needs; ``longest``: tokens of the longest prompt."""

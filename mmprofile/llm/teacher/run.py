@@ -9,10 +9,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from mmprofile.config.llm_settings import LlmConfig
@@ -21,21 +19,15 @@ from mmprofile.errors import UserError
 from mmprofile.files import alone_in, write_text
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.journal import Record, open_journal
-from mmprofile.llm.people import Person
-from mmprofile.llm.stage import ASKED, JOURNAL, OTHER, digest, messages, open_schema, read_people, stage_folder
-from mmprofile.llm.teacher.protocol import Question, Teacher
+from mmprofile.llm.stage import ASKED, JOURNAL, OTHER, open_schema, read_people, stage_folder
+from mmprofile.llm.teacher.estimate import check_budget, cost, describe_estimate, estimate
+from mmprofile.llm.teacher.protocol import Teacher
+from mmprofile.llm.teacher.questions import PlannedQuestion, answered, in_batches, plan_questions
+from mmprofile.llm.teacher.sent import SENT, in_flight
 from mmprofile.profile.schema import Schema
-from mmprofile.systems.journal import ChatReply, Journal, ask_in_threads
+from mmprofile.systems.journal import Journal, ask_in_threads
 
 SHOWN = 3  # of anything that is listed
-SEEDS = 1000  # from one seed to the next: the samples of two seeds never share one
-
-
-class PlannedQuestion(NamedTuple):
-    """A question, and the record that its answer completes."""
-
-    question: Question
-    record: Record
 
 
 @dataclass
@@ -65,15 +57,18 @@ class AnswerCounts:
 
 def main(cfg: LlmConfig) -> None:
     """Ask, count the answers, and exit with 1 where a question failed."""
-    if ask_teacher(cfg).failed:
+    counts = ask_teacher(cfg)
+    if counts is not None and counts.failed:
         sys.exit(1)
 
 
-def ask_teacher(cfg: LlmConfig) -> AnswerCounts:
+def ask_teacher(cfg: LlmConfig) -> AnswerCounts | None:
     """Ask what is not answered yet; the journal and the list of what was asked lie in the stage's folder.
 
+    What it will take is printed first; with ``cfg.estimate`` nothing else is done, and None is returned.
+
     Raises:
-        UserError: settings without meaning, nobody to ask about, or a teacher that cannot be asked (on).
+        UserError: settings without meaning, nobody to ask about, a teacher that cannot be asked (on), or too small a budget.
     """
     schema, folder = open_schema(cfg), stage_folder(cfg)
     teacher = make_teacher(cfg.teacher, schema)
@@ -81,6 +76,18 @@ def ask_teacher(cfg: LlmConfig) -> AnswerCounts:
     teacher.check()
     start = time.perf_counter()
     planned = plan_questions(teacher, people, schema, cfg)
+    sent = in_flight(folder / SENT, (record.request for _, record in planned))
+    if sent and not cfg.teacher.get("batch_api"):
+        raise UserError(
+            f"{folder / SENT}: {len(sent):,} of the answers are on their way: fetch them with teacher.batch_api=true, or delete "
+            "this file to ask, and pay, again"
+        )
+    needed = estimate(teacher, planned, open_journal(folder / JOURNAL), cfg.teacher.get("per_minute"), sent)
+    if cfg.estimate or (needed.answers and needed.longest):
+        print(describe_estimate(needed, teacher, cfg.teacher), flush=True)
+    check_budget(needed, cfg.teacher)
+    if cfg.estimate:
+        return None
     with alone_in(folder, OTHER):
         counts = collect_answers(teacher, planned, schema, cfg, open_journal(folder / JOURNAL))
     seconds = time.perf_counter() - start
@@ -111,11 +118,11 @@ def make_teacher(cfg: Any, schema: Schema) -> Teacher:
             from mmprofile.llm.teacher.openai import OpenAI, OpenAIConfig
         except ImportError as error:
             raise UserError(f"teacher=openai needs the package {error.name}: pip install 'mmprofile[llm]'") from error
-        return OpenAI(typed_part(OpenAIConfig, cfg, "teacher"))
+        return OpenAI(typed_part(OpenAIConfig, cfg, "teacher"), schema)
     if cfg.kind == "local":
         from mmprofile.llm.teacher.local import Local, LocalConfig
 
-        return Local(typed_part(LocalConfig, cfg, "teacher"))
+        return Local(typed_part(LocalConfig, cfg, "teacher"), schema)
     raise UserError(f"teacher.kind={cfg.kind!r} is not one of lexicon, openai, local")
 
 
@@ -132,67 +139,30 @@ def collect_answers(
     requests = [record.request for _, record in planned]
     write_text(journal.path.with_name(ASKED), json.dumps(requests))
     unanswered = [question for question in planned if not journal.answered(question.record.request)]
-    batches = [unanswered[i : i + teacher.batch] for i in range(0, len(unanswered), teacher.batch)]
     bar = tqdm(
         total=len(unanswered), desc="answers", unit="answer", mininterval=0.2 if sys.stderr.isatty() else 10,
         disable=not cfg.progress, leave=False,
     )  # fmt: skip
-    ask_in_threads(lambda batch: _ask(teacher, batch, journal, schema), batches, teacher.concurrency, bar)
+    if cfg.teacher.get("batch_api"):
+        from mmprofile.llm.teacher.offline import Offline, OpenAI  # need the package openai
+
+        assert isinstance(teacher, OpenAI)  # no other has this setting
+        Offline(teacher, journal, schema).ask(planned, bar)
+    else:
+        batches = in_batches(teacher, unanswered)
+        ask_in_threads(lambda batch: _ask(teacher, batch, journal, schema), batches, teacher.concurrency, bar)
     counts = AnswerCounts(len(planned), answered_before=len(planned) - len(unanswered))
     add_records(counts, [journal.records[request] for request in requests], schema)
     return counts
-
-
-def plan_questions(teacher: Teacher, people: Sequence[Person], schema: Schema, cfg: LlmConfig) -> list[PlannedQuestion]:
-    """Return ``cfg.samples`` questions about each person, in order, with all of their records but the answers."""
-    planned = []
-    origin = digest(teacher.name, teacher.settings, OmegaConf.to_container(cfg.prompt), schema.to_dict(), cfg.seed)
-    for person in people:
-        prompt = messages(person.text(), schema, cfg.prompt)
-        prompt_key = digest(prompt)
-        for sample in range(cfg.samples):
-            seed = SEEDS * cfg.seed + sample
-            record = Record(
-                user_id=person.user_id,
-                sample=sample,
-                request=digest(person.user_id, teacher.name, teacher.settings, prompt_key, seed),
-                prompt=prompt_key,
-                model=teacher.name,
-                seed=seed,
-                time="",
-                seconds=0.0,
-                answer="",
-                origin=origin,
-            )
-            planned.append(PlannedQuestion(Question(person, prompt, seed), record))
-    return planned
 
 
 def _ask(teacher: Teacher, batch: Sequence[PlannedQuestion], journal: Journal[Record], schema: Schema) -> int:
     """Ask one batch, write the answers down and return their number."""
     start = time.perf_counter()
     replies = teacher.ask([question for question, _ in batch])
-    now, seconds = datetime.now(UTC).isoformat(timespec="seconds"), (time.perf_counter() - start) / len(batch)
-    journal.write(
-        record._replace(
-            model=reply.model or record.model,
-            time=now,
-            seconds=round(seconds, 3),
-            answer=reply.text,
-            error=reply.error or _cut_off(reply, schema),
-            prompt_tokens=reply.prompt_tokens,
-            completion_tokens=reply.completion_tokens,
-        )
-        for (_, record), reply in zip(batch, replies, strict=True)
-    )
+    seconds = (time.perf_counter() - start) / len(batch)
+    journal.write(answered(record, reply, schema, seconds) for (_, record), reply in zip(batch, replies, strict=True))
     return len(batch)
-
-
-def _cut_off(reply: ChatReply, schema: Schema) -> str | None:
-    """Return the error of an answer that was cut off before all of it was there; None: it was not."""
-    if not reply.cut or not parse_answer(reply.text, schema).faults:
-        return None
-    return f"cut off after {reply.completion_tokens} tokens: allow more in teacher.parameters"
 
 
 def add_records(counts: AnswerCounts, records: Sequence[Record], schema: Schema) -> None:
@@ -216,8 +186,9 @@ def describe(counts: AnswerCounts, cfg: LlmConfig) -> str:
         *(f"    {times:,} x {fault}" for fault, times in counts.faults.most_common(SHOWN)),
     ]
     if counts.prompt_tokens or counts.completion_tokens:
-        tokens = f"{counts.prompt_tokens:,} read, {counts.completion_tokens:,} written"
-        lines.append(f"  tokens: {tokens}{describe_cost(counts, cfg.teacher.get('prices') or {})}")
+        total = cost(counts.prompt_tokens, counts.completion_tokens, cfg.teacher.get("prices") or {})
+        money = "" if total is None else f"; cost {total:,.2f} by teacher.prices"
+        lines.append(f"  tokens: {counts.prompt_tokens:,} read, {counts.completion_tokens:,} written{money}")
     if counts.failed:
         users = len({record.user_id for record in counts.failed})
         lines.append(
@@ -226,11 +197,3 @@ def describe(counts: AnswerCounts, cfg: LlmConfig) -> str:
         )
         lines += [f"    {r.user_id}, sample {r.sample}: {r.error}" for r in counts.failed[:SHOWN]]
     return "\n".join(lines)
-
-
-def describe_cost(counts: AnswerCounts, prices: Any) -> str:
-    """Return what the tokens cost, where ``teacher.prices`` tells the price of a million of both kinds."""
-    if prices.get("prompt") is None or prices.get("completion") is None:
-        return ""
-    total = (counts.prompt_tokens * prices["prompt"] + counts.completion_tokens * prices["completion"]) / 1e6
-    return f"; cost {total:,.2f} by teacher.prices"

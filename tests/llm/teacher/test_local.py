@@ -18,6 +18,7 @@ from mmprofile.llm.people import Person
 from mmprofile.llm.teacher.local import Local, LocalConfig
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.llm.teacher.run import make_teacher
+from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 from tests.support.toyteacher import TEMPLATE, ask, journal, people_file, save_qwen3
 
@@ -25,6 +26,7 @@ WORDS = (
     "you are a label of the soup was warm and so bread dinner nurse school work car wash we stayed "
     "< > system user assistant Answer :"
 )
+SCHEMA = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
 TEXTS = ["the soup was warm", "we stayed", "a nurse and a school and a car wash so we stayed and the bread was warm"]
 
 
@@ -47,7 +49,7 @@ def local(folder: Path, **settings: Any) -> Local:
         "llm", ["teacher=local", f"teacher.name={folder}", "teacher.parameters.max_new_tokens=12"]
     ).teacher
     OmegaConf.set_struct(cfg, False)
-    teacher = Local(typed_part(LocalConfig, OmegaConf.merge(cfg, settings), "teacher"))
+    teacher = Local(typed_part(LocalConfig, OmegaConf.merge(cfg, settings), "teacher"), SCHEMA)
     teacher.check()
     return teacher
 

@@ -23,7 +23,7 @@ from mmprofile.llm.teacher.run import make_teacher
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 from tests.support.chatserver import Reply, Server, closed_port, completion, error, serving
-from tests.support.toyteacher import TEMPLATE, ask, journal, overrides, people_file, save_qwen3
+from tests.support.toyteacher import TEMPLATE, ask, journal, overrides, people, save_qwen3, toy, who
 
 pytestmark = pytest.mark.allow_hosts(["127.0.0.1"])
 
@@ -37,19 +37,6 @@ def answer(confidence: Any = 80) -> str:
 def server() -> Iterator[Server]:
     with serving(answer()) as chat_server:
         yield chat_server
-
-
-def toy(url: str, *more: str) -> list[str]:
-    return ["teacher=openai", f"teacher.url={url}", "teacher.name=toy", "teacher.key_env=null", *more]
-
-
-def who(body: dict[str, Any]) -> str:
-    """Whom a request is about: the only review is the user's id."""
-    return str(body["messages"][-1]["content"].rstrip().rpartition("- ")[2])
-
-
-def people(folder: Path, *names: str) -> Path:
-    return people_file(folder, {name: name for name in names})
 
 
 def errors(rows: list[dict[str, Any]]) -> list[str]:
@@ -271,6 +258,11 @@ def test_nobody_waits_for_a_turn_when_the_run_has_ended(server: Server, tmp_path
         (["teacher.timeout=0"], "teacher.timeout=0.0: give more than 0"),
         (["teacher.per_minute=0"], "teacher.per_minute=0.0: give more than 0"),
         (["teacher.prices.prompt=cheap"], "teacher.prices.prompt: Value 'cheap'"),
+        (["teacher.prices.prompt=-1"], "teacher.prices.prompt=-1.0: give 0 or more"),
+        (["+teacher.prices.input=1"], "teacher.prices has no 'input': give prompt and completion"),
+        (["teacher.per_request=0"], "teacher.per_request=0: give 1 to 128"),
+        (["teacher.per_request=129"], "teacher.per_request=129: give 1 to 128"),
+        (["+teacher.parameters.n=3"], "teacher.parameters.n: give teacher.per_request"),
     ],
 )
 def test_what_is_wrong_from_the_start_is_one_line(
