@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from mmprofile.errors import UserError
+from mmprofile.llm.chats import has_system_role, without_system
 from mmprofile.llm.endings import plain_generation
 from mmprofile.llm.teacher.protocol import Question
 from mmprofile.model.checkpoints import (
@@ -42,6 +43,7 @@ class LocalConfig:
     parameters: dict[str, Any]
     template: dict[str, Any]
     batch: int
+    vllm: dict[str, Any]
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -88,6 +90,8 @@ class Local:
         config.parameters["temperature"] = float(config.parameters["temperature"])  # transformers takes no whole number
         self.name, self.batch = config.name, config.batch
         self.settings = {name: getattr(config, name) for name in ("kind", "engine", "dtype", "template", "parameters")}
+        if config.engine == "vllm" and config.vllm["quantization"]:
+            self.settings["quantization"] = config.vllm["quantization"]  # it changes the answers
         self._revision = config.revision
         self._length: int = config.parameters["max_new_tokens"]
         self._model: Any = None
@@ -109,6 +113,8 @@ class Local:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if self.config.engine == "vllm":
+            self.context = self.config.vllm["max_model_len"] or self.context
         if self.context is not None and self._length >= self.context:
             raise UserError(
                 f"teacher.parameters.max_new_tokens={self._length}: {self.name} reads and writes {self.context} tokens in all"
@@ -155,6 +161,8 @@ class Local:
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the tokens of a prompt."""
         if self.tokenizer.chat_template:
+            if not has_system_role(self.tokenizer, self.config.template):
+                messages = without_system(messages)
             options = {**self.config.template, "add_generation_prompt": True, "return_dict": False}
             return list(self.tokenizer.apply_chat_template(messages, **options))
         text = "\n\n".join(message["content"].strip() for message in messages)
@@ -198,7 +206,8 @@ class Local:
         if self._model is None:
             checkpoint = self._fetch(weights=True)
             with loading(checkpoint):
-                self._model = LLM(str(checkpoint.folder), dtype=self.config.dtype)
+                options = {name: value for name, value in self.config.vllm.items() if value is not None}
+                self._model = LLM(str(checkpoint.folder), dtype=self.config.dtype, **options)
         parameters = {name: value for name, value in self.config.parameters.items() if name != "max_new_tokens"}
         sampling = [SamplingParams(**parameters, max_tokens=self._length, seed=seed) for seed in seeds]
         prompted = [{"prompt_token_ids": tokens} for tokens in prompts]
