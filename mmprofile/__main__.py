@@ -24,6 +24,7 @@ COMMANDS = {
     "llm.attach": "labels -> the prepared data set, for training",
     "llm.distill": "labels -> a student that writes them",
     "llm.reinforce": "the student refined by reinforcement learning",
+    "llm.export": "a student's adapter and its base -> whole weights",
 }
 SHELLS = ("bash", "zsh", "fish")
 

@@ -37,6 +37,15 @@ class VoteConfig:
 
 
 @dataclass
+class VllmConfig:
+    """What vLLM's ``LLM`` takes; None leaves one out."""
+
+    gpu_memory_utilization: float | None = MISSING
+    max_model_len: int | None = MISSING
+    quantization: str | None = MISSING
+
+
+@dataclass
 class StudentConfig:
     """How a student is asked and trained; see :class:`mmprofile.llm.student.Student`."""
 
@@ -44,13 +53,18 @@ class StudentConfig:
     prompt: PromptsConfig = field(default_factory=PromptsConfig)
     template: dict[str, Any] = MISSING
     dtype: str = MISSING
+    bits: int | None = MISSING
     lora: int = MISSING
     lr: float = MISSING
     rl_lr: float = MISSING
     epochs: int = MISSING
     batch_size: int = MISSING
+    micro_batch_size: int | None = MISSING
+    gradient_checkpointing: bool = MISSING
     max_new_tokens: int = MISSING
     rollout_batch: int = MISSING
+    engine: str = MISSING
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
 
 @dataclass
@@ -76,6 +90,7 @@ class ReinforceConfig:
     clip: tuple[float, float] = MISSING
     beta: float = MISSING
     vllm: bool = MISSING
+    vllm_memory: float = MISSING
 
 
 @dataclass
@@ -106,6 +121,9 @@ class LlmConfig:
     seed: int = MISSING
     labels: str | None = MISSING
     progress: bool = MISSING
+    trackers: list[str] = MISSING
+    to: str | None = MISSING
+    vllm: VllmConfig = field(default_factory=VllmConfig)
     people: PeopleConfig = field(default_factory=PeopleConfig)
     attach: PartialConfig = field(default_factory=PartialConfig)
     vote: VoteConfig = field(default_factory=VoteConfig)

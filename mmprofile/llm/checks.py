@@ -1,6 +1,7 @@
 """The checks of ``conf/llm.yaml``: settings that make no sense are refused before anything is asked or trained."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any, cast
 
 from omegaconf import Container, OmegaConf
@@ -16,6 +17,10 @@ REWARDS = ("confidence", "majority")
 """The kinds of reward; each goes with the way of voting of the same name."""
 READS = ("first_person", "all")
 """What a student reads; see :func:`mmprofile.llm.student.condense`."""
+ENGINES = ("transformers", "vllm")
+"""What writes the answers of a student."""
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio", "swanlab", "clearml", "comet_ml")
+"""Those of transformers that are called as their package."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 Rule = tuple[Callable[[Any], bool], str]
 """Whether a value makes sense, and the end of the error message where it does not."""
@@ -30,6 +35,7 @@ def _one_of(*choices: str) -> Rule:
 
 
 POSITIVE: Rule = (lambda value: value > 0, "give more than 0")
+POSITIVE_SHARE: Rule = (lambda value: 0 < value <= 1, "give more than 0, at most 1")
 SHARE: Rule = (lambda value: 0 <= value <= 1, "is not a share (0 to 1)")
 RULES: dict[str, Rule] = {
     "samples": (lambda value: 1 <= value <= 1000, "give 1 to 1000"),
@@ -51,20 +57,26 @@ RULES: dict[str, Rule] = {
     "reinforce.temperature": POSITIVE,
     "reinforce.clip": (lambda value: min(value) > 0, "give two numbers above 0"),
     "reinforce.beta": _least(0),
+    "reinforce.vllm_memory": POSITIVE_SHARE,
+    "vllm.gpu_memory_utilization": (lambda value: value is None or 0 < value <= 1, "give more than 0, at most 1"),
+    "vllm.max_model_len": (lambda value: value is None or value >= 1, "give 1 or more, or null"),
     "table.draws": _least(1),
     "table.temperature": POSITIVE,
-    "table.top_p": (lambda value: 0 < value <= 1, "give more than 0, at most 1"),
+    "table.top_p": POSITIVE_SHARE,
 }
 STUDENT_RULES: dict[str, Rule] = {
     "reads": _one_of(*READS),
     "dtype": _one_of(*DTYPES),
-    "lora": _least(0),
+    "bits": (lambda value: value in (None, 4), "give 4 or null"),
+    "lora": (lambda value: 0 <= value <= 512, "give 0 to 512"),
     "lr": POSITIVE,
     "rl_lr": POSITIVE,
     "epochs": _least(1),
     "batch_size": _least(1),
+    "micro_batch_size": (lambda value: value is None or value >= 1, "give 1 or more, or null"),
     "max_new_tokens": _least(1),
     "rollout_batch": _least(1),
+    "engine": _one_of(*ENGINES),
 }
 
 
@@ -81,3 +93,35 @@ def check_settings(cfg: LlmConfig) -> None:
             raise UserError(f"{key}={value} {message}" if message.startswith("is") else f"{key}={value}: {message}")
     if cfg.reinforce.low > cfg.reinforce.high:
         raise UserError(f"reinforce.low={cfg.reinforce.low} is above reinforce.high={cfg.reinforce.high}")
+    for name in cfg.trackers:
+        if name not in TRACKERS:
+            raise UserError(f"trackers={list(cfg.trackers)}: {name} is not one of {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise UserError(f"trackers={list(cfg.trackers)}: {name} is not installed (pip install {name})")
+    _check_memory(cfg)
+
+
+def _check_memory(cfg: LlmConfig) -> None:
+    """Refuse settings of memory and speed that do not go together, or need what is not there.
+
+    Raises:
+        UserError: names the first.
+    """
+    by_vllm = ["reinforce.vllm=true"] if cfg.reinforce.vllm else []
+    for kind, student in cfg.students.items():
+        key = f"students.{kind}"
+        if student.bits and not student.lora:
+            raise UserError(f"{key}.bits={student.bits} trains an adapter only: give {key}.lora=16, or {key}.bits=null")
+        for size, of in (
+            (student.batch_size, "batch_size"),
+            (cfg.reinforce.people * cfg.reinforce.group, "people x group"),
+        ):
+            if student.micro_batch_size and size % student.micro_batch_size:
+                raise UserError(
+                    f"{key}.micro_batch_size={student.micro_batch_size} does not divide the {size} answers of a step ({of})"
+                )
+        by_vllm += [f"{key}.engine=vllm"] if student.engine == "vllm" else []
+    if by_vllm and find_spec("vllm") is None:
+        raise UserError(
+            f"{by_vllm[0]} needs vLLM, which needs an NVIDIA GPU: pip install vllm, or leave it at its default"
+        )

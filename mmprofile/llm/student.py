@@ -3,25 +3,35 @@
 import ctypes
 import hashlib
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from omegaconf import OmegaConf
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, BatchEncoding, DynamicCache
 
 from mmprofile.config.llm_settings import LlmConfig, StudentConfig
 from mmprofile.errors import UserError
+from mmprofile.llm.adapters import ADAPTER, base_of, check_bits, four_bits, open_adapter, save_adapter
+from mmprofile.llm.chats import has_system_role, without_system
 from mmprofile.llm.checks import READS
 from mmprofile.llm.endings import first_tokens, plain_generation
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import digest, messages
-from mmprofile.model.checkpoints import cache_name, check_bfloat16, load_config, load_model, load_tokenizer
+from mmprofile.model.checkpoints import (
+    Checkpoint,
+    cache_name,
+    check_bfloat16,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from mmprofile.model.hub import fetch
 from mmprofile.paths import ASSETS
 from mmprofile.profile.schema import Schema
@@ -29,6 +39,8 @@ from mmprofile.profile.schema import Schema
 TINY = ASSETS / "tiny" / "student"
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] | trim }}\n\n{% endfor %}{{ 'Answer:\\n' }}"
 """The chat template of a model that comes without one, behind its first tokens."""
+MEANS = ("micro_batch_size", "gradient_checkpointing", "engine", "vllm")
+"""Settings that may change at any time: they decide what the work takes, and its result only within rounding and the draw."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _FIRST_PERSON = re.compile(r"\b(i|my|me|mine|myself|we|us|our|ours|ourselves)\b", re.I)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -37,6 +49,16 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 def student_settings(cfg: LlmConfig) -> StudentConfig:
     """Return the entry of ``students`` for the chosen student: its own, or ``other``."""
     return cfg.students[cfg.student if cfg.student in cfg.students else "other"]
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Return a part of the configuration as plain data."""
+    return cast(dict[str, Any], OmegaConf.to_container(settings))
+
+
+def decisive(settings: StudentConfig) -> dict[str, Any]:
+    """Return the settings that decide what a student becomes, as plain data."""
+    return {key: value for key, value in plain(settings).items() if key not in MEANS and (key, value) != ("bits", None)}
 
 
 def condense(person: Person, reads: str) -> str:
@@ -62,6 +84,11 @@ def condense(person: Person, reads: str) -> str:
 class Student:
     """A model, its tokenizer, and how it is asked.
 
+    Attributes:
+        model: of transformers; the maps of an adapter are inside.
+        base: where its weights come from; those of an adapter are in its own folder.
+        adapted: the peft model around ``model``; None where it has no adapter.
+
     Args:
         name: ``tiny``, a hub id or a folder.
         settings: of ``students`` in ``conf/llm.yaml``.
@@ -81,25 +108,42 @@ class Student:
                 "student=HUB_ID_OR_FOLDER"
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        checkpoint = fetch(source, "student", revision)
+        check_bits(settings)
+        folder = Path(source).expanduser()
+        adapter = (folder / ADAPTER).is_dir()
+        if adapter and not settings.lora:
+            raise UserError(
+                f"student={name}: an adapter, and lora=0 trains and reads whole weights; python -m mmprofile.llm.export "
+                f"student={name} makes them"
+            )
+        self.base = checkpoint = base_of(folder / ADAPTER) if adapter else fetch(source, "student", revision)
         config = load_config(checkpoint)
         dtype = str(config.dtype) if settings.dtype == "auto" else settings.dtype
         check_bfloat16("students.*.dtype", dtype, device, "float32")
-        self.tokenizer = load_tokenizer(checkpoint, config, padding_side="left")
-        model, _ = load_model(AutoModelForCausalLM, checkpoint, config=config, dtype=settings.dtype)
-        self.model = model.to(device)
+        tokenizer = Checkpoint("student", name, folder, None) if adapter else checkpoint
+        self.tokenizer = load_tokenizer(tokenizer, config, padding_side="left")
+        options: dict[str, Any] = (
+            {"quantization_config": four_bits(), "device_map": {"": device}} if settings.bits else {}
+        )
+        model, _ = load_model(AutoModelForCausalLM, checkpoint, config=config, dtype=settings.dtype, **options)
+        self.model = model if settings.bits else model.to(device)
+        self.adapted = open_adapter(self.model, checkpoint, folder) if adapter else None
         self.name, self.settings, self.schema = name, settings, schema
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         if self.tokenizer.chat_template is None:
             self.tokenizer.chat_template = first_tokens(self.tokenizer) + PLAIN_TEMPLATE
+        self.system_role = has_system_role(self.tokenizer, settings.template)
         self.model.generation_config = plain_generation(self.model, self.tokenizer)
 
     @property
     def room(self) -> int:
         """Tokens of a prompt that leave room for an answer."""
         limit = getattr(self.model.config, "max_position_embeddings", None) or self.tokenizer.model_max_length
-        return int(min(limit, self.tokenizer.model_max_length)) - int(self.settings.max_new_tokens)
+        limit = min(limit, self.tokenizer.model_max_length)
+        if self.settings.engine == "vllm" and self.settings.vllm.max_model_len:
+            limit = min(limit, self.settings.vllm.max_model_len)
+        return int(limit) - int(self.settings.max_new_tokens)
 
     def fingerprint(self) -> str:
         """Return a hash of the weights, the settings and the schema: all that decides its answers besides the draw."""
@@ -107,13 +151,17 @@ class Student:
         for name, parameter in self.model.named_parameters():
             weights.update(name.encode())
             weights.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest(weights.hexdigest(), OmegaConf.to_container(self.settings), self.schema.to_dict())
+        return digest(weights.hexdigest(), decisive(self.settings), self.schema.to_dict())
 
     def prompt(self, person: Person) -> list[int]:
         """Return the tokens that it reads about a person."""
-        chat = messages(condense(person, self.settings.reads), self.schema, self.settings.prompt)
         template = {**self.settings.template, "add_generation_prompt": True, "return_dict": False}
-        return list(self.tokenizer.apply_chat_template(chat, **template))
+        return list(self.tokenizer.apply_chat_template(self.chat(person), **template))
+
+    def chat(self, person: Person) -> list[dict[str, str]]:
+        """Return the messages that ask it about a person, in the roles that its chat template knows."""
+        chat = messages(condense(person, self.settings.reads), self.schema, self.settings.prompt)
+        return chat if self.system_role else without_system(chat)
 
     def answer(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of an answer with its end token, and the characters (from, to) that each stands for."""
@@ -204,18 +252,34 @@ class Student:
             of_answers.append(logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None])[:, 0].cpu())
         return of_answers
 
-    def adapter(self) -> LoraConfig | None:
-        """Return the low-rank adapter that is trained in place of all weights; None where its rank is 0."""
-        rank = self.settings.lora
-        return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear") if rank else None
+    def trainable(self) -> dict[str, Any]:
+        """Return what a trainer takes: the model, and the adapter to put around it where it is to have one and has none yet."""
+        rank = self.settings.lora if self.adapted is None else 0
+        lora = (
+            LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+            if rank
+            else None
+        )
+        return {"model": self.adapted or self.model, "peft_config": lora}
 
     def adopt(self, trained: Any) -> None:
-        """Take over a trained model; an adapter becomes part of the weights."""
-        self.model = trained.merge_and_unload() if self.settings.lora else trained
+        """Take over the adapter of a trained model, if it has one; the weights were trained in place."""
+        self.adapted = trained if isinstance(trained, PeftModel) else None
+
+    def merge(self) -> None:
+        """Put the adapter into the weights, which rounds them to their own precision."""
+        if self.adapted is not None:
+            self.model, self.adapted = self.adapted.merge_and_unload(), None
 
     def save(self, folder: Path) -> None:
-        """Save model and tokenizer in the hub's layout."""
-        self.model.save_pretrained(folder)
+        """Save the model, or its adapter alone, and the tokenizer, in the hub's layout."""
+        if self.adapted is None:
+            shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # of the student that was here before
+            self.model.save_pretrained(folder)
+        else:
+            for weights in folder.glob("*.safetensors*"):
+                weights.unlink()
+            save_adapter(self.adapted, self.base, folder)
         self.tokenizer.save_pretrained(folder)
 
 

@@ -3,9 +3,8 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import OmegaConf
 from transformers import (
     PrinterCallback,
     ProgressCallback,
@@ -16,6 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from mmprofile.config.llm_settings import StudentConfig
 from mmprofile.files import read_json, write_json, write_text
 from mmprofile.llm.student import Student
 
@@ -31,11 +31,6 @@ guess alone decide anything about anyone, and do not use the model for another p
 """
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """Return a part of the configuration as plain data."""
-    return cast(dict[str, Any], OmegaConf.to_container(settings))
-
-
 def read_made_of(folder: Path) -> Any:
     """Return what the contents of a folder were made of; None where it does not say."""
     try:
@@ -46,7 +41,7 @@ def read_made_of(folder: Path) -> Any:
 
 def is_finished(folder: Path, made_of: Mapping[str, Any]) -> bool:
     """Return whether the folder holds a student that was made of exactly this; then it needs no checkpoints any more."""
-    finished = read_made_of(folder) == made_of and any(folder.glob("*.safetensors"))
+    finished = read_made_of(folder) == made_of and any(folder.rglob("*.safetensors"))
     if finished:  # a command that was killed while it removed them
         shutil.rmtree(_checkpoints(folder), ignore_errors=True)
     return finished
@@ -71,6 +66,21 @@ def last_checkpoint(checkpoints: Path) -> str | None:
             continue
         return str(path)
     return None
+
+
+def in_parts(settings: StudentConfig, answers: int) -> dict[str, Any]:
+    """Return the arguments of a trainer that say how much of a step is in memory at a time.
+
+    Args:
+        settings: the student's.
+        answers: of a step.
+    """
+    part = settings.micro_batch_size or answers
+    return {
+        "per_device_train_batch_size": part,
+        "gradient_accumulation_steps": answers // part,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+    }
 
 
 def train_student(student: Student, trainer: Trainer, checkpoints: Path) -> None:

@@ -95,7 +95,7 @@ def load_text(text: Mapping[str, Any], pretrained: bool) -> TextModel:
     lora = text.get("lora") or {"rank": 0}
     adapter = None
     if start is not None:
-        adapter = _load_adapter(backbone, checkpoint.name, start)
+        adapter = load_adapter(backbone, checkpoint.name, start)
     elif lora["rank"]:
         adapter = add_adapter(backbone, lora)
     return TextModel(model=backbone, tokenizer=tokenizer, adapter=adapter, checkpoint=checkpoint)
@@ -133,7 +133,7 @@ def add_adapter(backbone: Any, lora: Mapping[str, Any], new: Sequence[str] = ())
     return peft.get_peft_model(backbone, peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, **where))
 
 
-def _load_adapter(backbone: Any, name: str, adapter: Checkpoint) -> Any:
+def load_adapter(backbone: Any, name: str, adapter: Checkpoint) -> Any:
     """Return the peft model of an adapter.
 
     Args:

@@ -1,6 +1,7 @@
 """Students and local teachers of published causal models, in their layout, against stock transformers."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from peft import AutoPeftModelForCausalLM
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from mmprofile.config.compose import load_config
 from mmprofile.config.parts import typed_part
+from mmprofile.llm.adapters import ADAPTER
 from mmprofile.llm.distill.training import build_examples, train
 from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce import training as reinforce
@@ -40,6 +43,7 @@ HABITS = {
 """What a generation_config.json may say of how to write."""
 SHORT = ["prompt.system='you label {format}'", "prompt.user='{person}'"]
 LENGTH = 24
+STEP = ["reinforce.steps=1", "reinforce.people=3", "reinforce.group=2", "progress=false"]
 PEOPLE = [
     Person("u0", ("The soup was hot. I live alone.", "My wife waits! It rained.", "We left.")),
     Person("u1", ("Good.",)),
@@ -143,6 +147,41 @@ def test_a_checkpoints_habits_of_writing_do_not_count(name: str, folders: dict[s
     assert saved.keys() & HABITS.keys() == set()
 
 
+TURNS = (
+    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% if (loop.index0 % 2 == 0) != (message.role == 'user') %}{{ raise_exception('Turns must alternate') }}{% endif %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+)
+"""A chat template that does as Gemma's does with a system message."""
+DEAF = (
+    "{% for message in messages if message.role != 'system' %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content | trim + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
+)
+"""One that leaves it out."""
+
+
+@pytest.mark.parametrize("template", [TURNS, DEAF])
+def test_without_a_system_role_its_text_is_the_users(
+    template: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folders[QWEN], tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folders[QWEN])
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "model")
+    student, cfg = student_of(tmp_path / "model", "lora=0")
+    system, user = chats(student)[0]
+    expected = (
+        f"<|im_start|>user\n{system['content'].strip()}\n\n{user['content'].strip()}<|im_end|>\n<|im_start|>model\n"
+    )
+    assert system["content"].startswith("you label")
+    assert tokenizer.decode(student.prompt(PEOPLE[0])) == expected
+    assert tokenizer.decode(teacher_of(tmp_path / "model").prompt([system, user])) == expected
+    _, prompts = first_draw(student, OmegaConf.merge(cfg, OmegaConf.from_dotlist(STEP)), tmp_path, monkeypatch)
+    assert set(prompts) == {tuple(student.prompt(person)) for person in PEOPLE}
+
+
 class Nudge:
     """Makes a token the likeliest in each step after some, and counts the steps."""
 
@@ -234,8 +273,10 @@ def test_a_distilled_student_is_the_same_when_it_is_loaded(
     save_student(student, tmp_path / "student", made_of)
 
     again, _ = student_of(tmp_path / "student", *words)
-    stock: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "student", dtype="auto")
-    assert {parameter.dtype for parameter in again.model.parameters()} == {torch.bfloat16}
+    kind, folder = (AutoPeftModelForCausalLM, ADAPTER) if rank else (AutoModelForCausalLM, "")
+    stock: Any = kind.from_pretrained(tmp_path / "student" / folder, dtype="auto")
+    assert {p.dtype for p in again.model.parameters() if p.shape[0] > 4 < p.shape[-1]} == {torch.bfloat16}
+    assert again.fingerprint() == student.fingerprint()
     logits = logits_of(student.model, ids)
     assert torch.equal(logits, logits_of(again.model, ids))
     assert torch.equal(logits, logits_of(stock, ids))
@@ -252,16 +293,10 @@ def test_a_distilled_student_is_the_same_when_it_is_loaded(
     assert again.write(PEOPLE, 2, 1.0, seed=3) == student.write(PEOPLE, 2, 1.0, seed=3)
 
 
-@pytest.mark.parametrize("name", [QWEN, GLM])
-def test_a_student_that_learns_from_its_own_answers_reads_the_same_prompts(
-    name: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With all that its chat template is told; its answers have the same ends and no habits."""
-    steps = ["reinforce.steps=1", "reinforce.people=3", "reinforce.group=2", "progress=false"]
-    words = ["students.other.dtype=float32", "students.other.lora=0", f"students.other.max_new_tokens={LENGTH}"]
-    thinking = "+students.other.template.enable_thinking=false"
-    cfg = load_config("llm", [f"student={folders[name]}", *SHORT, *words, thinking, *steps])
-    student = Student(str(folders[name]), student_settings(cfg), SCHEMA)
+def first_draw(
+    student: Student, cfg: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[dict[str, Any], list[tuple[int, ...]]]:
+    """Return what ``generate`` is told in a step of reinforcement, and the prompts among it."""
     asked: list[dict[str, Any]] = []
     generate = student.model.generate
 
@@ -271,10 +306,22 @@ def test_a_student_that_learns_from_its_own_answers_reads_the_same_prompts(
 
     monkeypatch.setattr(student.model, "generate", watched)
     targets = {person.user_id: {a.name: Target(a.values[0], 1.0) for a in SCHEMA.attributes} for person in PEOPLE}
-    reinforce.train(student, PEOPLE, FrozenLabels(targets), cfg, tmp_path)
+    reinforce.train(student, PEOPLE, FrozenLabels(targets), cfg, folder)
     (draw,) = (options for options in asked if options.get("generation_config") is not None)
     rows = zip(draw["input_ids"], draw["attention_mask"], strict=True)
-    prompts = [tuple(row[mask.bool()].tolist()) for row, mask in rows]
+    return draw, [tuple(row[mask.bool()].tolist()) for row, mask in rows]
+
+
+@pytest.mark.parametrize("name", [QWEN, GLM])
+def test_a_student_that_learns_from_its_own_answers_reads_the_same_prompts(
+    name: str, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all that its chat template is told; its answers have the same ends and no habits."""
+    words = ["students.other.dtype=float32", "students.other.lora=0", f"students.other.max_new_tokens={LENGTH}"]
+    thinking = "+students.other.template.enable_thinking=false"
+    cfg = load_config("llm", [f"student={folders[name]}", *SHORT, *words, thinking, *STEP])
+    student = Student(str(folders[name]), student_settings(cfg), SCHEMA)
+    draw, prompts = first_draw(student, cfg, tmp_path, monkeypatch)
     assert set(prompts) == {tuple(student.prompt(person)) for person in PEOPLE}
     assert len(prompts) == 2 * 3
     ends = student.tokenizer.convert_tokens_to_ids(ENDS[name])

@@ -31,6 +31,21 @@ def test_other_people_called_demo_need_a_purpose(words: list[str]) -> None:
     assert purpose(stated) == "a survey"
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["students.tiny.micro_batch_size=0"], "students.tiny.micro_batch_size=0: give 1 or more, or null"),
+        (
+            ["students.other.micro_batch_size=3", "students.other.batch_size=9"],
+            r"students.other.micro_batch_size=3 does not divide the 32 answers of a step \(people x group\)",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_one_line(words: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        open_schema(load_config("llm", words))
+
+
 def test_the_demo_city_needs_none_whatever_it_is_called() -> None:
     cfg = load_config("llm", ["data=demo", "data.name=town"])
     open_schema(cfg)

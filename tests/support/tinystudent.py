@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import get_peft_model
 from transformers import PreTrainedTokenizerFast
 
 from mmprofile.config.compose import load_config
@@ -13,6 +14,7 @@ from mmprofile.llm.answers import Claim
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
 from mmprofile.llm.student import Student, student_settings
+from mmprofile.llm.student_folder import open_checkpoints, save_student
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import Schema
 
@@ -27,6 +29,7 @@ CLAIMS = {name: Claim(SCHEMA[name].values[0], 0.1 * (i + 1), f"cue {i}") for i, 
 PEOPLE = [
     Person(f"u{i}", ("The soup was hot. I live alone.", "My wife waits! It rained.", "We left.")) for i in range(3)
 ]
+MADE_OF = {"purpose": "a test"}
 READ = [
     "students.other.reads=first_person",
     "students.other.prompt.system=''",
@@ -61,6 +64,22 @@ def open_student(folder: Path, *overrides: str) -> tuple[Student, Any]:
     """Return a saved student, and the configuration that chooses it."""
     cfg = load_config("llm", [f"student={folder}", *READ, *overrides])
     return Student(str(folder), student_settings(cfg), SCHEMA), cfg
+
+
+def adapt(pupil: Student) -> None:
+    """Give a student a random adapter."""
+    torch.manual_seed(1)
+    model = get_peft_model(**pupil.trainable())
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    pupil.adopt(model)
+
+
+def save_as(pupil: Student, folder: Path) -> None:
+    """Save a student as its training does."""
+    open_checkpoints(folder, MADE_OF)
+    save_student(pupil, folder, MADE_OF)
 
 
 def labels_of(user: str = "u0") -> list[Label]:

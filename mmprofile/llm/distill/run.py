@@ -8,8 +8,8 @@ from mmprofile.errors import UserError
 from mmprofile.llm.distill.training import Examples, build_examples, train
 from mmprofile.llm.labels import LABELS, load_labels
 from mmprofile.llm.stage import digest, opened_stage, purpose, read_people
-from mmprofile.llm.student import Student, student_settings
-from mmprofile.llm.student_folder import STUDENT, is_finished, open_checkpoints, plain, save_student
+from mmprofile.llm.student import Student, decisive, plain, student_settings
+from mmprofile.llm.student_folder import STUDENT, is_finished, open_checkpoints, save_student
 
 
 def main(cfg: LlmConfig) -> None:
@@ -19,7 +19,7 @@ def main(cfg: LlmConfig) -> None:
         target = folder / STUDENT
         made_of = {
             "labels": digest([asdict(label) for label in labels]), "student": cfg.student, "seed": cfg.seed,
-            "settings": plain(student_settings(cfg)) | plain(cfg.distill), "purpose": purpose(cfg),
+            "settings": decisive(student_settings(cfg)) | plain(cfg.distill), "purpose": purpose(cfg),
         } | ({} if cfg.student_revision is None else {"revision": cfg.student_revision})  # fmt: skip
         if is_finished(target, made_of):
             print(f"{target}: found")

@@ -1,12 +1,14 @@
 """Supervised fine-tuning by TRL: a student reads a person and learns to write every attribute's rationale, value and confidence."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from torch import Tensor
 from torch.nn import functional as F
@@ -19,7 +21,8 @@ from mmprofile.llm.answers import Claim, render_answer
 from mmprofile.llm.labels import Label
 from mmprofile.llm.people import Person
 from mmprofile.llm.student import Student
-from mmprofile.llm.student_folder import NoLastCheckpoint, train_student
+from mmprofile.llm.student_folder import NoLastCheckpoint, in_parts, train_student
+from mmprofile.llm.trackers import open_trackers
 from mmprofile.profile.schema import UNKNOWN, Schema
 
 
@@ -162,15 +165,36 @@ class WeightedTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return the cross-entropy (,) of the answers' tokens times their weights, over the number of tokens."""
+        """Return the cross-entropy (,) of the answers' tokens times their weights, over the number of tokens.
+
+        Logits are computed of these tokens only: those of the prompts would take most of the memory of a step.
+        """
         labels, weights = inputs["labels"][:, 1:], inputs["weights"][:, 1:]
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
-        losses = F.cross_entropy(
-            outputs.logits[:, :-1].float().transpose(1, 2), labels, ignore_index=IGNORE, reduction="none"
-        )
-        count = (labels != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = (losses * weights).sum() / count
+        learned = labels != IGNORE
+        with predicting(model, learned):
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        losses = F.cross_entropy(outputs.logits.float(), labels[learned], reduction="none")
+        count = learned.sum() if num_items_in_batch is None else num_items_in_batch
+        loss = (losses * weights[learned]).sum() / count
         return (loss, outputs) if return_outputs else loss
+
+
+@contextmanager
+def predicting(model: Any, chosen: Tensor) -> Iterator[None]:
+    """Have a causal model predict T chosen tokens of its batch only, so that its logits are (T, V).
+
+    Its output head reads their hidden states alone. What the model does to logits behind it, a soft cap for instance, stays.
+
+    Args:
+        model: of transformers, with an adapter or without.
+        chosen: (R, N - 1), which of the tokens from the second on are predicted.
+    """
+    head = extract_model_from_parallel(model).get_output_embeddings()
+    handle = head.register_forward_pre_hook(lambda _, hidden: hidden[0][:, :-1][chosen])
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def train(student: Student, rows: Sequence[Mapping[str, Any]], cfg: LlmConfig, checkpoints: Path) -> float:
@@ -187,16 +211,16 @@ def train(student: Student, rows: Sequence[Mapping[str, Any]], cfg: LlmConfig, c
     """
     settings, gpu = student.settings, torch.cuda.is_available()
     arguments = SFTConfig(
-        output_dir=str(checkpoints), num_train_epochs=1, per_device_train_batch_size=settings.batch_size,
+        output_dir=str(checkpoints), num_train_epochs=1, **in_parts(settings, settings.batch_size),
         learning_rate=settings.lr, lr_scheduler_type="cosine", warmup_steps=0.05, use_cpu=not gpu, bf16=gpu,
         save_strategy="steps", save_steps=0.25, save_total_limit=1, logging_steps=1, report_to="none",
         disable_tqdm=not cfg.progress, remove_unused_columns=False, dataset_kwargs={"skip_prepare_dataset": True},
         train_sampling_strategy="group_by_length", seed=cfg.seed, max_length=None,
     )  # fmt: skip
     trainer = WeightedTrainer(
-        student.model, args=arguments, train_dataset=Dataset.from_list([dict(row) for row in rows]),
+        **student.trainable(), args=arguments, train_dataset=Dataset.from_list([dict(row) for row in rows]),
         data_collator=AnswerCollator(student.tokenizer.pad_token_id), processing_class=student.tokenizer,
-        peft_config=student.adapter(), callbacks=[NoLastCheckpoint()],
+        callbacks=[NoLastCheckpoint(), *open_trackers(cfg.trackers, checkpoints)],
     )  # fmt: skip
     train_student(student, trainer, checkpoints)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]  # also those before a checkpoint

@@ -23,12 +23,11 @@ from mmprofile.llm.reinforce.rewards import FrozenLabels, freeze_labels, moderat
 from mmprofile.llm.reinforce.training import train
 from mmprofile.llm.rollouts import rollouts
 from mmprofile.llm.stage import digest, opened_stage, purpose, read_people
-from mmprofile.llm.student import Student, student_settings
+from mmprofile.llm.student import Student, decisive, plain, student_settings
 from mmprofile.llm.student_folder import (
     STUDENT,
     is_finished,
     open_checkpoints,
-    plain,
     read_made_of,
     save_student,
 )
@@ -59,7 +58,7 @@ def reinforce(cfg: LlmConfig, reward: str) -> None:
         target = folder / f"{STUDENT}_{reward}"
         settings = plain(cfg.reinforce) | {"reward": reward, "vote": plain(cfg.vote)}
         made_of = {
-            "start": start, "seed": cfg.seed, "settings": plain(student_settings(cfg)) | settings, "purpose": purpose(cfg),
+            "start": start, "seed": cfg.seed, "settings": decisive(student_settings(cfg)) | settings, "purpose": purpose(cfg),
         }  # fmt: skip
         if is_finished(target, made_of):
             print(f"{target}: found")

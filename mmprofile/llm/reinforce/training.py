@@ -16,10 +16,11 @@ from trl import GRPOConfig, GRPOTrainer
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.people import Person
+from mmprofile.llm.reinforce.divergence import Weights, divergence, keep_weights
 from mmprofile.llm.reinforce.rewards import FrozenLabels, reward
-from mmprofile.llm.stage import messages
-from mmprofile.llm.student import Student, condense
-from mmprofile.llm.student_folder import NoLastCheckpoint, train_student
+from mmprofile.llm.student import Student
+from mmprofile.llm.student_folder import NoLastCheckpoint, in_parts, train_student
+from mmprofile.llm.trackers import open_trackers
 from mmprofile.profile.schema import Schema
 
 DIVERGENCE_STEPS, DIVERGENCE_PEOPLE = 10, 16
@@ -57,12 +58,12 @@ class HealthMetrics(TrainerCallback):
 
     Args:
         student: that is trained.
-        start: the same before; it is not trained.
+        start: its weights before.
         people: whom both are asked about.
         agreement: the reward, which knows the answers of the step.
     """
 
-    def __init__(self, student: Student, start: Student, people: Sequence[Person], agreement: AgreementReward) -> None:
+    def __init__(self, student: Student, start: Weights, people: Sequence[Person], agreement: AgreementReward) -> None:
         self.student, self.start, self.people, self.agreement = student, start, people, agreement
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -73,19 +74,7 @@ class HealthMetrics(TrainerCallback):
         if state.global_step % DIVERGENCE_STEPS == 0 or state.global_step == state.max_steps:
             with torch.random.fork_rng():
                 row["kl"] = divergence(self.student, self.start, self.people, seed=args.seed)
-
-
-def divergence(student: Student, start: Student, people: Sequence[Person], seed: int) -> float:
-    """Estimate KL(student || start) for each token, in nats, from one answer of the student's about each person.
-
-    It is the mean of log(student / start), which is 0 for the same student and can be a little below 0 for a similar one.
-    """
-    training = student.model.training
-    texts = student.write(people, 1, 1.0, seed)
-    answers = [(person, text) for person, of_person in zip(people, texts, strict=True) for text in of_person]
-    new, old = student.log_probabilities(answers), start.log_probabilities(answers)
-    student.model.train(training)
-    return float(torch.cat([after - before for after, before in zip(new, old, strict=True)]).mean())
+            kwargs["logs"]["kl"] = row["kl"]  # for the trackers
 
 
 def train(
@@ -106,28 +95,25 @@ def train(
         A row of health metrics for each step.
     """
     settings, gpu = cfg.reinforce, torch.cuda.is_available()
-    prompts = [
-        {
-            "prompt": messages(condense(person, student.settings.reads), student.schema, student.settings.prompt),
-            "user_id": person.user_id,
-        }
-        for person in people
-    ]
+    prompts = [{"prompt": student.chat(person), "user_id": person.user_id} for person in people]
     arguments = GRPOConfig(
-        output_dir=str(checkpoints), max_steps=settings.steps, per_device_train_batch_size=settings.people * settings.group,
+        output_dir=str(checkpoints), max_steps=settings.steps, **in_parts(student.settings, settings.people * settings.group),
         num_generations=settings.group, max_completion_length=student.settings.max_new_tokens, learning_rate=student.settings.rl_lr,
         lr_scheduler_type="constant", temperature=settings.temperature, epsilon=settings.clip[0],
         epsilon_high=settings.clip[1], beta=settings.beta, scale_rewards="none", use_cpu=not gpu, bf16=gpu,
-        use_vllm=settings.vllm, vllm_mode="colocate", save_strategy="steps", save_steps=10, save_total_limit=1,
+        use_vllm=settings.vllm, vllm_mode="colocate",
+        vllm_gpu_memory_utilization=settings.vllm_memory, vllm_max_model_length=cfg.vllm.max_model_len,
+        save_strategy="steps", save_steps=10, save_total_limit=1,
         logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
         chat_template_kwargs=dict(student.settings.template),
     )  # fmt: skip
     agreement = AgreementReward(frozen, student.schema)
-    start = Student(student.name, student.settings, student.schema)
-    health = HealthMetrics(student, start, people[:DIVERGENCE_PEOPLE], agreement)
     trainer = GRPOTrainer(
-        student.model, agreement, args=arguments, train_dataset=Dataset.from_list(prompts),
-        processing_class=student.tokenizer, peft_config=student.adapter(), callbacks=[NoLastCheckpoint(), health],
+        **student.trainable(), reward_funcs=agreement, args=arguments, train_dataset=Dataset.from_list(prompts),
+        processing_class=student.tokenizer, callbacks=[NoLastCheckpoint()],
     )  # fmt: skip
+    health = HealthMetrics(student, keep_weights(student.model), people[:DIVERGENCE_PEOPLE], agreement)
+    for callback in (health, *open_trackers(cfg.trackers, checkpoints)):
+        trainer.add_callback(callback)
     train_student(student, trainer, checkpoints)
     return [row for row in trainer.state.log_history if "reward" in row]

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from mmprofile.errors import UserError
 from mmprofile.files import size
 from mmprofile.llm.answer_schema import answer_schema
+from mmprofile.llm.chats import has_system_role, without_system
 from mmprofile.llm.endings import plain_generation
 from mmprofile.llm.teacher.guiding import LONGEST, Guide
 from mmprofile.llm.teacher.protocol import Question
@@ -53,6 +54,7 @@ class LocalConfig:
     template: dict[str, Any]
     guided: bool
     batch: int
+    vllm: dict[str, Any]
 
     def check(self) -> None:
         """Refuse what makes no sense.
@@ -108,6 +110,8 @@ class Local:
         self.settings = {name: getattr(config, name) for name in ("kind", "engine", "dtype", "template", "parameters")}
         if config.guided:
             self.settings["guided"] = answer_schema(schema, LONGEST)
+        if config.engine == "vllm" and config.vllm["quantization"]:
+            self.settings["quantization"] = config.vllm["quantization"]  # it changes the answers
         self._revision = config.revision
         self.longest: int = config.parameters["max_new_tokens"]
         self._model: Any = None
@@ -131,6 +135,8 @@ class Local:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self._checkpoint, self._architecture = checkpoint, config
         self.context: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if self.config.engine == "vllm":
+            self.context = self.config.vllm["max_model_len"] or self.context
         if self.context is not None and self.longest >= self.context:
             raise UserError(
                 f"teacher.parameters.max_new_tokens={self.longest}: {self.name} reads and writes {self.context} tokens in all"
@@ -202,6 +208,8 @@ class Local:
     def prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the tokens of a prompt."""
         if self.tokenizer.chat_template:
+            if not has_system_role(self.tokenizer, self.config.template):
+                messages = without_system(messages)
             options = {**self.config.template, "add_generation_prompt": True, "return_dict": False}
             return list(self.tokenizer.apply_chat_template(messages, **options))
         text = "\n\n".join(message["content"].strip() for message in messages)
@@ -246,9 +254,9 @@ class Local:
         if self._model is None:
             checkpoint = self._fetch(weights=True)
             with loading(checkpoint):
-                self._model = LLM(
-                    str(checkpoint.folder), dtype=self.config.dtype, **VLLM_GUIDED if self.config.guided else {}
-                )
+                options = {name: value for name, value in self.config.vllm.items() if value is not None}
+                options |= VLLM_GUIDED if self.config.guided else {}
+                self._model = LLM(str(checkpoint.folder), dtype=self.config.dtype, **options)
         parameters = {name: value for name, value in self.config.parameters.items() if name != "max_new_tokens"}
         if self.config.guided:
             from vllm.sampling_params import StructuredOutputsParams

@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce.rewards import FrozenLabels, Target
 from mmprofile.llm.reinforce.run import describe
-from mmprofile.llm.reinforce.training import divergence, train
+from mmprofile.llm.reinforce.training import train
 from mmprofile.llm.student import Student
+from tests.support.tinystudent import adapt, save_as
 from tests.support.toyreinforce import TOY, TOY_PEOPLE, toy_config, toy_student
 
 
@@ -19,7 +22,7 @@ def frozen(weight: float) -> FrozenLabels:
 
 
 def steps(start: Path, labels: FrozenLabels, folder: Path, *overrides: str) -> tuple[Student, list[dict[str, Any]]]:
-    pupil = toy_student(start)
+    pupil = toy_student(start, *overrides)
     return pupil, train(pupil, TOY_PEOPLE, labels, toy_config(*overrides), folder)
 
 
@@ -55,23 +58,20 @@ def test_rewards_rise_and_labels_stay(start: Path, tmp_path: Path) -> None:
     assert {row["sample"]["user_id"] for row in history} <= {person.user_id for person in TOY_PEOPLE}
 
 
-def test_the_divergence_is_that_of_the_tokens_probabilities(start: Path, tmp_path: Path) -> None:
-    student, start_student = toy_student(start), toy_student(start)
-    assert divergence(student, start_student, TOY_PEOPLE, seed=0) == pytest.approx(0, abs=1e-6)
-    with torch.no_grad():
-        for part in start_student.model.parameters():
-            part.mul_(1.1)
-    texts = [answers[0] for answers in student.write(TOY_PEOPLE, 1, 1.0, seed=0)]
-    ratios = []
-    for person, text in zip(TOY_PEOPLE, texts, strict=True):
-        prompt, answer = student.prompt(person), student.answer(text)[0]
-        new, old = (
-            torch.log_softmax(pupil.model(torch.tensor([prompt + answer])).logits[0], -1)
-            for pupil in (student, start_student)
-        )
-        ratios += [(new - old)[len(prompt) + i - 1, token].item() for i, token in enumerate(answer)]
-    assert divergence(student, start_student, TOY_PEOPLE, seed=0) == pytest.approx(sum(ratios) / len(ratios), abs=1e-5)
-    assert abs(sum(ratios)) > 0.1
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_step_in_parts_is_the_step_at_once(checkpointing: bool, start: Path, tmp_path: Path) -> None:
+    words = ["reinforce.steps=2", "students.tiny.rl_lr=3e-3"]
+    in_memory = ["students.tiny.micro_batch_size=4", f"students.tiny.gradient_checkpointing={checkpointing}"]
+    at_once, (first, *_) = steps(start, frozen(1.0), tmp_path / "whole", *words)
+    in_parts, (same, *_) = steps(start, frozen(1.0), tmp_path / "parts", *words, *in_memory)
+    assert same["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-4)
+    assert same["reward"] == first["reward"]
+    before = toy_student(start).model.state_dict()
+    for (name, weight), part in zip(
+        at_once.model.state_dict().items(), in_parts.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(part, weight, rtol=0, atol=3e-4)
+        assert (weight - before[name]).abs().max() > 1e-3
 
 
 def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
@@ -83,3 +83,45 @@ def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp
     assert len(history) == 10
     for before, after in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+def test_an_adapter_is_trained_further_and_differs_from_where_it_started(start: Path, tmp_path: Path) -> None:
+    """The divergence, and TRL's own (``beta``), are from the student before, not from its base. A killed run ends the same."""
+    people = [Person(f"u{i}", (f"I am number {i}.",)) for i in range(12)]  # nobody twice
+    labels = FrozenLabels({p.user_id: {"One": Target("a", 1.0), "Two": Target("c", 1.0)} for p in people})
+    lora = ["students.tiny.lora=2", "students.tiny.rl_lr=3e-3"]
+    first = toy_student(start, *lora)
+    adapt(first)
+    save_as(first, tmp_path / "student")
+    words = [*lora, "reinforce.steps=12", "reinforce.people=1", "reinforce.beta=0.1"]
+    runs = []
+    for _ in range(2):  # the second from the checkpoint of the tenth step
+        pupil = toy_student(tmp_path / "student", *lora)
+        runs.append((pupil, train(pupil, people, labels, toy_config(*words), tmp_path / "run")))
+    (pupil, history), (resumed, repeated) = runs
+    assert [(row["reward"], row["kl"]) for row in repeated] == [(row["reward"], row["kl"]) for row in history]
+    for weight, same in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(weight, same)
+    before, base = toy_student(tmp_path / "student", *lora), toy_student(start)
+    answers = [(person, text) for person, (text,) in zip(people, pupil.write(people, 1, 1.0, seed=0), strict=True)]
+    now, then, at_base = (torch.cat(writer.log_probabilities(answers)) for writer in (pupil, before, base))
+    assert history[-1]["kl"] == pytest.approx((now - then).mean().item(), abs=1e-5)
+    assert (now - then).abs().mean() > 1e-3
+    assert (now - at_base).abs().mean() > 0.1
+
+
+def test_no_second_model_is_loaded(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pupil = toy_student(start)
+    monkeypatch.setattr("mmprofile.llm.student.load_model", None)
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
+    train(pupil, TOY_PEOPLE, frozen(1.0), toy_config("reinforce.steps=1"), tmp_path)
+
+
+def test_tensorboard_has_a_step_of_each(start: Path, tmp_path: Path) -> None:
+    _, history = steps(start, frozen(1.0), tmp_path / "student_confidence.partial", "reinforce.steps=2")
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "student_confidence")).Reload()
+    rewards = [event.value for event in events.Scalars("train/reward")]
+    assert rewards == pytest.approx([row["reward"] for row in history])
+    assert [(event.step, event.value) for event in events.Scalars("train/kl")] == [
+        (2, pytest.approx(history[-1]["kl"]))
+    ]

@@ -1,0 +1,1 @@
+"""A student's adapter and its base -> whole weights."""
