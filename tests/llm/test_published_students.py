@@ -16,6 +16,7 @@ from mmprofile.config.parts import typed_part
 from mmprofile.llm.distill.training import build_examples, train
 from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce import training as reinforce
+from mmprofile.llm.checks import recipe_settings
 from mmprofile.llm.reinforce.rewards import FrozenLabels, Target
 from mmprofile.llm.stage import messages
 from mmprofile.llm.student import Student, condense, student_settings
@@ -270,8 +271,8 @@ def test_a_student_that_learns_from_its_own_answers_reads_the_same_prompts(
         return generate(**options)
 
     monkeypatch.setattr(student.model, "generate", watched)
-    targets = {person.user_id: {a.name: Target(a.values[0], 1.0) for a in SCHEMA.attributes} for person in PEOPLE}
-    reinforce.train(student, PEOPLE, FrozenLabels(targets), cfg, tmp_path)
+    targets = {person.user_id: {a.name: Target(a.values[0], {a.values[0]: 1.0}) for a in SCHEMA.attributes} for person in PEOPLE}
+    reinforce.train(student, PEOPLE, FrozenLabels(targets), recipe_settings(cfg, "ours"), cfg, tmp_path)
     (draw,) = (options for options in asked if options.get("generation_config") is not None)
     rows = zip(draw["input_ids"], draw["attention_mask"], strict=True)
     prompts = [tuple(row[mask.bool()].tolist()) for row, mask in rows]

@@ -26,6 +26,6 @@ def toy_config(*overrides: str) -> Any:
     return load_config("llm", read)
 
 
-def toy_student(folder: Path) -> Student:
+def toy_student(folder: Path, *overrides: str) -> Student:
     """Return a saved student of the toy schema."""
-    return Student(str(folder), student_settings(toy_config()), TOY)
+    return Student(str(folder), student_settings(toy_config(*overrides)), TOY)
