@@ -28,6 +28,7 @@ class VoteConfig:
     """See :mod:`mmprofile.llm.vote.voting` and :mod:`mmprofile.llm.calibrate`."""
 
     method: str = MISSING
+    gamma: float = MISSING
     temperature: float = MISSING
     alpha: float = MISSING
     calibration: str = MISSING
@@ -80,15 +81,21 @@ class ReinforceConfig:
     """See :mod:`mmprofile.llm.reinforce.training`."""
 
     reward: str = MISSING
+    credit: str = MISSING
+    vote: str = MISSING
+    calibration: str = MISSING
     rollouts: int = MISSING
     low: float = MISSING
     high: float = MISSING
     group: int = MISSING
     people: int = MISSING
     steps: int = MISSING
+    updates: int = MISSING
+    scale: str = MISSING
     temperature: float = MISSING
     clip: tuple[float, float] = MISSING
     beta: float = MISSING
+    repair: int = MISSING
     vllm: bool = MISSING
     vllm_memory: float = MISSING
 
@@ -100,6 +107,7 @@ class StageTableConfig:
     draws: int = MISSING
     temperature: float = MISSING
     top_p: float = MISSING
+    recipes: list[str] = MISSING
 
 
 @dataclass
@@ -132,5 +140,7 @@ class LlmConfig:
     students: dict[str, StudentConfig] = MISSING
     distill: DistillConfig = field(default_factory=DistillConfig)
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
+    recipe: str = MISSING
+    recipes: dict[str, dict[str, Any]] = MISSING
     table: StageTableConfig = field(default_factory=StageTableConfig)
     prompt: PromptsConfig = field(default_factory=PromptsConfig)

@@ -11,6 +11,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from mmprofile.errors import UserError
 
+AGREEMENT = "agreement"  # no map of the raw confidences: see mmprofile.llm.vote.agreement
 KINDS = ("none", "quantile", "isotonic", "temperature")
 ON_GOLD = ("isotonic", "temperature")
 Array = NDArray[np.float64]

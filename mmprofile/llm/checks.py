@@ -6,15 +6,16 @@ from typing import Any, cast
 
 from omegaconf import Container, OmegaConf
 
-from mmprofile.config.llm_settings import LlmConfig
+from mmprofile.config.llm_settings import LlmConfig, ReinforceConfig
+from mmprofile.config.parts import typed_part
 from mmprofile.errors import UserError
 from mmprofile.inputs.views import SPLITS
-from mmprofile.llm.calibrate import KINDS
+from mmprofile.llm.calibrate import AGREEMENT, KINDS
 
 METHODS = ("confidence", "majority", "cisc")
 """The ways of voting."""
-REWARDS = ("confidence", "majority")
-"""The kinds of reward; each goes with the way of voting of the same name."""
+REWARDS = ("expected", "weighted", "agreement", "same", "brier", "strict")
+"""What an answer's values earn; see :mod:`mmprofile.llm.reinforce.rewards`."""
 READS = ("first_person", "all")
 """What a student reads; see :func:`mmprofile.llm.student.condense`."""
 ENGINES = ("transformers", "vllm")
@@ -41,28 +42,37 @@ RULES: dict[str, Rule] = {
     "samples": (lambda value: 1 <= value <= 1000, "give 1 to 1000"),
     "splits": (lambda value: value and set(value) <= {*SPLITS}, f"give some of {', '.join(SPLITS)}"),
     "vote.method": _one_of(*METHODS),
+    "vote.gamma": _least(0),
     "vote.temperature": POSITIVE,
-    "vote.calibration": _one_of(*KINDS),
+    "vote.calibration": _one_of(AGREEMENT, *KINDS),
     "vote.target": (lambda value: min(value) > 0, "give two numbers above 0, a and b of a beta distribution"),
     "vote.gold_split": (lambda value: value in SPLITS[:2], "give train or validation; what is scored stays apart"),
     "vote.unknown_rate": (lambda value: value is None or 0 <= value <= 1, "is not a share (0 to 1)"),
     "distill.thin": SHARE,
-    "reinforce.reward": _one_of(*REWARDS),
-    "reinforce.rollouts": _least(1),
-    "reinforce.low": SHARE,
-    "reinforce.high": SHARE,
-    "reinforce.group": _least(2),
-    "reinforce.people": _least(1),
-    "reinforce.steps": _least(1),
-    "reinforce.temperature": POSITIVE,
-    "reinforce.clip": (lambda value: min(value) > 0, "give two numbers above 0"),
-    "reinforce.beta": _least(0),
-    "reinforce.vllm_memory": POSITIVE_SHARE,
     "vllm.gpu_memory_utilization": (lambda value: value is None or 0 < value <= 1, "give more than 0, at most 1"),
     "vllm.max_model_len": (lambda value: value is None or value >= 1, "give 1 or more, or null"),
+    "table.recipes": (lambda value: len(value) > 0, "give one or more"),
     "table.draws": _least(1),
     "table.temperature": POSITIVE,
     "table.top_p": POSITIVE_SHARE,
+}
+RECIPE_RULES: dict[str, Rule] = {
+    "reward": _one_of(*REWARDS),
+    "credit": _one_of("attribute", "answer"),
+    "vote": _one_of("frozen", "online"),
+    "calibration": _one_of(AGREEMENT, "none"),
+    "rollouts": _least(1),
+    "low": SHARE,
+    "high": SHARE,
+    "group": _least(2),
+    "people": _least(1),
+    "steps": _least(1),
+    "updates": _least(1),
+    "scale": _one_of("none", "group"),
+    "temperature": POSITIVE,
+    "clip": (lambda value: min(value) > 0, "give two numbers above 0"),
+    "beta": _least(0),
+    "repair": _least(0),
 }
 STUDENT_RULES: dict[str, Rule] = {
     "reads": _one_of(*READS),
@@ -87,12 +97,16 @@ def check_settings(cfg: LlmConfig) -> None:
         UserError: names the first.
     """
     rules = RULES | {f"students.{kind}.{key}": rule for kind in cfg.students for key, rule in STUDENT_RULES.items()}
-    for key, (makes_sense, message) in rules.items():
-        value = OmegaConf.select(cast(Container, cfg), key)
-        if not makes_sense(value):
-            raise UserError(f"{key}={value} {message}" if message.startswith("is") else f"{key}={value}: {message}")
-    if cfg.reinforce.low > cfg.reinforce.high:
-        raise UserError(f"reinforce.low={cfg.reinforce.low} is above reinforce.high={cfg.reinforce.high}")
+    for key, rule in rules.items():
+        _check(key, OmegaConf.select(cast(Container, cfg), key), rule)
+    for recipe in (cfg.recipe, *cfg.table.recipes):
+        settings = recipe_settings(cfg, recipe)
+        for key, rule in RECIPE_RULES.items():
+            _check(_key(cfg, recipe, key), getattr(settings, key), rule)
+        if settings.low > settings.high:
+            low, high = (_key(cfg, recipe, key) for key in ("low", "high"))
+            raise UserError(f"{low}={settings.low} is above {high}={settings.high}")
+
     for name in cfg.trackers:
         if name not in TRACKERS:
             raise UserError(f"trackers={list(cfg.trackers)}: {name} is not one of {', '.join(TRACKERS)}")
@@ -125,3 +139,26 @@ def _check_memory(cfg: LlmConfig) -> None:
         raise UserError(
             f"{by_vllm[0]} needs vLLM, which needs an NVIDIA GPU: pip install vllm, or leave it at its default"
         )
+
+
+def recipe_settings(cfg: LlmConfig, recipe: str) -> ReinforceConfig:
+    """Return ``reinforce`` with what a recipe changes in it.
+
+    Raises:
+        UserError: there is no such recipe, or it has a key that ``reinforce`` does not have.
+    """
+    if recipe not in cfg.recipes:
+        raise UserError(f"recipe={recipe} is not one of recipes: {', '.join(cfg.recipes)}")
+    given = cast(dict[str, Any], OmegaConf.to_container(cast(Container, cfg.reinforce)))
+    return typed_part(ReinforceConfig, {**given, **cfg.recipes[recipe]}, f"recipes.{recipe}")
+
+
+def _key(cfg: LlmConfig, recipe: str, key: str) -> str:
+    """Return where a setting of a recipe stands."""
+    return f"recipes.{recipe}.{key}" if key in cfg.recipes[recipe] else f"reinforce.{key}"
+
+
+def _check(key: str, value: Any, rule: Rule) -> None:
+    makes_sense, message = rule
+    if not makes_sense(value):
+        raise UserError(f"{key}={value} {message}" if message.startswith("is") else f"{key}={value}: {message}")

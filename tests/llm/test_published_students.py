@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from mmprofile.config.compose import load_config
 from mmprofile.config.parts import typed_part
 from mmprofile.llm.adapters import ADAPTER
+from mmprofile.llm.checks import recipe_settings
 from mmprofile.llm.distill.training import build_examples, train
 from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce import training as reinforce
@@ -305,8 +306,11 @@ def first_draw(
         return generate(**options)
 
     monkeypatch.setattr(student.model, "generate", watched)
-    targets = {person.user_id: {a.name: Target(a.values[0], 1.0) for a in SCHEMA.attributes} for person in PEOPLE}
-    reinforce.train(student, PEOPLE, FrozenLabels(targets), cfg, folder)
+    targets = {
+        person.user_id: {a.name: Target(a.values[0], {a.values[0]: 1.0}) for a in SCHEMA.attributes}
+        for person in PEOPLE
+    }
+    reinforce.train(student, PEOPLE, FrozenLabels(targets), recipe_settings(cfg, "ours"), cfg, folder)
     (draw,) = (options for options in asked if options.get("generation_config") is not None)
     rows = zip(draw["input_ids"], draw["attention_mask"], strict=True)
     return draw, [tuple(row[mask.bool()].tolist()) for row, mask in rows]

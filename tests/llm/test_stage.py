@@ -69,7 +69,8 @@ def test_one_command_at_a_time_works_on_a_stage(command: Callable[[LlmConfig], N
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("people.jsonl", "people"), (".", "homes"), ("../homes/..", "town"), ("../bench-v2", "bench-v2")]
+    ("given", "name"),
+    [("people.jsonl", "people"), (".", "homes"), ("../homes/..", "town"), ("../bench-v2", "bench-v2")],
 )
 def test_the_folder_of_a_stage_is_called_as_its_input(
     given: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ SAYS = {
 }
 SCHEMA = Schema("two", [Attribute(name, tuple(values), unknown=True) for name, values in SAYS.items()])
 JOURNALS = ("answers.jsonl", "rollouts.jsonl", "draws.jsonl")
-STUDENTS = ("student", "student_confidence", "student_majority")
+STUDENTS = ("student", "student_ttrl", "student_ours")
 
 
 def make_stage(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ Shapes: R resamples.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import Claim, parse_answer
-from mmprofile.llm.journal import open_journal
+from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.labels import LABELS, Label, load_labels
 from mmprofile.llm.people import Person
 from mmprofile.llm.rollouts import rollouts
@@ -37,10 +38,10 @@ TITLES = {
     "calibrated": "ours, calibrated",
     "start": "student before",
     "sft": "SFT",
-    "ttrl": "SFT + TTRL",
-    "ours": "SFT + ours",
+    "sft_voted": "SFT, voted",
 }
-"""The rows of the table, in order."""
+"""The first rows of the table, in order; recipes of reinforcement follow."""
+ACRONYMS = {"ttrl": "TTRL", "rlcr": "RLCR", "scrl": "SCRL"}
 Claims = Sequence[Mapping[str, Claim]]
 """Attribute -> claim, one mapping per person."""
 
@@ -81,36 +82,53 @@ def student_draws(
     Raises:
         UserError: they can read nobody.
     """
-    sources = {
-        "start": cfg.student,
-        "sft": folder / STUDENT,
-        "ttrl": folder / f"{STUDENT}_majority",
-        "ours": folder / f"{STUDENT}_confidence",
-    }
+    sources = {"start": cfg.student, "sft": folder / STUDENT}
+    sources |= {recipe: folder / f"{STUDENT}_{recipe}" for recipe in cfg.table.recipes}
     draws: dict[str, list[Claims]] = {}
     unread = 0
     for row, source in sources.items():
-        parts = rollouts(
-            Student(str(source), student_settings(cfg), schema),
-            people,
-            samples=cfg.table.draws,
-            temperature=cfg.table.temperature,
-            top_p=cfg.table.top_p,
-            seed=cfg.seed,
-            journal=open_journal(folder / DRAWS),
-            label=TITLES[row] if cfg.progress else None,
-        )
-        texts = [[record.answer for record in of_person] for part in parts for of_person in part]
+        student, ways = Student(str(source), student_settings(cfg), schema), cfg.table
+        records = drawn(student, people, ways.draws, ways.temperature, ways.top_p, title(row), cfg, folder)
         draws[row] = [
-            [parse_answer(of_person[draw], schema).claims if of_person else {} for of_person in texts]
-            for draw in range(cfg.table.draws)
+            [parse_answer(of_person[draw].answer, schema).claims if of_person else {} for of_person in records]
+            for draw in range(ways.draws)
         ]
-        unread = sum(not of_person for of_person in texts)
+        unread = sum(not of_person for of_person in records)
         if unread == len(people):
             raise UserError(
                 f"student={cfg.student}: all {unread:,} people of the split test are too long for its context"
             )
+        if row == "sft":  # as the rollouts of the training are drawn and voted: what imitation of votes could reach
+            settings = cfg.reinforce
+            records = drawn(
+                student, people, settings.rollouts, settings.temperature, 1.0, title("sft_voted"), cfg, folder
+            )
+            ballots = collect_ballots(people, schema, chain(*records))
+            draws["sft_voted"] = [by_person(people, vote(people, ballots, schema, vote_settings(cfg))[0])]
     return draws, unread
+
+
+def drawn(
+    student: Student,
+    people: Sequence[Person],
+    samples: int,
+    temperature: float,
+    top_p: float,
+    label: str,
+    cfg: LlmConfig,
+    folder: Path,
+) -> list[list[Record]]:
+    """Return a student's answers about each person, from the stage's journal where it has them."""
+    parts = rollouts(
+        student, people, samples=samples, temperature=temperature, top_p=top_p, seed=cfg.seed,
+        journal=open_journal(folder / DRAWS), label=label if cfg.progress else None,
+    )  # fmt: skip
+    return [of_person for part in parts for of_person in part]
+
+
+def title(row: str) -> str:
+    """Return the title of a row."""
+    return TITLES.get(row) or f"SFT + {ACRONYMS.get(row, row)}"
 
 
 def by_person(people: Sequence[Person], labels: Sequence[Label]) -> Claims:
@@ -125,25 +143,26 @@ def by_person(people: Sequence[Person], labels: Sequence[Label]) -> Claims:
 def compare(
     schema: Schema, people: Sequence[Person], draws: Mapping[str, Sequence[Claims]], seed: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Score each row of the table, and compare ours with SFT and TTRL on the same resamples of the people.
+    """Score each row of the table, and compare the last with SFT and the other recipes on the same resamples of the people.
 
     Args:
         schema: the attributes.
         people: with gold values.
-        draws: the claims of each draw by the row's name.
+        draws: the claims of each draw by the row's name; the last row is compared.
         seed: of the resampling.
 
     Returns:
-        The scores by the row's name, and the differences in F1 with their intervals.
+        The scores by the row's name, and the last row's differences in F1 from SFT and other recipes, with their intervals.
     """
     resampled = {name: resample(schema, people, of_row, seed) for name, of_row in draws.items()}
     rows = {name: score(schema, people, of_row, resampled[name]) for name, of_row in draws.items()}
+    *others, last = ("sft", *(name for name in rows if name not in TITLES))
     differences = {
-        f"ours - {name}": {
-            "f1": round(rows["ours"]["f1"] - rows[name]["f1"], 4),
-            "interval": rounded_interval(resampled["ours"] - resampled[name]),
+        f"{last} - {name}": {
+            "f1": round(rows[last]["f1"] - rows[name]["f1"], 4),
+            "interval": rounded_interval(resampled[last] - resampled[name]),
         }
-        for name in ("sft", "ttrl")
+        for name in others
     }
     return rows, differences
 
@@ -176,17 +195,18 @@ def rounded_interval(resampled: Array) -> list[float]:
     return [round(end, 4) for end in percentiles(resampled)]
 
 
-def describe(other: str, f1: float, interval: Sequence[float]) -> str:
-    """Return a line that says how ours compares with another row.
+def describe(difference: str, f1: float, interval: Sequence[float]) -> str:
+    """Return a line that says how a row compares with another.
 
     Args:
-        other: the title of that row.
-        f1: ours minus the other.
+        difference: the names of both, as :func:`compare` gives them.
+        f1: the one minus the other.
         interval: of the difference.
     """
     low, high = interval
     relation = "above" if low > 0 else "below" if high < 0 else "neither above nor below (within chance)"
-    return f"{TITLES['ours']} is {relation} {other}: {f1:+.2f} F1, 95 % {low:+.2f} to {high:+.2f}"
+    one, other = (title(name) for name in difference.split(" - "))
+    return f"{one} is {relation} {other}: {f1:+.2f} F1, 95 % {low:+.2f} to {high:+.2f}"
 
 
 def print_rows(rows: Mapping[str, Mapping[str, Any]], people: int) -> None:
@@ -200,5 +220,5 @@ def print_rows(rows: Mapping[str, Mapping[str, Any]], people: int) -> None:
     for name, row in rows.items():
         low, high = row["interval"]
         confidence = ["-" if row[key] is None else f"{row[key]:.3f}" for key in ("ece", "aurc")]
-        table.add_row(TITLES[name], f"{row['f1']:.2f}", f"{low:.2f} to {high:.2f}", *confidence)
+        table.add_row(title(name), f"{row['f1']:.2f}", f"{low:.2f} to {high:.2f}", *confidence)
     Console(highlight=False, width=80).print(table)

@@ -1,7 +1,7 @@
 """The whole stage: ``python -m mmprofile.llm.run data=demo student=tiny``.
 
-Teacher, vote, distillation, both kinds of reinforcement, and a table that compares them on people that no student saw. Gold values
-are used for scoring only. The same command again goes on where it stopped.
+Teacher, vote, distillation, reinforcement by each of ``table.recipes``, and a table that compares them on people that no student
+saw. Gold values are used for scoring only. The same command again goes on where it stopped.
 """
 
 import time
@@ -9,10 +9,9 @@ import time
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
 from mmprofile.files import write_json
-from mmprofile.llm.checks import REWARDS
 from mmprofile.llm.distill.run import main as distill
 from mmprofile.llm.reinforce.run import reinforce
-from mmprofile.llm.run.comparison import TITLES, compare, describe, print_rows, student_draws, teacher_draws
+from mmprofile.llm.run.comparison import compare, describe, print_rows, student_draws, teacher_draws
 from mmprofile.llm.stage import opened_stage, purpose, read_people
 from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.teacher.run import ask_teacher
@@ -34,8 +33,8 @@ def main(cfg: LlmConfig) -> None:
             return
         for step in (ask_teacher, vote, distill):
             step(cfg)
-        for reward in REWARDS:
-            reinforce(cfg, reward)
+        for recipe in cfg.table.recipes:
+            reinforce(cfg, recipe)
         of_students, unread = student_draws(cfg, schema, people, folder)
         rows, differences = compare(schema, people, teacher_draws(cfg, schema, people) | of_students, cfg.seed)
         minutes = round((time.perf_counter() - start) / 60, 2)
@@ -50,8 +49,8 @@ def main(cfg: LlmConfig) -> None:
         }
         write_json(folder / "metrics.json", facts)
         print_rows(rows, len(people))
-        for name in ("sft", "ttrl"):
-            print(describe(TITLES[name], **differences[f"ours - {name}"]))
+        for names, difference in differences.items():
+            print(describe(names, **difference))
         if unread:
             print(f"{unread:,} of them are too long for the student's context: it makes no prediction for them")
         print(f"{folder / 'metrics.json'}; {minutes:.1f} minutes since this command began")

@@ -10,12 +10,13 @@ from omegaconf import OmegaConf
 from mmprofile.config.llm_settings import LlmConfig, VoteConfig
 from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
-from mmprofile.llm.calibrate import ON_GOLD, ConfidenceMap, fit, priors, unknown_threshold
+from mmprofile.llm.calibrate import AGREEMENT, ON_GOLD, ConfidenceMap, fit, priors, unknown_threshold
 from mmprofile.llm.checks import METHODS
 from mmprofile.llm.journal import Record
 from mmprofile.llm.labels import Label, Vote
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import digest
+from mmprofile.llm.vote.agreement import likelihoods
 from mmprofile.profile.schema import UNKNOWN, Schema
 
 NO_EVIDENCE = "not enough evidence"
@@ -50,14 +51,18 @@ def vote_settings(cfg: LlmConfig) -> VoteConfig:
     return cast(VoteConfig, OmegaConf.to_object(cfg.vote))
 
 
-def vote_weights(votes: Sequence[Vote], method: str = "confidence", temperature: float = 1.0) -> list[float]:
+def vote_weights(
+    votes: Sequence[Vote], method: str = "confidence", temperature: float = 1.0, gamma: float = 1.0
+) -> list[float]:
     """Return the weight of each vote.
 
     Args:
         votes: of one attribute of one person.
-        method: ``confidence``: the vote's confidence (all zero: all alike); ``majority``: all alike; ``cisc``: softmax of the
-            confidences by ``temperature`` (Taubenfeld et al., 2025).
+        method: ``confidence``: the vote's confidence to the power of ``gamma`` (all zero: all alike); ``majority``: all alike;
+            ``cisc``: softmax of the confidences by ``temperature`` (Taubenfeld et al., 2025).
         temperature: of ``cisc``.
+        gamma: 0 or more. Above 1 an answer that saw nothing, and says Unknown with little confidence, hardly counts against
+            one that saw.
 
     Raises:
         UserError: the method is unknown, or the temperature not above 0.
@@ -71,7 +76,7 @@ def vote_weights(votes: Sequence[Vote], method: str = "confidence", temperature:
         exponentials = [math.exp((vote.confidence - highest) / temperature) for vote in votes]
         return [exponential / sum(exponentials) for exponential in exponentials]
     if method == "confidence" and any(vote.confidence for vote in votes):
-        return [vote.confidence for vote in votes]
+        return [vote.confidence**gamma for vote in votes]
     return [1.0] * len(votes)
 
 
@@ -92,6 +97,7 @@ def find_winner(
     temperature: float = 1.0,
     prior: Mapping[str, float] | None = None,
     alpha: float = 0.0,
+    gamma: float = 1.0,
 ) -> Winner:
     """Return the value with the highest score.
 
@@ -104,10 +110,11 @@ def find_winner(
         temperature: of ``cisc``.
         prior: how common each value is; see :func:`value_scores`.
         alpha: how far the prior is corrected for, 0 not at all.
+        gamma: see :func:`vote_weights`.
     """
     if not votes:
         return Winner(UNKNOWN, 0.0, 0.0)
-    scores = value_scores(votes, vote_weights(votes, method, temperature), prior or {}, alpha)
+    scores = value_scores(votes, vote_weights(votes, method, temperature, gamma), prior or {}, alpha)
     order = {value: -place for place, value in enumerate((*values, UNKNOWN))}
     confidences: dict[str, list[float]] = {}
     for vote in votes:
@@ -172,12 +179,18 @@ def vote(
         for person in people
         for name in schema.names
     ]
-    calibration = _fit_calibration(people, labels, settings)
-    labels = [replace(label, confidence=calibrated_confidence(label, calibration)) for label in labels]
+    if settings.calibration == AGREEMENT:
+        of_values, accuracy = likelihoods(labels, schema)
+        calibrated: dict[str, Any] = {"kind": AGREEMENT, "answer_accuracy": accuracy}
+        confidences = [of_label.get(label.voted, 0.0) for label, of_label in zip(labels, of_values, strict=True)]
+    else:
+        fitted = _fit_calibration(people, labels, settings)
+        calibrated, confidences = asdict(fitted), [calibrated_confidence(label, fitted) for label in labels]
+    labels = [replace(label, confidence=round(own, 6)) for label, own in zip(labels, confidences, strict=True)]
     thresholds = _thresholds(labels, schema, settings.unknown_rate)
     labels = [apply_threshold(label, thresholds[label.attribute]) for label in labels]
     origins = {"settings": origin, "vote": asdict(settings)}
-    return labels, asdict(calibration) | {"thresholds": thresholds, "priors": prior} | origins
+    return labels, calibrated | {"thresholds": thresholds, "priors": prior} | origins
 
 
 def voted_label(
@@ -192,7 +205,13 @@ def voted_label(
 ) -> Label:
     """Return the label that the votes give, not calibrated; its rationale is that of the winner's most confident vote."""
     winner = find_winner(
-        ballot.votes, schema[attribute].values, settings.method, settings.temperature, prior, settings.alpha
+        ballot.votes,
+        schema[attribute].values,
+        settings.method,
+        settings.temperature,
+        prior,
+        settings.alpha,
+        settings.gamma,
     )
     rationales = [
         (vote.confidence, -vote.sample, rationale)
@@ -221,7 +240,7 @@ def raw_confidence(label: Label) -> float:
 def calibrated_confidence(label: Label, calibration: ConfidenceMap) -> float:
     """Return the calibrated confidence of a label; Unknown keeps its raw one, since nothing was fitted to it."""
     raw = raw_confidence(label)
-    return round(raw if label.label == UNKNOWN else float(calibration([raw])[0]), 6)
+    return raw if label.label == UNKNOWN else float(calibration([raw])[0])
 
 
 def apply_threshold(label: Label, threshold: float) -> Label:
@@ -248,7 +267,7 @@ def _prior(name: str, ballots: Mapping[tuple[str, str], Ballot], settings: VoteC
     of_attribute = [ballot.votes for (_, attribute), ballot in ballots.items() if attribute == name]
     return priors(
         [
-            value_scores(votes, vote_weights(votes, settings.method, settings.temperature), {}, 0.0)
+            value_scores(votes, vote_weights(votes, settings.method, settings.temperature, settings.gamma), {}, 0.0)
             for votes in of_attribute
         ]
     )

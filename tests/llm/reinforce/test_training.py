@@ -7,23 +7,25 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmprofile.llm.answers import parse_answer
+from mmprofile.llm.answers import Claim, parse_answer, render_answer
+from mmprofile.llm.checks import recipe_settings
 from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce.rewards import FrozenLabels, Target
 from mmprofile.llm.reinforce.run import describe
-from mmprofile.llm.reinforce.training import train
+from mmprofile.llm.reinforce.training import attribute_advantages, attribute_of_tokens, train
 from mmprofile.llm.student import Student
 from tests.support.tinystudent import adapt, save_as
 from tests.support.toyreinforce import TOY, TOY_PEOPLE, toy_config, toy_student
 
 
 def frozen(weight: float) -> FrozenLabels:
-    return FrozenLabels({p.user_id: {"One": Target("a", weight), "Two": Target("Unknown", weight)} for p in TOY_PEOPLE})
+    targets = {"One": Target("a", {"a": weight}), "Two": Target("Unknown", {"Unknown": weight})}
+    return FrozenLabels({person.user_id: targets for person in TOY_PEOPLE})
 
 
 def steps(start: Path, labels: FrozenLabels, folder: Path, *overrides: str) -> tuple[Student, list[dict[str, Any]]]:
-    pupil = toy_student(start, *overrides)
-    return pupil, train(pupil, TOY_PEOPLE, labels, toy_config(*overrides), folder)
+    pupil, cfg = toy_student(start, *overrides), toy_config(*overrides)
+    return pupil, train(pupil, TOY_PEOPLE, labels, recipe_settings(cfg, cfg.recipe), cfg, folder)
 
 
 def test_the_start_writes_answers(start: Path) -> None:
@@ -34,7 +36,7 @@ def test_the_start_writes_answers(start: Path) -> None:
 def test_a_weight_common_to_all_answers_of_a_group_changes_the_update(start: Path, tmp_path: Path) -> None:
     """The trap of TRL's default, which divides a group's rewards by their deviation: half the weight, half the gradient."""
     norms = [
-        steps(start, frozen(weight), tmp_path / str(weight), "reinforce.steps=1")[1][0]["grad_norm"]
+        steps(start, frozen(weight), tmp_path / str(weight), "reinforce.steps=1", "recipe=weighted")[1][0]["grad_norm"]
         for weight in (0.8, 0.4)
     ]
     assert norms[0] > 0
@@ -74,6 +76,74 @@ def test_a_step_in_parts_is_the_step_at_once(checkpointing: bool, start: Path, t
         assert (weight - before[name]).abs().max() > 1e-3
 
 
+def test_each_attribute_answers_for_itself() -> None:
+    earned = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.5], [1.0, 0.5]])
+    expected = torch.tensor([[0.5, 0.0], [-0.5, 0.0], [-1.0, 0.0], [1.0, 0.0]])
+    assert torch.equal(attribute_advantages(earned, 2, scaled=False), expected)
+    deviation = torch.tensor([[0.5**0.5, 1.0]] * 2 + [[2**0.5, 1.0]] * 2)
+    assert torch.allclose(attribute_advantages(earned, 2, scaled=True), expected / deviation, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        render_answer({"One": Claim("a", 0.9, "naïve 🍜"), "Two": Claim("c", 0.2, "so")}, TOY),
+        'I think: {"two": {"value": "c"}, "ONE" : {"value": "a"}} or so',
+        '{"One": {"value": "b"}} rather {"One": {"value": "a"}, "Two": {"value": "d"}}',
+        "no JSON at all",
+        "",
+    ],
+)
+def test_the_tokens_of_an_attribute_are_those_of_its_characters(text: str, start: Path) -> None:
+    """Against the characters of each token: a token belongs to the attribute in which its last character stands."""
+    student = toy_student(start)
+    ids, spans = student.answer(text)
+    begins = {name: max((text.lower().rfind(f'"{name.lower()}"'), -1)) for name in TOY.names}
+    expected = []
+    for _, end in spans[:-1]:
+        behind = {begin: name for name, begin in begins.items() if 0 <= begin < end}
+        expected.append(TOY.names.index(behind[max(behind)]) if behind else len(TOY.names))
+    padded = torch.tensor(ids + [student.tokenizer.pad_token_id] * 3)
+    owners = attribute_of_tokens(padded, student.tokenizer, TOY)
+    assert owners[: len(expected)] == expected
+    assert owners[len(expected) :] == [len(TOY.names)] * 4  # the end, and what fills up
+
+
+def test_an_unlikely_value_is_unlearned(start: Path, tmp_path: Path) -> None:
+    """A target that is more likely wrong than right: ours learns to say Unknown, the reward of before to repeat it."""
+    labels = FrozenLabels(
+        {
+            p.user_id: {name: Target(value, {value: 0.3}) for name, value in (("One", "a"), ("Two", "c"))}
+            for p in TOY_PEOPLE
+        }
+    )
+    said = {}
+    for recipe in ("ours", "weighted"):
+        words = (f"recipe={recipe}", "reinforce.steps=40", "students.tiny.rl_lr=1e-3")
+        pupil, _ = steps(start, labels, tmp_path / recipe, *words)
+        texts = [text for of_person in pupil.write(TOY_PEOPLE, 16, 1.0, seed=1) for text in of_person]
+        values = [claim.value for text in texts for claim in parse_answer(text, TOY).claims.values()]
+        said[recipe] = {value: values.count(value) / len(values) for value in set(values)}
+    assert said["ours"]["Unknown"] > 0.6
+    assert said["weighted"].get("a", 0) + said["weighted"].get("c", 0) > 0.6
+
+
+def test_a_draw_can_be_learned_from_twice(start: Path, tmp_path: Path) -> None:
+    _, history = steps(
+        start, frozen(1.0), tmp_path, "reinforce.steps=2", "reinforce.updates=3", "students.tiny.rl_lr=1e-2"
+    )
+    assert ["reward" in row for row in history] == [True, False, False] * 2
+    clipped = [row["clip_ratio/region_mean"] for row in history]
+    assert clipped[0] == clipped[3] == 0 < max(clipped)  # the first update is of the student that drew
+
+
+@pytest.mark.parametrize("recipe", ["ttrl", "rlcr", "scrl", "majority", "credit"])
+def test_every_recipe_trains(recipe: str, start: Path, tmp_path: Path) -> None:
+    _, history = steps(start, frozen(0.8), tmp_path, f"recipe={recipe}", "reinforce.steps=2")
+    assert len(history) == 2
+    assert history[0]["grad_norm"] > 0
+
+
 def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
     """Neither where a checkpoint falls on the last step, amid a turn through the people."""
     overrides = ["reinforce.steps=10", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
@@ -88,16 +158,16 @@ def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp
 def test_an_adapter_is_trained_further_and_differs_from_where_it_started(start: Path, tmp_path: Path) -> None:
     """The divergence, and TRL's own (``beta``), are from the student before, not from its base. A killed run ends the same."""
     people = [Person(f"u{i}", (f"I am number {i}.",)) for i in range(12)]  # nobody twice
-    labels = FrozenLabels({p.user_id: {"One": Target("a", 1.0), "Two": Target("c", 1.0)} for p in people})
+    labels = FrozenLabels({p.user_id: {"One": Target("a", {"a": 1.0}), "Two": Target("c", {"c": 1.0})} for p in people})
     lora = ["students.tiny.lora=2", "students.tiny.rl_lr=3e-3"]
     first = toy_student(start, *lora)
     adapt(first)
     save_as(first, tmp_path / "student")
-    words = [*lora, "reinforce.steps=12", "reinforce.people=1", "reinforce.beta=0.1"]
+    cfg = toy_config(*lora, "reinforce.steps=12", "reinforce.people=1", "reinforce.beta=0.1")
     runs = []
     for _ in range(2):  # the second from the checkpoint of the tenth step
         pupil = toy_student(tmp_path / "student", *lora)
-        runs.append((pupil, train(pupil, people, labels, toy_config(*words), tmp_path / "run")))
+        runs.append((pupil, train(pupil, people, labels, recipe_settings(cfg, "ours"), cfg, tmp_path / "run")))
     (pupil, history), (resumed, repeated) = runs
     assert [(row["reward"], row["kl"]) for row in repeated] == [(row["reward"], row["kl"]) for row in history]
     for weight, same in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
@@ -107,14 +177,15 @@ def test_an_adapter_is_trained_further_and_differs_from_where_it_started(start: 
     now, then, at_base = (torch.cat(writer.log_probabilities(answers)) for writer in (pupil, before, base))
     assert history[-1]["kl"] == pytest.approx((now - then).mean().item(), abs=1e-5)
     assert (now - then).abs().mean() > 1e-3
-    assert (now - at_base).abs().mean() > 0.1
+    assert (now - at_base).abs().mean() > 0.02
 
 
 def test_no_second_model_is_loaded(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pupil = toy_student(start)
     monkeypatch.setattr("mmprofile.llm.student.load_model", None)
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
-    train(pupil, TOY_PEOPLE, frozen(1.0), toy_config("reinforce.steps=1"), tmp_path)
+    cfg = toy_config("reinforce.steps=1")
+    train(pupil, TOY_PEOPLE, frozen(1.0), recipe_settings(cfg, "ours"), cfg, tmp_path)
 
 
 def test_tensorboard_has_a_step_of_each(start: Path, tmp_path: Path) -> None:

@@ -29,6 +29,6 @@ def test_a_row_is_the_mean_of_its_draws() -> None:
 
 
 def test_it_is_said_plainly_which_is_above() -> None:
-    assert describe("SFT", 1.25, [0.5, 2.0]) == "SFT + ours is above SFT: +1.25 F1, 95 % +0.50 to +2.00"
-    assert "is below SFT + TTRL: -1.25" in describe("SFT + TTRL", -1.25, [-2.0, -0.5])
-    assert "is neither above nor below (within chance) SFT" in describe("SFT", 1.0, [-0.5, 2.0])
+    assert describe("ours - sft", 1.25, [0.5, 2.0]) == "SFT + ours is above SFT: +1.25 F1, 95 % +0.50 to +2.00"
+    assert "is below SFT + TTRL: -1.25" in describe("ours - ttrl", -1.25, [-2.0, -0.5])
+    assert "is neither above nor below (within chance) SFT" in describe("scrl - sft", 1.0, [-0.5, 2.0])

@@ -62,9 +62,9 @@ def stages(whole: Path) -> dict[str, Callable[[Path], bool]]:
             len(whole_lines(folder / JOURNALS[0])) == total[JOURNALS[0]] and not (folder / "labels.parquet").exists()
         ),
         "student": lambda folder: training(folder, "student"),
+        "student_ttrl": lambda folder: training(folder, "student_ttrl"),
         "rollouts": lambda folder: 0 < len(whole_lines(folder / JOURNALS[1])) < total[JOURNALS[1]],
-        "student_confidence": lambda folder: training(folder, "student_confidence"),
-        "student_majority": lambda folder: training(folder, "student_majority"),
+        "student_ours": lambda folder: training(folder, "student_ours"),
         "draws": lambda folder: 0 < len(whole_lines(folder / JOURNALS[2])) < total[JOURNALS[2]],
     }
 
@@ -121,13 +121,13 @@ def test_a_run_that_is_killed_in_every_stage_ends_as_if_undisturbed(
         assert set(weights) == set(expected)
         assert all(torch.equal(weights[part], expected[part]) for part in expected)
         assert not (folder / f"{name}.partial").exists()
-    for reward in ("confidence", "majority"):
-        assert (folder / f"frozen_{reward}.json").read_text() == (undisturbed / f"frozen_{reward}.json").read_text()
+    assert (folder / "frozen_ours.json").read_text() == (undisturbed / "frozen_ours.json").read_text()
+    for recipe in ("ttrl", "ours"):
         rows, expected_rows = (
-            [json.loads(line) for line in whole_lines(where / f"reinforce_{reward}.jsonl")]
+            [json.loads(line) for line in whole_lines(where / f"reinforce_{recipe}.jsonl")]
             for where in (folder, undisturbed)
         )
-        earlier = trained[f"student_{reward}"]
+        earlier = trained[f"student_{recipe}"]
         assert rows[: len(earlier)] == earlier  # even the time that a step took: none was taken again
         assert timeless(rows) == timeless(expected_rows)
         assert len(rows) == 20

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.fast
 
 VALUES = ("a", "b", "c")
 SCHEMA = Schema("toy", [Attribute("Letter", VALUES, unknown=True), Attribute("Digit", ("1", "2"), unknown=True)])
-PLAIN = replace(vote_settings(load_config("llm", [])), calibration="none")
+PLAIN = replace(vote_settings(load_config("llm", [])), calibration="none", gamma=1.0)
 
 
 def votes(*pairs: tuple[str, float]) -> list[Vote]:
@@ -38,6 +38,14 @@ def test_confidence_decides_where_numbers_would_not() -> None:
     winner = find_winner(cast, VALUES, "majority")
     assert (winner.value, winner.q) == ("b", pytest.approx(2 / 3))
     assert winner.m == pytest.approx(0.35)
+
+
+def test_a_power_of_the_confidence_holds_back_those_that_saw_nothing() -> None:
+    cast = votes(("a", 0.8), ("Unknown", 0.4), ("Unknown", 0.4), ("Unknown", 0.4))
+    assert find_winner(cast, VALUES).value == UNKNOWN  # 1.2 against 0.8
+    winner = find_winner(cast, VALUES, gamma=2.0)
+    assert (winner.value, winner.q) == ("a", pytest.approx(0.64 / (0.64 + 3 * 0.16)))
+    assert find_winner(cast, VALUES, gamma=0.0).value == UNKNOWN  # 0: a plain majority
 
 
 def test_cisc_is_a_softmax_of_confidences() -> None:
