@@ -98,15 +98,15 @@ def test_the_command(name: str, stage: list[str], tmp_path: Path, capsys: pytest
 
 
 def test_overconfidence_is_repaired(stage: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """By an epoch of fine-tuning on the labels, from the student that was reinforced; neither is done twice."""
+    """By fine-tuning on the labels, from the student that was reinforced; neither is done twice."""
     folder = tmp_path / "out" / "people"
     values = (("One", "a"), ("Two", "c"))
     save_labels(
         folder / "labels.parquet", [Label(p.user_id, name, value, 0.5) for p in TOY_PEOPLE for name, value in values]
     )
-    words = (*stage, "recipe=weighted", "reinforce.repair=1")
+    words = (*stage, "recipe=weighted", "reinforce.repair=20")
     main(toy_config(*words))
-    assert "student_weighted: fine-tuned on 4 examples, mean loss" in capsys.readouterr().out
+    assert "student_weighted: fine-tuned on 80 examples, mean loss" in capsys.readouterr().out
     before, after = (
         load_file(folder / f"student_weighted{end}" / "model.safetensors") for end in ("_before_repair", "")
     )
