@@ -1,9 +1,9 @@
 """The text-only stage on several cities: ``python benchmarks/llm_stage.py --seeds 0 1 2 data=demo_indirect``.
 
-Each seed is of a city, its teacher, and its students. The command ``mmprofile.llm.run`` runs for each, or goes on, one after another;
-then every row is scored on the people of all cities. A difference is the mean of the cities'; its interval and p-value are of
-resamples in which first the cities (with their training seeds) and then the people of each are drawn, with replacement. ``noise-free``
-is one answer of the lexicon that reads everything and overlooks and misreads nothing.
+Each seed is of a city, its teacher, and its students. The command ``mmprofile.llm.run`` runs for each, or goes on, one after
+another; then every row is scored on the people of all cities. A difference is the mean of the cities'; its interval and p-value are
+of resamples in which first the cities (with their training seeds) and then the people of each are drawn, with replacement.
+``noise-free`` is one answer of the lexicon that reads everything and overlooks and misreads nothing.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmprofile.config.compose import load_config
-from mmprofile.llm.run.comparison import Claims, resample, score, student_draws, teacher_draws, title
+from mmprofile.llm.run.comparison import resample, score, student_draws, teacher_draws, title
 from mmprofile.llm.stage import open_schema, read_people, stage_folder
 from mmprofile.profile.metrics import RESAMPLES, Array
 
@@ -38,22 +38,16 @@ def rows_of(seed: int, words: Sequence[str], out: Path) -> tuple[dict[str, dict[
     of_city = [f"data.prepare.source.seed={seed}", f"seed={seed}", f"out={out}", *words]
     stage, single = [*of_city, f"name=seed{seed}"], [*of_city, *NOISE_FREE, f"name=seed{seed}-noise-free"]
     run("run", stage)
-    run("teacher", single)
+    for step in ("teacher", "vote"):
+        run(step, single)
     cfg = load_config("llm", stage)
     schema = open_schema(cfg)
     people = [person for person in read_people(cfg, schema) if person.split == "test"]
-    draws: dict[str, Sequence[Claims]] = {"noise_free": teacher_draws_only(single)}
+    draws = {"noise_free": teacher_draws(load_config("llm", single), schema, people)["teacher"]}
     draws |= teacher_draws(cfg, schema, people) | student_draws(cfg, schema, people, stage_folder(cfg))[0]
     resampled = {name: resample(schema, people, of_row, seed) for name, of_row in draws.items()}
     scores = {name: score(schema, people, of_row, resampled[name]) for name, of_row in draws.items()}
     return scores, resampled, json.loads((stage_folder(cfg) / "metrics.json").read_text())["minutes"]
-
-
-def teacher_draws_only(words: Sequence[str]) -> Sequence[Claims]:
-    """Return the teacher's samples about the people of the split ``test``; nothing is voted."""
-    cfg = load_config("llm", [*words, "splits=[test]"])
-    schema = open_schema(cfg)
-    return teacher_draws(cfg, schema, read_people(cfg, schema), ways=())["teacher"]
 
 
 def pooled(cities: Sequence[Array], seed: int = 0) -> Array:
@@ -69,9 +63,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", required=True)
     options.add_argument("--out", type=Path, default=Path("outputs/llm_stage"), help="folder of the stages")
     options.add_argument("--json", type=Path, help="write the figures here")
-    options.add_argument(
-        "words", nargs="*", help="what the commands take besides, such as data=demo_indirect table.recipes=[ttrl,ours]"
-    )
+    options.add_argument("words", nargs="*", help="what the commands take besides")
     arguments = options.parse_intermixed_args()
     found = {seed: rows_of(seed, arguments.words, arguments.out) for seed in arguments.seeds}
     names = list(next(iter(found.values()))[0])
