@@ -2,9 +2,10 @@
 
     python scripts/pretrain_student.py --minutes 60
 
-It starts from scratch, on people of generated cities like ``data=demo_indirect``, with other seeds. It reads a part of a person's texts and
-learns to write the lexicon teacher's single answer to that part and, at a small weight, the texts themselves. Gold values are not
-used. It stands in for what a pretrained language model can do when asked: about as much as one sample of the teacher.
+It starts from scratch, on people of generated cities like ``data=demo_indirect`` with other seeds. It reads a part of a person's
+texts and learns to write the lexicon teacher's single answer to that part and, at a small weight, the texts themselves. Gold
+values are not used. It stands in for what a pretrained language model can do when asked: about as much as one sample of the
+teacher.
 """
 
 import argparse

@@ -21,7 +21,7 @@ from mmprofile.profile.schema import UNKNOWN, Schema
 from mmprofile.systems.journal import ChatReply
 
 CUES = conf_dir() / "llm" / "lexicon.yaml"
-STRONG, WEAK = 0.85, 0.4  # how reliably a cue tells the value
+STRONG, WEAK = 20.0, 2.0  # how many times likelier a cue makes its value
 NOTHING = 0.4  # confidence of Unknown, where no cue was found
 STEP = 0.05  # confidences are given in these steps, as people and language models do
 PLAIN = str.maketrans(string.ascii_uppercase + "’", string.ascii_lowercase + "'")  # keeps the length of a text
@@ -34,7 +34,7 @@ class Cue(NamedTuple):
     Attributes:
         attribute: of the schema.
         value: one of its values.
-        strength: how reliably it does.
+        strength: how many times likelier it makes the value.
         phrase: as the lexicon has it.
         pattern: what it matches in plain text, a regular expression.
     """
@@ -73,10 +73,10 @@ class Lexicon:
     """Draw answers from cues.
 
     A sample reads the share ``reads`` of the texts. Each cue in them is overlooked with probability ``overlooks`` and taken for
-    another value's with probability ``misreads``. As an answer has one rationale for an attribute, it rests on one cue: the
-    strongest, of equals any. Its confidence is the cue's strength, times its share of the strengths of all values that a cue
-    speaks for. Cues do not add up within a sample: those in a person's texts are no independent witnesses, and their sum is
-    near certainty after thirty texts whatever they are worth. Adding up what different samples rest on is left to the vote.
+    another value's with probability ``misreads``. Each remaining cue makes its value :data:`STRONG` or :data:`WEAK` times as
+    likely; the same phrase again is no new evidence. The likeliest value wins (of equals any), and its confidence is its share of
+    the likelihoods of all values, those without a cue having 1: the posterior of naive Bayes where all values are as common.
+    So a weak cue is worth little where there are many values, and many weak cues of several values are no certainty.
 
     Args:
         config: typed settings.
@@ -125,26 +125,27 @@ class Lexicon:
         matches = self.matches(person)
         read = rng.permutation(len(matches))[: math.ceil(self.reads * len(matches))]
         found = [match for i in read for match in matches[i]]
-        scores: dict[str, dict[str, float]] = {name: {} for name in self.schema.names}
-        quotes: dict[tuple[str, str], str] = {}
+        evidence: dict[str, dict[str, list[tuple[float, str]]]] = {name: {} for name in self.schema.names}
+        seen = set[Cue]()
         for cue, quote in (found[i] for i in rng.permutation(len(found))):  # the first of equals is any of them
             luck, value = rng.random(), cue.value
-            if luck < self.overlooks:
+            if luck < self.overlooks or cue in seen:
                 continue
+            seen.add(cue)
             if luck < self.overlooks + self.misreads:
                 wrong = [other for other in self.schema[cue.attribute].values if other != value]
-                value = str(rng.choice(wrong))
-            by_value = scores[cue.attribute]
-            if cue.strength > by_value.get(value, 0.0):
-                by_value[value], quotes[cue.attribute, value] = cue.strength, quote
+                value = wrong[rng.integers(len(wrong))]
+            evidence[cue.attribute].setdefault(value, []).append((cue.strength, quote))
         claims = {}
-        for attribute, by_value in scores.items():
+        for attribute, by_value in evidence.items():
             if not by_value:
                 claims[attribute] = Claim(UNKNOWN, self._rounded(NOTHING, rng), "no cue")
                 continue
-            value = max(by_value, key=by_value.__getitem__)
-            confidence = by_value[value] ** 2 / sum(by_value.values())
-            claims[attribute] = Claim(value, self._rounded(confidence, rng), quotes[attribute, value])
+            likelihoods = {value: math.prod(strength for strength, _ in cues) for value, cues in by_value.items()}
+            value = max(likelihoods, key=likelihoods.__getitem__)
+            others = len(self.schema[attribute].values) - len(likelihoods)
+            confidence = likelihoods[value] / (sum(likelihoods.values()) + others)
+            claims[attribute] = Claim(value, self._rounded(confidence, rng), max(by_value[value])[1])
         return render_answer(claims, self.schema)
 
     def matches(self, person: Person) -> list[list[tuple[Cue, str]]]:

@@ -16,7 +16,7 @@ from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import stage_folder
-from mmprofile.llm.teacher.lexicon import WEAK, Lexicon, LexiconConfig, read_cues
+from mmprofile.llm.teacher.lexicon import STRONG, WEAK, Lexicon, LexiconConfig, read_cues
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
@@ -44,7 +44,7 @@ SURE = {"reads": 1.0, "overlooks": 0.0, "misreads": 0.0}
         ("The waiter called me Ma'am.", "Gender", "Female", "Ma'am"),
         ("I'm late; my wife waits.", "Gender", "Male", "my wife"),
         ("We came with our two Toddlers", "Life Stage", "Young Family", "Toddlers"),
-        ("At  seventy\ntwo I do not rush.", "Age", "65+", "At seventy"),
+        ("I am  seventy\ntwo and do not rush.", "Age", "65+", "I am seventy"),
         ("A stew. My thesis is due.", "Education Level", "Postgraduate", "My thesis"),
         ("My scrubs were still on.", "Occupation", "Nurse", "My scrubs"),
     ],
@@ -106,20 +106,32 @@ def test_short_forms_and_apostrophes_of_any_kind(text: str) -> None:
     assert claims(lexicon(**SURE), Person("u", (text,)))["Occupation"].value == "Retired"
 
 
-def test_cues_do_not_add_up_within_an_answer() -> None:
-    """What thirty texts have in weak cues is no certainty; the answer rests on one of them, the vote on all samples."""
-    answer = claims(lexicon(**SURE), Person("u", ("the lads",) * 30))["Gender"]
-    assert (answer.value, answer.rationale) == ("Male", "the lads")
-    assert answer.confidence == pytest.approx(WEAK, abs=0.15)
-    strong = claims(lexicon(**SURE), Person("u", ("the lads", "the lads", "as a woman")))["Gender"]
-    assert strong.value == "Female"
+@pytest.mark.parametrize(
+    ("texts", "likelihood", "values"),
+    [
+        (("i am a lawyer",), STRONG, 13),
+        (("lawyers",), WEAK, 13),
+        (("lawyers",) * 30, WEAK, 13),  # the same again is no new evidence
+        (("lawyers", "the jury", "a lawsuit"), WEAK**3, 13),
+        (("lawyers", "the jury", "i am a lawyer"), WEAK**2 * STRONG, 13),
+    ],
+)
+def test_the_confidence_is_the_posterior_of_the_value(texts: tuple[str, ...], likelihood: float, values: int) -> None:
+    claim = claims(lexicon(**SURE), Person("u", texts))["Occupation"]
+    assert claim.value == "Lawyer"
+    assert claim.confidence == pytest.approx(likelihood / (likelihood + values - 1), abs=0.15)  # noise, and steps of 5 %
 
 
-def test_of_equally_telling_cues_any_is_taken() -> None:
-    person = Person("u", ("my scrubs", "my scrubs", "i am a lawyer"))
-    drawn = Counter(claims(lexicon(**SURE), person, seed)["Occupation"].value for seed in range(300))
-    assert drawn["Nurse"] / 300 == pytest.approx(2 / 3, abs=0.1)
-    assert drawn["Lawyer"] == 300 - drawn["Nurse"]
+def test_the_rationale_is_a_telling_cue() -> None:
+    claim = claims(lexicon(**SURE), Person("u", ("lawyers", "the jury", "I am a lawyer", "a lawsuit")))["Occupation"]
+    assert claim.rationale == "I am a lawyer"
+
+
+def test_of_equally_likely_values_any_is_taken() -> None:
+    person, teacher = Person("u", ("my scrubs", "i am a lawyer")), lexicon(**SURE)
+    drawn = Counter(claims(teacher, person, seed)["Occupation"].value for seed in range(400))
+    assert drawn["Nurse"] / 400 == pytest.approx(0.5, abs=0.1)
+    assert drawn["Lawyer"] == 400 - drawn["Nurse"]
 
 
 def test_a_profile_of_other_values_is_labelled_as_well() -> None:
