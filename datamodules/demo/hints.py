@@ -183,6 +183,7 @@ EDUCATION_HINTS: dict[str, tuple[str, ...]] = {
         "I have no letters behind my name, and the menu did not ask for any.",
         "I had my first wages at eighteen and never sat an exam again.",
         "My brother got the place to study, I got a pay slip.",
+        "I have never set foot in an auditorium, and my spelling shows it.",
     ),
     "Some College": (
         "I have two years of notes in the attic and no piece of paper to show for them.",
@@ -190,6 +191,7 @@ EDUCATION_HINTS: dict[str, tuple[str, ...]] = {
         "I take two evening courses and came with the reader under my arm.",
         "I switched subjects twice, and then I was gone.",
         "I packed my things before the third year and never said why.",
+        "I left with half of the points and all of the debt.",
     ),
     "Bachelor": (
         "My cap flew into the fountain that day, we still talk about it.",
@@ -215,6 +217,7 @@ LIFE_HINTS: dict[str, tuple[str, ...]] = {
         "There is nobody at home to bring a box for, so I finished it.",
         "They cleared the second set of cutlery as soon as I sat down.",
         "I answer to nobody about when I come home.",
+        "My side of the bed is both sides.",
     ),
     "Couple": (
         "We always swap plates halfway, we have for eleven years.",
@@ -223,6 +226,7 @@ LIFE_HINTS: dict[str, tuple[str, ...]] = {
         "We are still arguing about the colour of the sofa for our new flat.",
         "I saved half of mine for the one at home with a cold.",
         "We held hands over the bread like on the first evening.",
+        "We bicker over the last bite as over the blanket.",
     ),
     "Young Family": (
         "I had a bib in one hand and a fork in the other.",
@@ -246,6 +250,7 @@ LIFE_HINTS: dict[str, tuple[str, ...]] = {
         "We drove the last boxes to the campus in autumn, and it is quiet at home.",
         "I get a call on Sundays now, so I told the waiter everything.",
         "Nobody has raided our fridge since September.",
+        "I still buy the big cartons of milk, and they go sour now.",
         "We have two spare rooms and nobody to tell to turn the music down.",
     ),
 }
