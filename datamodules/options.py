@@ -71,11 +71,12 @@ class PhotoOptions:
 
 @dataclass(frozen=True)
 class DemoSource:
-    """The generated city."""
+    """The generated city. ``indirect``: share of the give-away sentences that only hint."""
 
     kind: str = "demo"
     users: int = 1500
     seed: int = 0
+    indirect: float = 0.0
     keep_raw: bool = False
 
 
@@ -158,6 +159,8 @@ class Options:
                 raise UserError(f"data.prepare.source.{name} is not set: say where the raw data lie")
         if self.source.users is not None and self.source.users < 1:
             raise UserError(f"data.prepare.source.users={self.source.users}: give 1 or more")
+        if isinstance(self.source, DemoSource) and not 0 <= self.source.indirect <= 1:
+            raise UserError(f"data.prepare.source.indirect={self.source.indirect} is not a share (0 to 1)")
         selection, photos, split = self.selection, self.photos, self.split
         least = min(selection.min_words, selection.min_reviews, selection.photo_reviews, selection.min_labels or 0)
         if selection.min_words > selection.max_words or least < 0:
@@ -186,4 +189,6 @@ class Options:
         data["source"] = {key: value for key, value in data["source"].items() if key not in ON_THIS_MACHINE}
         if data["source"]["users"] is None:
             del data["source"]["users"]  # likewise
+        if not data["source"].get("indirect", True):
+            del data["source"]["indirect"]  # likewise
         return data

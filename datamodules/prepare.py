@@ -28,6 +28,7 @@ from datamodules.engine import Engine
 from datamodules.engines import open_engine
 from datamodules.faults import explained
 from datamodules.files import SourceFile
+from datamodules.generator import generator_hashes
 from datamodules.label_file import GivenLabels
 from datamodules.labels import Derived, derive
 from datamodules.options import ON_THIS_MACHINE, DemoSource, Options
@@ -194,8 +195,8 @@ class Preparation:
         if self.raw is not None:
             inputs: Any = self.raw.stamps()
         else:  # the demo is what its generator makes, so a changed generator is another source
-            package = Path(importlib.import_module("datamodules.demo").__file__ or "").parent
-            inputs = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(package.rglob("*.py"))]
+            assert isinstance(self.options.source, DemoSource)
+            inputs = generator_hashes(self.options.source.indirect)
         return {
             "format_version": FORMAT_VERSION,
             "config": self.options.to_dict(),
@@ -288,7 +289,7 @@ class Preparation:
         write_city = importlib.import_module("datamodules.demo").write_city
         folder.mkdir()
         self.progress.say(f"prepare: building the demo city of {source.users:,} users ...")
-        write_city(folder, users=source.users, seed=source.seed, progress=self.progress.shown)
+        write_city(folder, users=source.users, seed=source.seed, progress=self.progress.shown, indirect=source.indirect)
         return RawYelp([folder], self.options.photos.read), folder
 
     def select(self, raw: Raw, engine: Engine, work: Path) -> tuple[Tables, ir.Table]:

@@ -2,9 +2,10 @@
 
     python scripts/pretrain_student.py --minutes 60
 
-It starts from scratch, on people of generated cities with other seeds than the demo city's. It reads a part of a person's texts and
-learns to write the lexicon teacher's single answer to that part and, at a small weight, the texts themselves. Gold values are not
-used. It stands in for what a pretrained language model can do when asked: about as much as one sample of the teacher.
+It starts from scratch, on people of generated cities like ``data=demo_indirect`` with other seeds. It reads a part of a person's
+texts and learns to write the lexicon teacher's single answer to that part and, at a small weight, the texts themselves. Gold
+values are not used. It stands in for what a pretrained language model can do when asked: about as much as one sample of the
+teacher.
 """
 
 import argparse
@@ -86,10 +87,10 @@ def build_model(tokenizer: PreTrainedTokenizerFast, width: int = 128, layers: in
     )  # fmt: skip
 
 
-def read_people(folder: Path, users: int, seed: int) -> list[Person]:
+def read_people(folder: Path, users: int, seed: int, indirect: float) -> list[Person]:
     """Return the people of a generated city, with the reviews that the demo data set would keep."""
     if not (folder / "yelp_academic_dataset_review.json").exists():
-        write_city(folder, users=users, seed=seed, photographed=0.0)
+        write_city(folder, users=users, seed=seed, photographed=0.0, indirect=indirect)
     reviews: dict[str, list[str]] = {}
     with (folder / "yelp_academic_dataset_review.json").open(encoding="utf-8") as file:
         for row in map(json.loads, file):
@@ -185,10 +186,14 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_flush_denormal(True)  # gradients below 1e-38 make a step on a CPU almost twice as long
     schema = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
-    teacher = Lexicon(typed_part(LexiconConfig, load_config("llm", []).teacher, "teacher"), schema)
+    cfg = load_config("llm", ["data=demo_indirect"])
+    indirect = cfg.data.prepare["source"]["indirect"]
+    teacher = Lexicon(typed_part(LexiconConfig, cfg.teacher, "teacher"), schema)
     with tempfile.TemporaryDirectory() as temporary:
         root = args.cities or Path(temporary)
-        people = [person for seed in SEEDS for person in read_people(root / f"city{seed}", args.users, seed)]
+        people = [
+            person for seed in SEEDS for person in read_people(root / f"indirect{seed}", args.users, seed, indirect)
+        ]
     texts = [condense(person, "first_person") for person in people[: args.users]]
     tokenizer = build_tokenizer([*texts, *(teacher.answer(person, 0) for person in people[: args.users])], schema)
     model = AutoModelForCausalLM.from_pretrained(args.out, dtype="float32") if args.start else build_model(tokenizer)
@@ -199,6 +204,7 @@ def main() -> None:
     tokenizer.save_pretrained(args.out)
     facts = {
         "seeds": SEEDS,
+        "indirect": indirect,
         "people": len(people),
         "parameters": count,
         "steps": steps,

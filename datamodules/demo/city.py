@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from datamodules.demo.captions import HEADER_NOTE, write_caption
 from datamodules.demo.drawing import draw_photo
+from datamodules.demo.hints import HINTS
 from datamodules.demo.language import WORDS, write_review
 from datamodules.demo.people import TEXT_ONLY, leak_phrases, make_person
 from datamodules.demo.records import business_row, missing_photo_id, photo_row, review_row, user_row
@@ -74,6 +75,7 @@ def write_city(
     workers: int = 2,
     words: tuple[int, int] = WORDS,
     photographed: float = 1.0,
+    indirect: float = 0.0,
 ) -> None:
     """Write a city into `folder` (files of the same names are replaced).
 
@@ -87,21 +89,24 @@ def write_city(
         words: least and most words of an ordinary review; Yelp's own have about (30, 180).
         photographed: share of the businesses with photos that are photographed at all, some photos of every kind
             of quirk always among them; 0.24 of Yelp's are.
+        indirect: share of the sentences that give away who the writer is which only hint at it (:mod:`datamodules.demo.hints`).
 
     Raises:
-        UserError: `users` or `workers` is below 1, `words` or `photographed` make no sense, or `folder` is a file.
+        UserError: `users` or `workers` is below 1, `words`, `photographed` or `indirect` make no sense, or `folder` is a file.
     """
     folder = Path(folder)
     if users < 1 or workers < 1:
         raise UserError(f"demo city: users and workers must be at least 1, got users={users}, workers={workers}")
     if not 1 <= words[0] <= words[1] or not 0 <= photographed <= 1:
         raise UserError(f"demo city: words={words} must be (least, most) and photographed={photographed} a share")
+    if not 0 <= indirect <= 1:
+        raise UserError(f"demo city: indirect={indirect} is not a share (0 to 1)")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"demo city: {folder} is a file; name a folder to write into")
     (folder / "photos").mkdir(parents=True, exist_ok=True)
     businesses, residents = business_count(users), resident_count(users)
     photos: Callable[..., Lines] = partial(business_lines, photographed=photographed)
-    texts: Callable[..., Lines] = partial(user_lines, words=words)
+    texts: Callable[..., Lines] = partial(user_lines, words=words, indirect=indirect)
     tasks = [(photos, start, min(start + _CHUNK, businesses)) for start in range(0, businesses, _CHUNK)]
     reviews = ((texts, start, min(start + _CHUNK, residents)) for start in range(0, residents, _CHUNK))
     total = businesses + residents
@@ -163,21 +168,31 @@ def _label(shown: dict[str, str], rng: random.Random) -> str:
     return rng.choice(("inside", "inside", "outside"))
 
 
-def user_lines(folder: str, users: int, seed: int, start: int, stop: int, words: tuple[int, int] = WORDS) -> Lines:
+def user_lines(
+    folder: str,
+    users: int,
+    seed: int,
+    start: int,
+    stop: int,
+    words: tuple[int, int] = WORDS,
+    indirect: float = 0.0,
+) -> Lines:
     """Users `start` to `stop`: their reviews, the evidence in them, and who the writers are."""
     town = _town(seed, users)
     lines: Lines = {key: [] for key in ("review", "user", "cue", "gold")}
     for index in range(start, stop):
         user = town.user(index)
         person = make_person(seed, index)
-        stars = _reviews(town, user, person, lines, words)
+        stars = _reviews(town, user, person, lines, words, indirect)
         if index < town.users - USERS_WITHOUT_ROW:
             lines["user"].append(json.dumps(user_row(seed, user, sum(stars) / len(stars))))
         lines["gold"].append(json.dumps({"user_id": user.id, **{name: person[name] for name in TEXT_ONLY}}))
     return lines
 
 
-def _reviews(town: Town, user: User, person: dict[str, str], lines: Lines, words: tuple[int, int]) -> list[int]:
+def _reviews(
+    town: Town, user: User, person: dict[str, str], lines: Lines, words: tuple[int, int], indirect: float
+) -> list[int]:
     """Append one user's reviews and their cues; returns the stars given."""
     leaks = leak_phrases(person)
     odd, given = 0, []
@@ -193,7 +208,15 @@ def _reviews(town: Town, user: User, person: dict[str, str], lines: Lines, words
         cues = {name: truth[name] for name, (rate, _) in EVIDENCE.items() if rng.random() < rate}
         if length == "short":
             cues = {name: value for name, value in cues.items() if name == "Stars"}
-        leak = [rng.choice(rng.choice(leaks))] if leaks and length != "short" and rng.random() < LEAK_RATE else []
+        leak: list[str] = []
+        if leaks and length != "short" and rng.random() < LEAK_RATE:
+            pool = rng.choice(leaks)
+            leak = [rng.choice(pool)]
+            aside = stream(
+                town.seed, "indirect", f"{user.index}-{number}"
+            )  # its own: the rest of the city stays as it is
+            if aside.random() < indirect:
+                leak = [aside.choice(HINTS[pool])]
         review_id = make_id(town.seed, "review", 3 if (user.index, number) == (0, 0) else f"{user.index}-{number}")
         row = review_row(review_id, user, business.id, stars, write_review(cues, leak, rng, length, words), rng)
         lines["review"].append(json.dumps(row))

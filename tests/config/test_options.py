@@ -34,7 +34,7 @@ def test_every_choice_of_a_group_says_what_its_options_mean(name: str, group: st
 def test_choices_are_the_files_there_are() -> None:
     found = by_key("train")
     assert found["data"] == Option(
-        "data", "demo", "where the users come from", "data", ("custom", "demo", "yelp"), True
+        "data", "demo", "where the users come from", "data", ("custom", "demo", "demo_indirect", "yelp"), True
     )
     assert set(found["profile"].choices) == {path.stem for path in (conf_dir() / "profile").iterdir()}
     assert by_key("sweep")["table"].choices == ("2", "3", "4", "5", "7")

@@ -67,12 +67,19 @@ def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert output.out == ""
 
 
-BAD = [{"users": 0}, {"workers": 0}, {"words": (30, 20)}, {"words": (0, 20)}, {"photographed": 1.1}]
+BAD = [
+    {"users": 0},
+    {"workers": 0},
+    {"words": (30, 20)},
+    {"words": (0, 20)},
+    {"photographed": 1.1},
+    {"indirect": -0.1},
+]
 
 
 @pytest.mark.parametrize("arguments", BAD)
 def test_bad_numbers_are_one_line_errors(tmp_path: Path, arguments: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"at least 1|must be \(least, most\) .* a share"):
+    with pytest.raises(UserError, match=r"at least 1|must be \(least, most\) .* a share|indirect=.* is not a share"):
         write_city(tmp_path, progress=False, **arguments)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import re
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,29 @@ from mmprofile.profile.schema import UNKNOWN, Schema
 from mmprofile.systems.journal import ChatReply
 
 CUES = conf_dir() / "llm" / "lexicon.yaml"
-STRONG, WEAK = 0.85, 0.4  # how reliably a cue tells the value
+STRONG, WEAK = 20.0, 2.0  # how many times likelier a cue makes its value
 NOTHING = 0.4  # confidence of Unknown, where no cue was found
 STEP = 0.05  # confidences are given in these steps, as people and language models do
+PLAIN = str.maketrans(string.ascii_uppercase + "’", string.ascii_lowercase + "'")  # keeps the length of a text
+SHORT = {"i am": "i'm", "we are": "we're"}
 
 
 class Cue(NamedTuple):
-    """A phrase that points at a value."""
+    """A phrase that points at a value.
+
+    Attributes:
+        attribute: of the schema.
+        value: one of its values.
+        strength: how many times likelier it makes the value.
+        phrase: as the lexicon has it.
+        pattern: what it matches in plain text, a regular expression.
+    """
 
     attribute: str
     value: str
     strength: float
-    pattern: re.Pattern[str]
+    phrase: str
+    pattern: str
 
 
 @dataclass
@@ -61,8 +73,10 @@ class Lexicon:
     """Draw answers from cues.
 
     A sample reads the share ``reads`` of the texts. Each cue in them is overlooked with probability ``overlooks`` and taken for
-    another value's with probability ``misreads``. With the strengths s of the remaining cues, a value's score is
-    1 - prod(1 - s); the highest wins, and its confidence is its score times its share of all scores.
+    another value's with probability ``misreads``. Each remaining cue makes its value :data:`STRONG` or :data:`WEAK` times as
+    likely; the same phrase again is no new evidence. The likeliest value wins (of equals any), and its confidence is its share of
+    the likelihoods of all values, those without a cue having 1: the posterior of naive Bayes where all values are as common.
+    So a weak cue is worth little where there are many values, and many weak cues of several values are no certainty.
 
     Args:
         config: typed settings.
@@ -85,13 +99,16 @@ class Lexicon:
                 f"teacher=lexicon knows no attribute of profile {schema.name}; take teacher=openai or local"
             )
         self.settings = {
-            "cues": cues_key(CUES),
+            "cues": hashlib.sha256(CUES.read_bytes()).hexdigest()[:16],
             "reads": self.reads,
             "overlooks": self.overlooks,
             "misreads": self.misreads,
             "schema": schema.to_dict(),
         }
-        self._any = re.compile("|".join(cue.pattern.pattern for cue in self.cues), re.I)  # most texts have none
+        longest_first = sorted({cue.phrase: cue.pattern for cue in self.cues}.items(), key=lambda item: -len(item[0]))
+        alternatives = "|".join(pattern for _, pattern in longest_first)
+        self._any = re.compile(rf"(?<!\w)(?=((?:{alternatives})(?!\w)))")  # ahead: phrases may overlap
+        self._meanings: dict[str, list[Cue]] = {}  # by the words that matched
         self._matches: dict[str, list[list[tuple[Cue, str]]]] = {}  # by user
 
     def check(self) -> None:
@@ -107,39 +124,47 @@ class Lexicon:
         rng = np.random.default_rng(int.from_bytes(entropy[:8], "little"))
         matches = self.matches(person)
         read = rng.permutation(len(matches))[: math.ceil(self.reads * len(matches))]
-        scores: dict[str, dict[str, float]] = {name: {} for name in self.schema.names}
-        quotes: dict[tuple[str, str], str] = {}
-        for cue, quote in (match for i in sorted(read) for match in matches[i]):
+        found = [match for i in read for match in matches[i]]
+        evidence: dict[str, dict[str, list[tuple[float, str]]]] = {name: {} for name in self.schema.names}
+        seen = set[Cue]()
+        for cue, quote in (found[i] for i in rng.permutation(len(found))):  # the first of equals is any of them
             luck, value = rng.random(), cue.value
-            if luck < self.overlooks:
+            if luck < self.overlooks or cue in seen:
                 continue
+            seen.add(cue)
             if luck < self.overlooks + self.misreads:
                 wrong = [other for other in self.schema[cue.attribute].values if other != value]
-                value = str(rng.choice(wrong))
-            by_value = scores[cue.attribute]
-            by_value[value] = 1 - (1 - by_value.get(value, 0.0)) * (1 - cue.strength)
-            quotes.setdefault((cue.attribute, value), quote)
+                value = wrong[rng.integers(len(wrong))]
+            evidence[cue.attribute].setdefault(value, []).append((cue.strength, quote))
         claims = {}
-        for attribute, by_value in scores.items():
+        for attribute, by_value in evidence.items():
             if not by_value:
                 claims[attribute] = Claim(UNKNOWN, self._rounded(NOTHING, rng), "no cue")
                 continue
-            value = max(by_value, key=by_value.__getitem__)
-            confidence = by_value[value] ** 2 / sum(by_value.values())
-            claims[attribute] = Claim(value, self._rounded(confidence, rng), quotes[attribute, value])
+            likelihoods = {value: math.prod(strength for strength, _ in cues) for value, cues in by_value.items()}
+            value = max(likelihoods, key=likelihoods.__getitem__)
+            others = len(self.schema[attribute].values) - len(likelihoods)
+            confidence = likelihoods[value] / (sum(likelihoods.values()) + others)
+            claims[attribute] = Claim(value, self._rounded(confidence, rng), max(by_value[value])[1])
         return render_answer(claims, self.schema)
 
     def matches(self, person: Person) -> list[list[tuple[Cue, str]]]:
         """Return the cues in each of a person's texts, each with the words that it matches."""
         if person.user_id not in self._matches:
             behaviour = [", ".join(phrases) for phrases in person.cues.values()]
-            self._matches[person.user_id] = [
-                [(cue, match[0]) for cue in self.cues if (match := cue.pattern.search(text))]
-                if self._any.search(text)
-                else []
-                for text in (*person.reviews, *behaviour)
-            ]
+            self._matches[person.user_id] = [self._cues_in(text) for text in (*person.reviews, *behaviour)]
         return self._matches[person.user_id]
+
+    def _cues_in(self, text: str) -> list[tuple[Cue, str]]:
+        """Return each cue in a text once, with the words that it matches first."""
+        found: dict[Cue, str] = {}
+        for match in self._any.finditer(text.translate(PLAIN)):
+            words = match[1]
+            if words not in self._meanings:
+                self._meanings[words] = [cue for cue in self.cues if re.fullmatch(cue.pattern, words)]
+            for cue in self._meanings[words]:
+                found.setdefault(cue, text[slice(*match.span(1))])
+        return list(found.items())
 
     def forget(self, person: Person) -> None:
         """Free the matches of a person who will not be asked about again."""
@@ -149,12 +174,6 @@ class Lexicon:
     def _rounded(confidence: float, rng: np.random.Generator) -> float:
         noisy = confidence + rng.normal(0.0, STEP)
         return float(np.clip(round(noisy / STEP) * STEP, STEP, 1.0))
-
-
-def cues_key(path: Path) -> str:
-    """Return a hash of the cues. The comment above them counts in its first wording, so that old journals stay valid."""
-    text = path.read_text(encoding="utf-8").replace("mmprofile/llm/teacher/lexicon.py", "mmprofile/llm/lexicon.py")
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_cues(path: Path) -> list[Cue]:
@@ -167,6 +186,13 @@ def read_cues(path: Path) -> list[Cue]:
                 if phrase == "weak":
                     strength = WEAK
                     continue
-                words = re.escape(phrase).replace(r"\*", r"\w*").replace(r"\ ", r"\s+")
-                cues.append(Cue(attribute, str(value), strength, re.compile(rf"\b{words}\b", re.I)))
+                cues.append(Cue(attribute, str(value), strength, phrase, pattern_of(phrase)))
     return cues
+
+
+def pattern_of(phrase: str) -> str:
+    """Return the regular expression of what a phrase matches in lower-case text with straight apostrophes."""
+    words = re.escape(phrase).replace(r"\*", r"\w*")
+    for long, short in SHORT.items():
+        words = words.replace(re.escape(long), f"(?:{re.escape(long)}|{short})")
+    return words.replace(r"\ ", r"[\s-]+")

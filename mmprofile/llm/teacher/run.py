@@ -123,7 +123,11 @@ def make_teacher(cfg: Any, schema: Schema) -> Teacher:
         from mmprofile.llm.teacher.local import Local, LocalConfig
 
         return Local(typed_part(LocalConfig, cfg, "teacher"), schema)
-    raise UserError(f"teacher.kind={cfg.kind!r} is not one of lexicon, openai, local")
+    if cfg.kind == "student":
+        from mmprofile.llm.teacher.student import StudentTeacher, StudentTeacherConfig
+
+        return StudentTeacher(typed_part(StudentTeacherConfig, cfg, "teacher"), schema)
+    raise UserError(f"teacher.kind={cfg.kind!r} is not one of lexicon, openai, local, student")
 
 
 def collect_answers(

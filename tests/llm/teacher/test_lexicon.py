@@ -16,11 +16,11 @@ from mmprofile.errors import UserError
 from mmprofile.llm.answers import parse_answer
 from mmprofile.llm.people import Person
 from mmprofile.llm.stage import stage_folder
-from mmprofile.llm.teacher.lexicon import Lexicon, LexiconConfig, read_cues
+from mmprofile.llm.teacher.lexicon import STRONG, WEAK, Lexicon, LexiconConfig, read_cues
 from mmprofile.paths import conf_dir
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 
-TEXT_ONLY = Schema.from_yaml(conf_dir() / "profile" / "text_only.yaml")
+TEXT_ONLY, SYNTHPAI = (Schema.from_yaml(conf_dir() / "profile" / f"{name}.yaml") for name in ("text_only", "synthpai"))
 
 
 def lexicon(**settings: float) -> Lexicon:
@@ -44,7 +44,7 @@ SURE = {"reads": 1.0, "overlooks": 0.0, "misreads": 0.0}
         ("The waiter called me Ma'am.", "Gender", "Female", "Ma'am"),
         ("I'm late; my wife waits.", "Gender", "Male", "my wife"),
         ("We came with our two Toddlers", "Life Stage", "Young Family", "Toddlers"),
-        ("At  seventy\ntwo I do not rush.", "Age", "65+", "At seventy"),
+        ("I am  seventy\ntwo and do not rush.", "Age", "65+", "I am seventy"),
         ("A stew. My thesis is due.", "Education Level", "Postgraduate", "My thesis"),
         ("My scrubs were still on.", "Occupation", "Nurse", "My scrubs"),
     ],
@@ -85,15 +85,66 @@ def test_cues_of_behaviour_are_read_as_well() -> None:
 
 def test_every_value_has_cues_that_speak_for_it() -> None:
     cues = read_cues(conf_dir() / "llm" / "lexicon.yaml")
-    assert {(cue.attribute, cue.value) for cue in cues} == {(a.name, v) for a in TEXT_ONLY.attributes for v in a.values}
+    of_schemas = {(a.name, v) for schema in (TEXT_ONLY, SYNTHPAI) for a in schema.attributes for v in a.values}
+    assert {(cue.attribute, cue.value) for cue in cues} == of_schemas
+    repeated = Counter((cue.attribute, cue.value, cue.phrase) for cue in cues)
+    assert [key for key, times in repeated.items() if times > 1] == []
 
 
-def test_requests_of_earlier_versions_are_the_same() -> None:
+def test_the_longest_phrase_counts_and_others_may_overlap_it() -> None:
+    lines = ["I graduated from college graduation day", "my wife and I"]
+    found = [{quote for _, quote in cues} for cues in lexicon().matches(Person("u", tuple(lines)))]
+    assert "college graduation" in found[0]
+    assert "college" not in found[0]
+    assert {"my wife and I", "wife"} <= found[1]
+
+
+@pytest.mark.parametrize(
+    "text", ["I'm retired.", "I’m retired.", "I am retired.", "i am  retired", "We're happy: I'm retired"]
+)
+def test_short_forms_and_apostrophes_of_any_kind(text: str) -> None:
+    assert claims(lexicon(**SURE), Person("u", (text,)))["Occupation"].value == "Retired"
+
+
+@pytest.mark.parametrize(
+    ("texts", "likelihood", "values"),
+    [
+        (("i am a lawyer",), STRONG, 13),
+        (("lawyers",), WEAK, 13),
+        (("lawyers",) * 30, WEAK, 13),  # the same again is no new evidence
+        (("lawyers", "the jury", "a lawsuit"), WEAK**3, 13),
+        (("lawyers", "the jury", "i am a lawyer"), WEAK**2 * STRONG, 13),
+    ],
+)
+def test_the_confidence_is_the_posterior_of_the_value(texts: tuple[str, ...], likelihood: float, values: int) -> None:
+    claim = claims(lexicon(**SURE), Person("u", texts))["Occupation"]
+    assert claim.value == "Lawyer"
+    assert claim.confidence == pytest.approx(likelihood / (likelihood + values - 1), abs=0.15)  # noise, and steps of 5 %
+
+
+def test_the_rationale_is_a_telling_cue() -> None:
+    claim = claims(lexicon(**SURE), Person("u", ("lawyers", "the jury", "I am a lawyer", "a lawsuit")))["Occupation"]
+    assert claim.rationale == "I am a lawyer"
+
+
+def test_of_equally_likely_values_any_is_taken() -> None:
+    person, teacher = Person("u", ("my scrubs", "i am a lawyer")), lexicon(**SURE)
+    drawn = Counter(claims(teacher, person, seed)["Occupation"].value for seed in range(400))
+    assert drawn["Nurse"] / 400 == pytest.approx(0.5, abs=0.1)
+    assert drawn["Lawyer"] == 400 - drawn["Nurse"]
+
+
+def test_a_profile_of_other_values_is_labelled_as_well() -> None:
+    teacher = Lexicon(typed_part(LexiconConfig, load_config("llm", []).teacher, "teacher"), SYNTHPAI)
+    person = Person("u", ("My dissertation took years.", "Since my divorce I live alone.") * 8)
+    answer = parse_answer(teacher.answer(person, 0), SYNTHPAI).claims
+    assert answer["Education Level"].value == "PhD"
+    assert answer["Income Level"].value == UNKNOWN
+
+
+def test_a_whole_number_stays_one_in_requests() -> None:
     schema = Schema("toy", [Attribute("Gender", ("Female", "Male"))])
     teacher = Lexicon(typed_part(LexiconConfig, load_config("llm", ["teacher.reads=1"]).teacher, "teacher"), schema)
-    assert (
-        teacher.settings["cues"] == "38b083d3b8c725f1"
-    )  # another hash only with other cues: all answers are asked for again
     assert json.dumps(teacher.settings["reads"]) == "1"  # 1.0 would be another request
 
 
