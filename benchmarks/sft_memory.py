@@ -2,7 +2,7 @@
 
 A step is loss and gradients of a random Qwen3 with a large vocabulary (64 wide, 2 layers, tied embeddings) in float32 on a CPU,
 for answers of 250 tokens behind prompts of 750. The loss is taken from the logits of all tokens, as before, and from those of the
-answers' alone, as :class:`mmprofile.llm.distill.training.WeightedTrainer` does. Each figure is the peak of a process of its own,
+answers' alone, as :class:`mmprofile.llm.fine_tuning.WeightedTrainer` does. Each figure is the peak of a process of its own,
 less what it had before the step.
 """
 
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from mmprofile.inputs.batch import IGNORE
-from mmprofile.llm.distill.training import AnswerCollator, WeightedTrainer
+from mmprofile.llm.fine_tuning import AnswerCollator, WeightedTrainer
 
 PROMPT, ANSWER = 750, 250
 SIDES = {"all": "all tokens", "answers": "answers alone"}

@@ -7,7 +7,9 @@ PACKAGE = Path(__file__).with_name("demo")
 HINTS = PACKAGE / "hints.py"  # read only where something is said indirectly
 UNCHANGED = {
     # city.py, which lets people hint
-    "12c7b8830de01a7fbf39ca24fbddc49f2d0dc916c5df62a7137a502884d206c4": "9c61c81f45b428b17fbe10e0533f171d99325ac7d503c9e46c2521cbce9a9019",
+    "12c7b8830de01a7fbf39ca24fbddc49f2d0dc916c5df62a7137a502884d206c4": (
+        "9c61c81f45b428b17fbe10e0533f171d99325ac7d503c9e46c2521cbce9a9019"
+    ),
 }
 """SHA-256 of a source -> that of an earlier one which writes the same, so that a city keeps its place in the cache."""
 

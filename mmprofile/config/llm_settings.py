@@ -70,7 +70,7 @@ class StudentConfig:
 
 @dataclass
 class DistillConfig:
-    """See :mod:`mmprofile.llm.distill.training`."""
+    """See :mod:`mmprofile.llm.fine_tuning`."""
 
     weighted: bool = MISSING
     thin: float = MISSING

@@ -17,7 +17,7 @@ from mmprofile.config.compose import load_config
 from mmprofile.config.parts import typed_part
 from mmprofile.llm.adapters import ADAPTER
 from mmprofile.llm.checks import recipe_settings
-from mmprofile.llm.distill.training import build_examples, train
+from mmprofile.llm.fine_tuning import build_examples, train
 from mmprofile.llm.people import Person
 from mmprofile.llm.reinforce import training as reinforce
 from mmprofile.llm.reinforce.rewards import FrozenLabels, Target

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from mmprofile.config.llm_settings import LlmConfig
 from mmprofile.errors import UserError
-from mmprofile.llm.distill.training import Examples, build_examples, train
+from mmprofile.llm.fine_tuning import Examples, build_examples, train
 from mmprofile.llm.labels import LABELS, load_labels
 from mmprofile.llm.stage import digest, opened_stage, purpose, read_people
 from mmprofile.llm.student import Student, decisive, plain, student_settings

@@ -20,8 +20,8 @@ from mmprofile.errors import UserError
 from mmprofile.files import write_text
 from mmprofile.llm.calibrate import AGREEMENT
 from mmprofile.llm.checks import recipe_settings
-from mmprofile.llm.distill.training import build_examples
-from mmprofile.llm.distill.training import train as fine_tune
+from mmprofile.llm.fine_tuning import build_examples
+from mmprofile.llm.fine_tuning import train as fine_tune
 from mmprofile.llm.journal import Record, open_journal
 from mmprofile.llm.labels import LABELS, Label, load_labels
 from mmprofile.llm.people import Person

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmprofile.inputs.batch import IGNORE
-from mmprofile.llm.distill.training import AnswerCollator
+from mmprofile.llm.fine_tuning import AnswerCollator
 from tests.support.tinystudent import save_random_student
 from tests.support.toyreinforce import TOY, TOY_PEOPLE, random_answer, toy_student
 

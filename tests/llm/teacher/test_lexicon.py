@@ -119,7 +119,9 @@ def test_short_forms_and_apostrophes_of_any_kind(text: str) -> None:
 def test_the_confidence_is_the_posterior_of_the_value(texts: tuple[str, ...], likelihood: float, values: int) -> None:
     claim = claims(lexicon(**SURE), Person("u", texts))["Occupation"]
     assert claim.value == "Lawyer"
-    assert claim.confidence == pytest.approx(likelihood / (likelihood + values - 1), abs=0.15)  # noise, and steps of 5 %
+    assert claim.confidence == pytest.approx(
+        likelihood / (likelihood + values - 1), abs=0.15
+    )  # noise, and steps of 5 %
 
 
 def test_the_rationale_is_a_telling_cue() -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from mmprofile.inputs.batch import IGNORE
 from mmprofile.llm.answers import Claim, parse_answer
-from mmprofile.llm.distill.training import (
+from mmprofile.llm.fine_tuning import (
     AnswerCollator,
     WeightedTrainer,
     build_examples,
