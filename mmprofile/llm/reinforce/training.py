@@ -3,6 +3,7 @@
 Shapes: B answers, T tokens, A attributes.
 """
 
+import random
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -61,6 +62,17 @@ class AgreementReward:
         means = [sum(earned) / len(earned) for earned in self.earned]
         self.sample = {"user_id": user_id[0], "answer": texts[0], "earned": means[0]}
         return [*means]
+
+
+def visits(people: Sequence[Person], settings: ReinforceConfig, seed: int) -> list[Person]:
+    """Return whom each step visits, ``settings.people`` after another: all in random order, then all again in another.
+
+    They are listed for all steps, so that the trainer makes one pass, which it can resume exactly.
+    """
+    rng, wanted, order = random.Random(seed), settings.steps * settings.people, list[Person]()
+    while len(order) < wanted:
+        order += rng.sample(list(people), len(people))
+    return order[:wanted]
 
 
 class CreditTrainer(GRPOTrainer):
@@ -170,7 +182,9 @@ def train(
         A row of health metrics for each update; those of a draw stand in the row of its first.
     """
     gpu = torch.cuda.is_available()
-    prompts = [{"prompt": student.chat(person), "user_id": person.user_id} for person in people]
+    prompts = [
+        {"prompt": student.chat(person), "user_id": person.user_id} for person in visits(people, settings, cfg.seed)
+    ]
     arguments = GRPOConfig(
         output_dir=str(checkpoints), max_steps=settings.steps * settings.updates, num_generations=settings.group,
         **in_parts(student.settings, settings.people * settings.group), num_iterations=settings.updates,
@@ -181,7 +195,7 @@ def train(
         vllm_gpu_memory_utilization=settings.vllm_memory, vllm_max_model_length=cfg.vllm.max_model_len,
         save_strategy="steps", save_steps=10, save_total_limit=1,
         logging_steps=1, report_to="none", disable_tqdm=not cfg.progress, seed=cfg.seed, top_k=0,
-        chat_template_kwargs=dict(student.settings.template),
+        shuffle_dataset=False, chat_template_kwargs=dict(student.settings.template),
     )  # fmt: skip
     agreement = AgreementReward(frozen, student.schema, settings)
     trainer = CreditTrainer(

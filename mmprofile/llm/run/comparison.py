@@ -87,7 +87,8 @@ def student_draws(
     draws: dict[str, list[Claims]] = {}
     unread = 0
     for row, source in sources.items():
-        student, ways = Student(str(source), student_settings(cfg), schema), cfg.table
+        revision = cfg.student_revision if row == "start" else None
+        student, ways = Student(str(source), student_settings(cfg), schema, revision), cfg.table
         records = drawn(student, people, ways.draws, ways.temperature, ways.top_p, title(row), cfg, folder)
         draws[row] = [
             [parse_answer(of_person[draw].answer, schema).claims if of_person else {} for of_person in records]

@@ -144,13 +144,14 @@ def test_every_recipe_trains(recipe: str, start: Path, tmp_path: Path) -> None:
     assert history[0]["grad_norm"] > 0
 
 
-def test_training_that_was_killed_at_its_end_takes_no_step_more(start: Path, tmp_path: Path) -> None:
-    """Neither where a checkpoint falls on the last step, amid a turn through the people."""
-    overrides = ["reinforce.steps=10", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
+@pytest.mark.parametrize("number", [10, 13])
+def test_training_that_was_killed_ends_as_if_undisturbed(number: int, start: Path, tmp_path: Path) -> None:
+    """Whether the last checkpoint, of step 10, falls on the last step or not, and amid the third turn through the four people."""
+    overrides = [f"reinforce.steps={number}", "reinforce.people=1", "students.tiny.rl_lr=3e-3"]
     pupil, history = steps(start, frozen(1.0), tmp_path / "run", *overrides)
     resumed, repeated = steps(start, frozen(1.0), tmp_path / "run", *overrides)
     assert [row["reward"] for row in history] == [row["reward"] for row in repeated]
-    assert len(history) == 10
+    assert len(history) == number
     for before, after in zip(pupil.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(before, after)
 
