@@ -1,25 +1,41 @@
 """How likely voted values are right, judged without gold by how far a person's answers agree.
 
-The model is that of one coin (Dawid and Skene, 1979): an answer that is not Unknown says, with a probability a, the value that the
-evidence tells, else any of the other values alike. So of V values two answers give the same with the probability
-a^2 + (1 - a)^2 / (V - 1), and a follows from how often they do. The evidence tells the truth as likely as the most confident answer
-for a value says: answers read different parts, or read better and worse, and what one has seen, another's silence does not undo.
+The evidence about a person points at one value, or at several: pi, one probability for each of V values, drawn from a symmetric
+Dirichlet distribution with the concentration alpha. An answer that is not Unknown says a value drawn from pi or, with the
+probability epsilon, any of the V. Both numbers are those under which the votes of all people are likeliest: slips scatter over the
+values, evidence that points two ways does not. The mean of pi given a person's votes is then how far the evidence points at a
+value. It tells the truth as likely as the most confident answer for this value says: answers read different parts, or read better
+and worse, and what one has seen, another's silence does not undo.
 
 Mistakes that all answers share are not seen: a teacher that is wrong alike each time, and sure, counts as right.
 """
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import gammaln, rgamma
 
 from mmprofile.llm.labels import Label, Vote
+from mmprofile.profile.metrics import Array
 from mmprofile.profile.schema import UNKNOWN, Schema
 
-CERTAIN = 1 - 1e-3
-"""The most that a probability of an answer can be: a few answers that agree are no proof."""
+CONCENTRATIONS = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
+NOISES = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+COUNTED = 100
+"""Votes of a person that are counted at most: beyond, products of factorials are no floating-point numbers."""
 
 
-def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str, float]], dict[str, float]]:
+class Evidence(NamedTuple):
+    """What the votes on an attribute tell of evidence and answers: alpha and epsilon of the model."""
+
+    concentration: float = CONCENTRATIONS[0]
+    noise: float = NOISES[0]
+
+
+def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str, float]], dict[str, Evidence]]:
     """Return how likely each value that was said is right, 0 to 1, for each label.
 
     Unknown has the likelihood of :func:`raw_likelihoods`: agreement does not tell whether there is any evidence.
@@ -29,43 +45,48 @@ def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str,
         schema: the attributes.
 
     Returns:
-        Value -> likelihood of each label, and attribute -> a, the probability that an answer says what the evidence tells.
+        Value -> likelihood of each label, and attribute -> what its votes tell.
     """
-    cast: dict[str, list[Sequence[Vote]]] = {name: [] for name in schema.names}
+    ballots: dict[str, list[Sequence[Vote]]] = {name: [] for name in schema.names}
     for label in labels:
-        cast[label.attribute].append(label.votes)
-    accuracy = {name: answer_accuracy(of_name, len(schema[name].values)) for name, of_name in cast.items()}
+        ballots[label.attribute].append(label.votes)
+    evidence = {name: fit_evidence(of_name, len(schema[name].values)) for name, of_name in ballots.items()}
     return [
-        _likelihoods(label, accuracy[label.attribute], len(schema[label.attribute].values)) for label in labels
-    ], accuracy
+        _likelihoods(label, evidence[label.attribute], len(schema[label.attribute].values)) for label in labels
+    ], evidence
 
 
-def answer_accuracy(ballots: Sequence[Sequence[Vote]], values: int) -> float:
-    """Return the probability a of the model, from all pairs of a person's answers that are not Unknown.
+def fit_evidence(ballots: Sequence[Sequence[Vote]], values: int) -> Evidence:
+    """Return the concentration and noise, of those on the grid, under which the votes are likeliest.
 
-    It is the root above chance, 1 / ``values``; :data:`CERTAIN` where there is no pair or one value.
+    Args:
+        ballots: the votes of each person.
+        values: V, of the attribute.
     """
-    pairs = [one.value == other.value for votes in ballots for one, other in combinations(_informed(votes), 2)]
-    if not pairs or values < 2:
-        return CERTAIN
-    chance, agreement = 1 / values, sum(pairs) / len(pairs)
-    return min(CERTAIN, chance + math.sqrt(max(0.0, agreement - chance) * (1 - chance)))
+    patterns = Counter(tuple(sorted(_counts(votes).values(), reverse=True)) for votes in ballots)
+    patterns.pop((), None)
+    if not patterns or values < 2:
+        return Evidence()
+    grid = [Evidence(concentration, noise) for concentration in CONCENTRATIONS for noise in NOISES]
+    return max(
+        grid,
+        key=lambda evidence: sum(
+            people * np.log(_moments(pattern, evidence, values)[0]) for pattern, people in patterns.items()
+        ),
+    )
 
 
-def posterior(votes: Sequence[Vote], accuracy: float, values: int) -> dict[str, float]:
-    """Return how likely each value that was said is what the evidence tells, all values being as likely before.
+def pointed_at(votes: Sequence[Vote], evidence: Evidence, values: int) -> dict[str, float]:
+    """Return for each value that was said how far the evidence points at it: the mean of its pi given the votes.
 
     Args:
         votes: of one attribute of one person; those for Unknown tell nothing.
-        accuracy: a of the model.
+        evidence: of all people.
         values: V, of the attribute.
     """
-    said = [vote.value for vote in _informed(votes)]
-    gain = math.log(accuracy * max(values - 1, 1) / (1 - accuracy))  # in log-odds, of each vote
-    scores = {value: said.count(value) * gain for value in dict.fromkeys(said)}
-    highest = max(scores.values(), default=0.0)
-    total = sum(math.exp(score - highest) for score in scores.values()) + (values - len(scores)) * math.exp(-highest)
-    return {value: math.exp(score - highest) / total for value, score in scores.items()}
+    counts = _counts(votes)
+    total, means = _moments(tuple(counts.values()), evidence, values)
+    return {value: float(mean / total) for value, mean in zip(counts, means, strict=True)}
 
 
 def raw_likelihoods(label: Label) -> dict[str, float]:
@@ -74,14 +95,43 @@ def raw_likelihoods(label: Label) -> dict[str, float]:
     return {value: sum(own) / total * sum(own) / len(own) for value, own in _confidences(label.votes).items()}
 
 
-def _likelihoods(label: Label, accuracy: float, values: int) -> dict[str, float]:
-    told, confidences = posterior(label.votes, accuracy, values), _confidences(label.votes)
+def _moments(counts: Sequence[int], evidence: Evidence, values: int) -> tuple[float, list[float]]:
+    """Return the probability of votes in their order, and that times the mean of pi of each value with votes.
+
+    A vote is drawn from pi or is noise. Of the n votes of a value let j be drawn from pi. The mean of the product of their pi is a
+    moment of the Dirichlet distribution: a product over the values, divided by a function of the sum of all j. So the sum over all
+    ways to choose them is a product of polynomials.
+    """
+    alpha, noise = evidence
+    factors = []
+    for count in counts:
+        drawn = np.arange(count + 1)
+        ways = np.array([comb(count, j) for j in drawn]) * (1 - noise) ** drawn * (noise / values) ** (count - drawn)
+        factors.append(ways * np.exp(gammaln(alpha + drawn) - gammaln(alpha)))
+
+    def total(polynomials: Sequence[Array], extra: int) -> float:
+        product = np.ones(1)
+        for polynomial in polynomials:
+            product = np.convolve(product, polynomial)
+        sums = np.arange(len(product)) + extra
+        return float(product @ (rgamma(values * alpha + sums) / rgamma(values * alpha)))
+
+    means = []
+    for place, count in enumerate(counts):
+        raised = factors[place] * (alpha + np.arange(count + 1))
+        means.append(total([*factors[:place], raised, *factors[place + 1 :]], 1))
+    return total(factors, 0), means
+
+
+def _likelihoods(label: Label, evidence: Evidence, values: int) -> dict[str, float]:
+    told, confidences = pointed_at(label.votes, evidence, values), _confidences(label.votes)
     right = {value: told[value] * max(confidences[value]) for value in told}
     return right | {value: raw for value, raw in raw_likelihoods(label).items() if value == UNKNOWN}
 
 
-def _informed(votes: Sequence[Vote]) -> list[Vote]:
-    return [vote for vote in votes if vote.value != UNKNOWN]
+def _counts(votes: Sequence[Vote]) -> dict[str, int]:
+    """Return how often each value but Unknown was said, in the order of the votes."""
+    return dict(Counter([vote.value for vote in votes if vote.value != UNKNOWN][:COUNTED]))
 
 
 def _confidences(votes: Sequence[Vote]) -> Mapping[str, list[float]]:

@@ -180,8 +180,9 @@ def vote(
         for name in schema.names
     ]
     if settings.calibration == AGREEMENT:
-        of_values, accuracy = likelihoods(labels, schema)
-        calibrated: dict[str, Any] = {"kind": AGREEMENT, "answer_accuracy": accuracy}
+        of_values, evidence = likelihoods(labels, schema)
+        told = {name: of_name._asdict() for name, of_name in evidence.items()}
+        calibrated: dict[str, Any] = {"kind": AGREEMENT, "evidence": told}
         confidences = [of_label.get(label.voted, 0.0) for label, of_label in zip(labels, of_values, strict=True)]
     else:
         fitted = _fit_calibration(people, labels, settings)
