@@ -224,7 +224,7 @@ def _rule(rule: Mapping[str, Any], cuts: Any) -> str:
 def _text_only(about: dict[str, Any]) -> str:
     text = (
         "## Text-only attributes\n\nSENSITIVE. `text_only.parquet` holds what a language-model stage (or its embedded "
-        "stand-in) guessed from the users' own words, with votes and confidence. Nobody has confirmed it.\n\n"
+        "stand-in) guessed from the users' own words, with votes, confidence and a quotation. Nobody has confirmed it.\n\n"
         f"Purpose: {about['purpose']}\n\n"
     )
     rows = [

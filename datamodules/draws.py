@@ -1,7 +1,8 @@
 """Prepared folder -> the users of each split as every system sees them: reviews, photos and captions drawn of each."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from datamodules.gold import read_gold
 from datamodules.prepared import Prepared, open_prepared
 from datamodules.text_only import Labelled, read_text_only
 from mmprofile.errors import UserError
+from mmprofile.inputs.evidence import MOST_USERS, EvidenceSelector
 from mmprofile.inputs.views import (
     SPLITS,
     Example,
@@ -35,17 +37,28 @@ class Draws:
         schema: the system's profile schema: the folder's, or that joined with text-only attributes, whose labels were attached
             (:mod:`datamodules.text_only`).
         inputs: ``reviews``, ``photos_per_review``, ``sample_seed``, ``redraw``, and if others than these are wanted
-            ``photos`` (None), ``pairing`` (``paired``), ``missing`` and ``missing_labels`` (0).
+            ``photos`` (None), ``pairing`` (``paired``), ``missing``, ``missing_labels`` and ``evidence`` (0).
         captions: whether the system reads captions.
+        selector: a trained model's, if ``inputs`` have ``evidence``; None: fitted to the training users.
+
+    Attributes:
+        selector: selects the sentences that are shown of reviews that were not drawn; None where ``evidence`` is 0.
 
     Raises:
         UserError: the folder's schema is another one, or captions or text-only labels are read and it has none.
     """
 
-    def __init__(self, folder: Path, schema: Schema, inputs: InputSettings, captions: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        schema: Schema,
+        inputs: InputSettings,
+        captions: bool,
+        selector: EvidenceSelector | None = None,
+    ) -> None:
         self.prepared = open_prepared(folder)
         all_there: InputSettings = {"photos": None, "pairing": "paired", "missing": 0.0, "missing_labels": 0.0}
-        self.inputs: InputSettings = {**all_there, **inputs}
+        self.inputs: InputSettings = {**all_there, "evidence": 0, **inputs}
         self.text_only = None if self.prepared.schema == schema else schema.text_only
         self._labels: dict[str, Labelled] = {}
         if self.text_only is not None and self.prepared.schema == schema.observed:
@@ -55,6 +68,9 @@ class Draws:
                 f"{folder} was prepared with the profile schema {self.prepared.schema.name!r}, which differs from this "
                 f"model's {schema.name!r}: prepare the data with this schema or choose the matching profile="
             )
+        self.selector = selector
+        if selector is None and self.inputs["evidence"]:
+            self.selector = EvidenceSelector.fit(islice(self._evidence(), MOST_USERS), self.inputs["evidence"])
         self.captions = _captions_by_photo(self.prepared, captions)
         self._drawn: dict[str, list[DrawnUser]] = {}
         self._donors_of: dict[str, list[int]] = {}
@@ -130,6 +146,12 @@ class Draws:
             users[place] = self._draw(self.prepared.datasets["train"][place], "train", epoch)[1]
         return with_photos_of(users[index], users[donor])
 
+    def _evidence(self) -> Iterator[tuple[Sequence[str], Sequence[str]]]:
+        """Yield the reviews and the rationales of each training user with labels."""
+        for row in self.prepared.datasets["train"]:
+            if row["user_id"] in self._labels:
+                yield [review["text"] for review in row["reviews"]], self._labels[row["user_id"]].rationales
+
     def _donors(self, split: str) -> list[int]:
         """Return for each user of a split the position of the user whose photos it is shown."""
         if split not in self._donors_of:
@@ -160,7 +182,10 @@ class Draws:
             epoch=epoch,
         )
         user = drop_photos(keep_photos(user, inputs["photos"], seed), inputs["missing"], seed)
-        labelled = self._labels.get(user.user_id, Labelled(profile={}, weights={}))
+        if self.selector is not None:
+            ids = {review["review_id"] for review in rows}
+            user = self.selector.shown(user, [r["text"] for r in row["reviews"] if r["review_id"] not in ids])
+        labelled = self._labels.get(user.user_id, Labelled(profile={}, weights={}, rationales=[]))
         user = replace(user, profile=profile | labelled.profile, weights=labelled.weights)
         return rows, user if split == "test" else drop_labels(user, inputs["missing_labels"], seed)
 

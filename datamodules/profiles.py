@@ -259,7 +259,8 @@ class ProfileDataModule(pl.LightningDataModule):
             raise UserError(f"paradigm.schedule={schedule!r} is not one of {', '.join(VIEW_SCHEDULES)}")
         if micro_batch_size is not None and micro_batch_size < 1:
             raise UserError(f"loader.micro_batch_size={micro_batch_size}: give 1 or more, or null")
-        self.draws = Draws(folder, model.schema, inputs, any(view.captions != "none" for view in views))
+        captions = any(view.captions != "none" for view in views)
+        self.draws = Draws(folder, model.schema, inputs, captions, model.selector)
         self.prepared = self.draws.prepared
         self.views, self.inputs, self.seed, self.workers = views, self.draws.inputs, seed, workers
         self.batch_size, self.micro_batch_size, self.eval_batch_size = batch_size, micro_batch_size, eval_batch_size

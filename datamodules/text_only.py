@@ -23,7 +23,7 @@ from mmprofile.profile.schema import UNKNOWN, Profile, Schema
 FILE = "text_only.parquet"
 COLUMNS = pa.schema(
     [("user_id", pa.string()), ("attribute", pa.string()), ("label", pa.string()), ("confidence", pa.float64())]
-    + [(name, pa.string()) for name in ("votes", "provenance", "purpose")]
+    + [(name, pa.string()) for name in ("rationale", "votes", "provenance", "purpose")]
 )
 ATTACH = "python -m mmprofile.llm.attach"
 
@@ -34,10 +34,12 @@ class Labelled(NamedTuple):
     Attributes:
         profile: attribute -> its value, ``()`` for Unknown; without the attributes that have no label.
         weights: attribute -> the label's confidence, whatever the label.
+        rationales: of the labels that are known; none where an earlier version attached them.
     """
 
     profile: Profile
     weights: dict[str, float]
+    rationales: list[str]
 
 
 def attach(folder: Path, path: Path, schema: Schema, purpose: str) -> dict[str, Any]:
@@ -115,15 +117,18 @@ def read_text_only(prepared: Prepared, schema: Schema) -> dict[str, Labelled]:
             )
     labelled: dict[str, Labelled] = {}
     with intact(path, f"run {ATTACH} again"):
-        rows = pq.read_table(path, columns=["user_id", "attribute", "label", "confidence"]).to_pylist()
+        names = [name for name in pq.read_schema(path).names if name not in ("votes", "provenance", "purpose")]
+        rows = pq.read_table(path, columns=names).to_pylist()
     for row in rows:
         name, label = row["attribute"], row["label"]
         if name not in schema.names:
             continue
         if row["user_id"] not in labelled:
-            labelled[row["user_id"]] = Labelled(profile={}, weights={})
+            labelled[row["user_id"]] = Labelled(profile={}, weights={}, rationales=[])
         labelled[row["user_id"]].profile[name] = () if label == UNKNOWN else (label,)
         labelled[row["user_id"]].weights[name] = row["confidence"]
+        if label != UNKNOWN:
+            labelled[row["user_id"]].rationales.append(row.get("rationale") or "")
     return labelled
 
 
@@ -154,6 +159,7 @@ def _save(path: Path, labels: Sequence[Label], thresholds: dict[str, float], pur
                 "attribute": label.attribute,
                 "label": label.label,
                 "confidence": label.confidence,
+                "rationale": label.rationale,
                 "votes": json.dumps([asdict(vote) for vote in label.votes]),
                 "provenance": json.dumps(origin | {"threshold": thresholds.get(label.attribute)}),
                 "purpose": purpose,

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ from mmprofile.evaluate.predictions import predict_users, write_predictions
 from mmprofile.evaluate.rows import profiles
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import BatchData, PhotoData
+from mmprofile.inputs.evidence import SENTENCE_END, distinct_sentences, sentences_of
 from mmprofile.inputs.views import User, donors, user_rng
 from mmprofile.model.model import ProfileModel
 from mmprofile.profile.schema import Profile, Schema
 
 PROFILES = ("none", "generated", "gold", "shuffled")
-SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)|[。！？]")
 _HELD_OUT = 1_000_033  # purpose of a draw; the purposes of training draws are the epochs' numbers
 
 
@@ -42,6 +41,8 @@ class HeldOut(NamedTuple):
 def held_out(draws: PhotoData, split: str, schema: Schema, count: int, sentences: int | None = None) -> HeldOut:
     """Draw up to ``count`` reviews of each user, none of those that the profile is made of and none with their text.
 
+    Nor is there a review with one of the sentences that the profile is made of (``inputs.evidence``).
+
     The draw depends only on the run's ``inputs.sample_seed`` and the user: it is the same for all classifiers and seeds.
 
     Args:
@@ -55,7 +56,12 @@ def held_out(draws: PhotoData, split: str, schema: Schema, count: int, sentences
     reviews, alone, unrated = list[User](), 0, 0
     for row, (drawn, user) in zip(draws.prepared.datasets[split], draws.of(split), strict=True):
         ids, texts = {review["review_id"] for review in drawn}, set(user.reviews)
-        others = [r for r in row["reviews"] if r["review_id"] not in ids and r["text"] not in texts]
+        evidence = {*distinct_sentences(user.reviews[len(drawn) :])}
+        others = [
+            r
+            for r in row["reviews"]
+            if r["review_id"] not in ids and r["text"] not in texts and evidence.isdisjoint(sentences_of(r["text"]))
+        ]
         rated = [(r["text"], value) for r in others if (value := sentiment(r["stars"])) in attribute.values]
         alone, unrated = alone + (not others), unrated + bool(others and not rated)
         rng = user_rng(draws.inputs["sample_seed"], user.user_id, _HELD_OUT)

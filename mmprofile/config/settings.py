@@ -153,7 +153,8 @@ class InputsConfig:
     ``photos``: at most so many of a user (None: all that were drawn). ``pairing``: ``unpaired`` shows everybody's photos and
     captions to somebody else of the split. ``missing``: the probability that a photo is not there, nor its caption. These
     three hold in all splits. ``missing_labels``: the probability that a label of the training or validation split is not there.
-    ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs.
+    ``redraw``: in training, other reviews of a user in each epoch; validation and test keep theirs. ``evidence``: see
+    :class:`mmprofile.inputs.evidence.EvidenceSelector`.
     """
 
     reviews: int = MISSING
@@ -165,6 +166,7 @@ class InputsConfig:
     max_tokens: int = MISSING
     sample_seed: int = MISSING
     redraw: bool = MISSING
+    evidence: int = MISSING
 
 
 @dataclass

@@ -89,7 +89,10 @@ def invented(cfg: TrainConfig, schema: Schema, number: int) -> User:
     words = list(islice(cycle(SENTENCE.split()), WORDS - 1))
     return User(
         user_id=f"user-{number}",
-        reviews=tuple(" ".join([f"{number}.{review}", *words]) for review in range(cfg.inputs.reviews)),
+        reviews=tuple(
+            " ".join([f"{number}.{review}", *words])
+            for review in range(cfg.inputs.reviews + bool(cfg.inputs.evidence))  # the sentences are one more
+        ),
         photos=tuple(f"{number}.{photo}" for photo in range(count)),
         captions=(CAPTION,) * count,
         profile={

@@ -106,7 +106,8 @@ def _what_is_read(cfg: TrainConfig) -> list[str]:
     photos = f"{inputs.photos_per_review} photo{'s' * (inputs.photos_per_review != 1)}"
     drawn = "drawn anew in each epoch" if inputs.redraw else "drawn once"
     texts = f"{cfg.text.encoding} texts of at most {inputs.max_tokens} tokens"
-    return [*names, f"{inputs.reviews} reviews with {photos} each, {drawn}", texts]
+    evidence = f", and {inputs.evidence} sentences of the others that look like evidence" if inputs.evidence else ""
+    return [*names, f"{inputs.reviews} reviews with {photos} each, {drawn}{evidence}", texts]
 
 
 def _how_it_is_trained(cfg: TrainConfig) -> list[str]:

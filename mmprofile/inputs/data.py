@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from mmprofile.config.targets import build
 from mmprofile.files import read_json
+from mmprofile.inputs.evidence import EvidenceSelector
 from mmprofile.inputs.views import Example, InputSettings, User, View
 from mmprofile.profile.schema import Schema
 
@@ -45,7 +46,13 @@ class UserData(ExampleData, Protocol):
 
 
 class PhotoData(UserData, Protocol):
-    """Users with what was drawn of them, and with the files of their photos."""
+    """Users with what was drawn of them, and with the files of their photos.
+
+    Attributes:
+        selector: of sentences from reviews that were not drawn; None: none are shown.
+    """
+
+    selector: EvidenceSelector | None
 
     def of(self, split: str) -> list[tuple[tuple[Mapping[str, Any], ...], User]]:
         """Return each user of a split with the rows of the reviews that were drawn."""

@@ -46,6 +46,7 @@ class InputSettings(TypedDict, total=False):
     max_tokens: int
     sample_seed: int
     redraw: bool
+    evidence: int
     encoding: str
     modality: str
 
@@ -248,7 +249,7 @@ def check_inputs(inputs: InputsConfig) -> None:
     Raises:
         UserError: names the setting.
     """
-    for name, least in (("reviews", 1), ("photos_per_review", 0), ("photos", 0), ("max_tokens", 1)):
+    for name, least in (("reviews", 1), ("photos_per_review", 0), ("photos", 0), ("max_tokens", 1), ("evidence", 0)):
         value = getattr(inputs, name)
         if value is not None and value < least:
             raise UserError(f"inputs.{name}={value}: give {least} or more")

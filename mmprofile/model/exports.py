@@ -10,6 +10,7 @@ from torch import nn
 
 from mmprofile.errors import UserError
 from mmprofile.files import MALFORMED, read_json
+from mmprofile.inputs.evidence import load_selector
 from mmprofile.model.build import build_model
 from mmprofile.model.checkpoints import CONFIG, TOKENIZERS, in_proportion
 from mmprofile.model.confidence import load_confidence
@@ -57,7 +58,7 @@ def load_pretrained(folder: Path) -> ProfileModel:
         raise UserError(
             f"{folder}: config.json or text/ describe no model ({reason}); export the model again"
         ) from error
-    model.settings, model.confidence = settings, load_confidence(folder)
+    model.settings, model.confidence, model.selector = settings, load_confidence(folder), load_selector(folder)
     try:
         _tie_as_saved(model, weights)
         load_model(model, str(weights))

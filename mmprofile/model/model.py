@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmprofile.errors import UserError
 from mmprofile.files import write_json
 from mmprofile.inputs.batch import IGNORE, Batch, Collator
+from mmprofile.inputs.evidence import EvidenceSelector
 from mmprofile.inputs.views import InputSettings, Masking
 from mmprofile.model.auxiliary import Auxiliary
 from mmprofile.model.backbones import attention_queries, build_prompt
@@ -117,6 +118,7 @@ class ProfileModel(ProfileDecoder):
         self.schema, self.settings = schema, settings
         self.grammar = Grammar(schema, tokenizer)
         self.confidence: Confidence | None = None  # fitted after training
+        self.selector: EvidenceSelector | None = None  # of the data that it was trained on
         self.adapter: list[Any] = [] if adapter is None else [adapter]  # in a list, so it is not a submodule
         speed_up(self)
 
@@ -404,3 +406,5 @@ class ProfileModel(ProfileDecoder):
         save_model(self, str(folder / "model.safetensors"))
         if self.confidence is not None:
             self.confidence.save(folder)
+        if self.selector is not None:
+            self.selector.save(folder)

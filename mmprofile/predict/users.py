@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mmprofile.inputs.batch import Batch
+from mmprofile.inputs.evidence import EvidenceSelector
 from mmprofile.inputs.views import Masking, User, View, paradigm_views, user_rng
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.rows import InputUser
@@ -204,7 +205,7 @@ def batches(
     collator = model.collator(inputs, photos, Masking(), 0)
     remaining = iter(users)
     while chunk := list(islice(remaining, batch_size)):
-        selections = [select(user, inputs, view, photos) for user in chunk]
+        selections = [select(user, inputs, view, photos, model.selector) for user in chunk]
         if captioner is not None and photos.images is not None and view.captions != "none":
             selections = captioned(selections, photos.images, captioner)
         yield selections, collator([selection.user for selection in selections], (view,))
@@ -213,7 +214,13 @@ def batches(
                 memory.forget()
 
 
-def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos) -> Selection:
+def select(
+    row: InputUser,
+    inputs: Mapping[str, Any],
+    view: View,
+    photos: Photos,
+    selector: EvidenceSelector | None = None,
+) -> Selection:
     """Draw the reviews and photos that the model is shown of a user: as many as in training, by the user's id.
 
     Photos are opened in the order in which they are drawn, until there are enough.
@@ -223,9 +230,11 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos
         inputs: the model's, as :class:`mmprofile.config.settings.InputsConfig` has them; ``photos`` may be absent.
         view: the model's for prediction.
         photos: says which photos can be used.
+        selector: the model's, of sentences from reviews that are not drawn; they are not counted in ``used``.
     """
     rng = user_rng(inputs["sample_seed"], row.user_id)
-    reviews = _draw(row.reviews, inputs["reviews"], rng)
+    places = _draw(range(len(row.reviews)), inputs["reviews"], rng)
+    reviews = [row.reviews[place] for place in places]
     most = inputs["reviews"] * inputs["photos_per_review"]
     if inputs.get("photos") is not None:
         most = min(most, inputs["photos"])
@@ -246,6 +255,8 @@ def select(row: InputUser, inputs: Mapping[str, Any], view: View, photos: Photos
         photos=tuple(row.photos[place] for place in drawn),
         captions=tuple(row.captions[place] if row.captions else None for place in drawn),
     )
+    if selector is not None:
+        user = selector.shown(user, [text for place, text in enumerate(row.reviews) if place not in places])
     used = {
         "reviews": len(reviews) if view.reviews else 0,
         "photos": len(drawn) if view.photos != "none" else 0,

@@ -237,6 +237,8 @@ def _limits(inputs: Mapping[str, Any], metrics: Mapping[str, Any]) -> Iterator[s
     yield "A profile is a guess about a person. The scores are means: for a single person it may be wrong in every attribute."
     yield "Other people, places, languages and years than those of the data were not measured."
     yield f"It reads at most {inputs['reviews']} reviews of a person, and what belongs to them; of more it draws some."
+    if inputs.get("evidence"):
+        yield f"Of the other reviews it reads the {inputs['evidence']} sentences that look most like evidence (`evidence.json`)."
     for row in _this_run(metrics):
         if row.scores["n_users"] < FEW:
             yield f"There are only {row.scores['n_users']} test users: look at the intervals."

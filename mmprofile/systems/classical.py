@@ -21,13 +21,11 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from mmprofile.errors import UserError
+from mmprofile.inputs.evidence import WORD
 from mmprofile.inputs.views import Cues, Example
 from mmprofile.profile.metrics import count, macro_scores
 from mmprofile.profile.schema import Attribute, Profile, Schema
 
-_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-WORD = rf"(?u)[{_UNSPACED}]|[^\W{_UNSPACED}]{{2,}}"
-"""A term of TF-IDF: a word of two letters or more or, in a script without blanks (Chinese, Japanese, Thai), a character."""
 Array: TypeAlias = npt.NDArray[np.float64]
 Matrix: TypeAlias = Any
 """(N, F) features, a NumPy array or a sparse matrix of SciPy."""

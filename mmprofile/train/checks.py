@@ -29,10 +29,16 @@ def check_settings(cfg: TrainConfig) -> None:
         UserError: a setting of the paradigm, the inputs, the encoding, the steps or the evaluation makes no sense, or sensitive
             attributes have no purpose.
     """
-    check_purpose(Schema.from_config(cfg.profile), cfg.purpose)
+    schema = Schema.from_config(cfg.profile)
+    check_purpose(schema, cfg.purpose)
     check_system(cfg.model.system)
     check_paradigm(cfg.paradigm)
     check_inputs(cfg.inputs)
+    if cfg.inputs.evidence and schema.text_only is None:
+        raise UserError(
+            f"inputs.evidence={cfg.inputs.evidence}: the rationales of text-only attributes say what evidence looks like, and "
+            f"profile {schema.name} has none: choose profile=yelp+text_only, or leave inputs.evidence at 0"
+        )
     check_encoding(cfg.text.encoding, cfg.model.target)
     check_head(cfg.model)
     _check_model(cfg)

@@ -156,7 +156,7 @@ def train_model(cfg: TrainConfig, schema: Schema, folder: Path, precision: str) 
 
     load_weights(module, folder / "checkpoints" / BEST)
     model.fit_validation(batch.to(module.device) for batch in data.val_dataloader())
-    model.confidence = fit_confidence(model, data)
+    model.confidence, model.selector = fit_confidence(model, data), data.draws.selector
     model.save_pretrained(folder / "model")
     test, predictions = evaluate_model(
         model, data, "test", beams=cfg.evaluation.beams, settings=cfg.evaluation, progress=cfg.trainer.progress

@@ -14,6 +14,7 @@ from mmprofile.apply.shown import PROFILES, Source, first_sentences, held_out, k
 from mmprofile.evaluate.runs import load_run, run_data
 from mmprofile.files import read_json_lines
 from mmprofile.inputs.data import prepare_data
+from mmprofile.inputs.evidence import EvidenceSelector, sentences_of
 from mmprofile.inputs.views import SPLITS, donors
 from mmprofile.profile.schema import Attribute, Schema
 from tests.support.tinyclassifiers import SENTIMENT
@@ -47,6 +48,14 @@ def test_no_review_is_on_both_sides(trained: Path) -> None:
         assert {(u.user_id, u.reviews) for u in held_out(draws, split, SENTIMENT, 1).reviews} <= {
             (u.user_id, u.reviews) for u in found.reviews
         }
+
+
+def test_no_review_has_a_sentence_that_the_profile_is_made_of(trained: Path) -> None:
+    draws = draws_of(trained)
+    draws.selector = EvidenceSelector(4, {"soup": 1.0})
+    for (_, user), review in zip(draws.of("test"), held_out(draws, "test", SENTIMENT, 1).reviews, strict=True):
+        assert len(user.reviews) == 4
+        assert not {*sentences_of(review.reviews[0])} & {*sentences_of(user.reviews[-1])}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from mmprofile.inputs.batch import Collator
+from mmprofile.inputs.evidence import EvidenceSelector
 from mmprofile.inputs.views import build_view
 from mmprofile.model.model import ProfileModel
 from mmprofile.predict.rows import InputUser
@@ -64,6 +65,16 @@ def test_nothing_of_earlier_users_is_remembered(
     assert not collators[0]._tokens
     assert not collators[0]._digests
     assert not model.vision._remembered
+
+
+def test_sentences_that_look_like_evidence_come_from_the_reviews_that_are_not_drawn(tmp_path: Path) -> None:
+    photos, view = UserPhotos(tmp_path, process, np.asarray), build_view("text", "text")
+    row = InputUser("ann", ["My soup.", "My soup. My wife.", "My son.", "Rain."])
+    plain, _ = select(row, INPUTS, view, photos)
+    shown, used = select(row, INPUTS, view, photos, EvidenceSelector(1, {"wife": 2.0, "son": 1.0}))
+    assert shown.reviews[:-1] == plain.reviews
+    assert shown.reviews[-1] == ("My son." if "My soup. My wife." in plain.reviews else "My wife.")
+    assert used["reviews"] == 2
 
 
 def test_as_many_are_shown_as_in_training_and_unusable_photos_are_named(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from datamodules.prepared import open_prepared
 from datamodules.text_only import attach, read_text_only
 from mmprofile.config.compose import load_config
 from mmprofile.errors import UserError
+from mmprofile.inputs.evidence import EvidenceSelector, distinct_sentences
 from mmprofile.llm.labels import Label, Vote, save_labels
 from mmprofile.paths import conf_dir
+from mmprofile.predict.profiler import Profiler
 from mmprofile.profile.schema import UNKNOWN, Attribute, Schema
 from mmprofile.train import run as train
 
@@ -43,12 +45,12 @@ def make(folder: Path) -> Path:
     )
 
 
-def labels_of(users: Sequence[str]) -> list[Label]:
+def labels_of(users: Sequence[str], quoted: str = "scrubs") -> list[Label]:
     """Everybody is a nurse (0.8, two votes) of Unknown age (0.25); of the first user there is no vote."""
     votes = (Vote(0, "Nurse", 0.9, "a"), Vote(1, "Nurse", 0.7, "b"))
     labels = []
     for user in users[1:]:
-        labels.append(Label(user, "Occupation", "Nurse", 0.8, "Nurse", 1.0, 0.8, "scrubs", votes, "origin"))
+        labels.append(Label(user, "Occupation", "Nurse", 0.8, "Nurse", 1.0, 0.8, quoted, votes, "origin"))
         age = Label(user, "Age", UNKNOWN, 0.25, "18-24", 0.5, 0.5, "", (Vote(0, "18-24", 0.2),), "origin")
         labels.append(age)
     return [*labels, Label(users[0], "Age", UNKNOWN, 0.1, UNKNOWN, provenance="origin")]
@@ -90,7 +92,16 @@ def test_attached_labels_say_where_they_come_from(folder: Path, users: list[str]
     }  # fmt: skip
     assert set(before) <= set(after)
     rows = pq.read_table(folder / "text_only.parquet").to_pylist()
-    assert list(rows[0]) == ["user_id", "attribute", "label", "confidence", "votes", "provenance", "purpose"]
+    assert list(rows[0]) == [
+        "user_id",
+        "attribute",
+        "label",
+        "confidence",
+        "rationale",
+        "votes",
+        "provenance",
+        "purpose",
+    ]
     assert len(rows) == 2 * (len(users) - 1)
     assert {row["user_id"] for row in rows} == set(users[1:])
     nurse = next(row for row in rows if row["attribute"] == "Occupation")
@@ -144,6 +155,7 @@ def test_training_sees_labels_and_scoring_gold(folder: Path, users: list[str], t
                 text_only = {n: values for n, values in user.profile.items() if n in TEXT_ONLY.names}
                 assert text_only == (gold[user.user_id] if name == "judged" else attached)
                 assert user.weights == ({"Occupation": 0.8, "Age": 0.25} if known else {})
+    assert draws.selector is None
     assert draws.users("train")[0].user_id == users[0]
     assert plain.judged("test") == plain.users("test")
     (folder / "gold_text_only.parquet").rename(tmp_path / "gold")
@@ -151,6 +163,33 @@ def test_training_sees_labels_and_scoring_gold(folder: Path, users: list[str], t
         assert all((user.profile or {}).keys() == {*YELP.names} for user in draws.judged("test"))
     finally:
         (tmp_path / "gold").rename(folder / "gold_text_only.parquet")
+
+
+def test_sentences_like_those_that_training_users_are_quoted_with_are_shown(
+    folder: Path, users: list[str], tmp_path: Path
+) -> None:
+    """The labels quote a sentence that the city's people use; the same sentence is found of people without labels."""
+    quoted = "to me the"
+    attach(folder, save(tmp_path / "labels.parquet", labels_of(users, quoted)), TEXT_ONLY, "a test of ours")
+    draws, plain = (Draws(folder, BOTH, INPUTS | more, True) for more in ({"evidence": 2}, {}))
+    assert draws.selector is not None
+    for split in ("train", "validation", "test"):
+        drawn = zip(draws.of(split), plain.of(split), draws.prepared.datasets[split], strict=True)
+        for (rows, user), (plain_rows, plain_user), table_row in drawn:
+            assert (rows, user.photos, user.profile) == (plain_rows, plain_user.photos, plain_user.profile)
+            assert user.reviews[:-1] == plain_user.reviews
+            lines = user.reviews[-1].split("\n")
+            others = [row["text"] for row in table_row["reviews"] if row not in rows]
+            assert lines == draws.selector.select(others)
+            there = [line for line in distinct_sentences(others) if quoted in line.lower()]
+            assert len(there) < 2 or all(quoted in line.lower() for line in lines)
+    examples = zip(draws.examples("test"), draws.users("test"), strict=True)
+    assert all(example.text == "\n".join(user.reviews) for example, user in examples)  # the linear rows read the same
+    own = EvidenceSelector(1, {"soup": 1.0})  # a trained model's
+    assert Draws(folder, BOTH, INPUTS | {"evidence": 2}, True, own).selector is own
+    attach(folder, save(tmp_path / "labels.parquet", labels_of(users, "no such words")), TEXT_ONLY, "a test of ours")
+    with pytest.raises(UserError, match=r"inputs\.evidence=2: no rationale of the labels quotes a review"):
+        Draws(folder, BOTH, INPUTS | {"evidence": 2}, True)
 
 
 def test_labels_that_do_not_fit_are_refused(folder: Path, users: list[str], tmp_path: Path) -> None:
@@ -244,6 +283,26 @@ def test_the_commands_one_after_another(smoke: tuple[Path, list[str]]) -> None:
     assert tuple(row["profile"]) == tuple(row["confidence"]) == BOTH.names
     assert "trained for the purpose: a test of ours" in told.stderr
     assert "is finished" in run("train", *words, *JOINT, "name=joint", cwd=where).stdout
+
+
+def test_a_model_that_reads_evidence_reads_it_wherever_it_predicts(smoke: tuple[Path, list[str]]) -> None:
+    where, words = smoke
+    more = ["inputs.evidence=4", "paradigm=text", "trainer.max_epochs=1", "name=evidence"]
+    refused = run("train", *words, *more, cwd=where, code=2)
+    assert refused.stderr.startswith("error: inputs.evidence=4: the rationales of text-only attributes say what")
+    run("train", *words, *JOINT, *more, cwd=where)
+    path = where / "out" / "evidence"
+    weights = json.loads((path / "model" / "evidence.json").read_text())["weights"]
+    assert weights["husband"] > 0 > weights["soup"]
+    assert "4 sentences that look most like evidence" in (path / "model" / "README.md").read_text()
+    run("evaluate", "run=out/evidence", cwd=where)
+    test = json.loads((path / "metrics.json").read_text())["test"]
+    assert json.loads((path / "evaluation-test.json").read_text())["test"] == test
+    profiler = Profiler.from_pretrained(path, purpose="a test of ours")
+    reviews = [f"Soup number {i} was fine." for i in range(9)] + ["Lovely! My husband sang."]
+    [ann] = profiler.predict_many([{"user_id": "ann", "reviews": reviews}])
+    assert len(ann.reviews) == 3 + 1
+    assert "My husband sang." in "\n".join(ann.reviews).split("\n")
 
 
 @pytest.mark.parametrize("model", ["majority", "tfidf_lr", "coopnet", "od_tup"])
