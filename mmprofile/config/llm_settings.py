@@ -29,6 +29,7 @@ class VoteConfig:
 
     method: str = MISSING
     gamma: float = MISSING
+    of_answers: str = MISSING
     temperature: float = MISSING
     alpha: float = MISSING
     calibration: str = MISSING

@@ -43,6 +43,7 @@ RULES: dict[str, Rule] = {
     "splits": (lambda value: value and set(value) <= {*SPLITS}, f"give some of {', '.join(SPLITS)}"),
     "vote.method": _one_of(*METHODS),
     "vote.gamma": _least(0),
+    "vote.of_answers": _one_of("highest", "mean"),
     "vote.temperature": POSITIVE,
     "vote.calibration": _one_of(AGREEMENT, *KINDS),
     "vote.target": (lambda value: min(value) > 0, "give two numbers above 0, a and b of a beta distribution"),

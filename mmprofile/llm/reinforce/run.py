@@ -38,7 +38,7 @@ from mmprofile.llm.student_folder import (
     save_student,
 )
 from mmprofile.llm.vote.agreement import likelihoods, raw_likelihoods
-from mmprofile.llm.vote.voting import collect_ballots, vote, vote_settings
+from mmprofile.llm.vote.voting import collect_ballots, of_whole_readings, vote, vote_settings
 from mmprofile.profile.schema import Schema
 
 ROLLOUTS = "rollouts.jsonl"
@@ -178,8 +178,8 @@ def vote_rollouts(
 
 
 def rollout_vote(settings: ReinforceConfig, cfg: LlmConfig) -> VoteConfig:
-    """Return how rollouts are voted: as the teacher's answers, but a reward that weighs all alike goes with a plain majority."""
-    given = vote_settings(cfg)
+    """Return how rollouts are voted; a reward that weighs all alike goes with a plain majority."""
+    given = of_whole_readings(vote_settings(cfg))
     method = "majority" if settings.reward in UNWEIGHTED else given.method
     return replace(given, method=method, calibration="none", unknown_rate=None)
 
@@ -190,7 +190,7 @@ def frozen_labels(
     """Return the frozen labels of a file; if it has none of this origin, freeze ``labels`` there first."""
     if not path.exists() or FrozenLabels.load(path).origin != origin:
         raw = [raw_likelihoods(label) for label in labels]
-        weights = likelihoods(labels, schema)[0] if settings.calibration == AGREEMENT else raw
+        weights = likelihoods(labels, schema, "mean")[0] if settings.calibration == AGREEMENT else raw
         freeze_labels(labels, weights, origin).save(path)
     return FrozenLabels.load(path)
 

@@ -25,7 +25,7 @@ from mmprofile.llm.scores import percentiles, resampled_f1, score_labels, tabula
 from mmprofile.llm.stage import current_answers, stage_folder
 from mmprofile.llm.student import Student, student_settings
 from mmprofile.llm.student_folder import STUDENT
-from mmprofile.llm.vote.voting import NO_VOTES, collect_ballots, vote, vote_settings
+from mmprofile.llm.vote.voting import NO_VOTES, collect_ballots, of_whole_readings, vote, vote_settings
 from mmprofile.profile.metrics import RESAMPLES, Array
 from mmprofile.profile.schema import Schema
 
@@ -105,7 +105,9 @@ def student_draws(
                 student, people, settings.rollouts, settings.temperature, 1.0, title("sft_voted"), cfg, folder
             )
             ballots = collect_ballots(people, schema, chain(*records))
-            draws["sft_voted"] = [by_person(people, vote(people, ballots, schema, vote_settings(cfg))[0])]
+            draws["sft_voted"] = [
+                by_person(people, vote(people, ballots, schema, of_whole_readings(vote_settings(cfg)))[0])
+            ]
     return draws, unread
 
 

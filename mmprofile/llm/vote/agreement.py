@@ -4,8 +4,8 @@ The evidence about a person points at one value, or at several: pi, one probabil
 Dirichlet distribution with the concentration alpha. An answer that is not Unknown says a value drawn from pi or, with the
 probability epsilon, any of the V. Both numbers are those under which the votes of all people are likeliest: slips scatter over the
 values, evidence that points two ways does not. The mean of pi given a person's votes is then how far the evidence points at a
-value. It tells the truth as likely as the most confident answer for this value says: answers read different parts, or read better
-and worse, and what one has seen, another's silence does not undo.
+value. It tells the truth as likely as the answers for this value say: the most confident of them, where answers read different
+parts and the others saw less; their mean, where all read the same.
 
 Mistakes that all answers share are not seen: a teacher that is wrong alike each time, and sure, counts as right.
 """
@@ -13,6 +13,7 @@ Mistakes that all answers share are not seen: a teacher that is wrong alike each
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import comb
+from statistics import mean
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,9 @@ class Evidence(NamedTuple):
     noise: float = NOISES[0]
 
 
-def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str, float]], dict[str, Evidence]]:
+def likelihoods(
+    labels: Sequence[Label], schema: Schema, of_answers: str = "highest"
+) -> tuple[list[dict[str, float]], dict[str, Evidence]]:
     """Return how likely each value that was said is right, 0 to 1, for each label.
 
     Unknown has the likelihood of :func:`raw_likelihoods`: agreement does not tell whether there is any evidence.
@@ -43,6 +46,7 @@ def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str,
     Args:
         labels: with their votes; those of an attribute are judged together.
         schema: the attributes.
+        of_answers: ``highest`` or ``mean``: which confidence of the answers for a value counts.
 
     Returns:
         Value -> likelihood of each label, and attribute -> what its votes tell.
@@ -52,7 +56,8 @@ def likelihoods(labels: Sequence[Label], schema: Schema) -> tuple[list[dict[str,
         ballots[label.attribute].append(label.votes)
     evidence = {name: fit_evidence(of_name, len(schema[name].values)) for name, of_name in ballots.items()}
     return [
-        _likelihoods(label, evidence[label.attribute], len(schema[label.attribute].values)) for label in labels
+        _likelihoods(label, evidence[label.attribute], len(schema[label.attribute].values), of_answers)
+        for label in labels
     ], evidence
 
 
@@ -86,7 +91,7 @@ def pointed_at(votes: Sequence[Vote], evidence: Evidence, values: int) -> dict[s
     """
     counts = _counts(votes)
     total, means = _moments(tuple(counts.values()), evidence, values)
-    return {value: float(mean / total) for value, mean in zip(counts, means, strict=True)}
+    return {value: float(moment / total) for value, moment in zip(counts, means, strict=True)}
 
 
 def raw_likelihoods(label: Label) -> dict[str, float]:
@@ -123,9 +128,10 @@ def _moments(counts: Sequence[int], evidence: Evidence, values: int) -> tuple[fl
     return total(factors, 0), means
 
 
-def _likelihoods(label: Label, evidence: Evidence, values: int) -> dict[str, float]:
+def _likelihoods(label: Label, evidence: Evidence, values: int, of_answers: str) -> dict[str, float]:
     told, confidences = pointed_at(label.votes, evidence, values), _confidences(label.votes)
-    right = {value: told[value] * max(confidences[value]) for value in told}
+    stated = max if of_answers == "highest" else mean
+    right = {value: told[value] * stated(confidences[value]) for value in told}
     return right | {value: raw for value, raw in raw_likelihoods(label).items() if value == UNKNOWN}
 
 

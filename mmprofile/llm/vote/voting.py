@@ -51,6 +51,11 @@ def vote_settings(cfg: LlmConfig) -> VoteConfig:
     return cast(VoteConfig, OmegaConf.to_object(cfg.vote))
 
 
+def of_whole_readings(settings: VoteConfig) -> VoteConfig:
+    """Return how answers are voted that have each read all, as a student's: their Unknown is a judgement, and weighs as one."""
+    return replace(settings, gamma=1.0, of_answers="mean")
+
+
 def vote_weights(
     votes: Sequence[Vote], method: str = "confidence", temperature: float = 1.0, gamma: float = 1.0
 ) -> list[float]:
@@ -180,7 +185,7 @@ def vote(
         for name in schema.names
     ]
     if settings.calibration == AGREEMENT:
-        of_values, evidence = likelihoods(labels, schema)
+        of_values, evidence = likelihoods(labels, schema, settings.of_answers)
         told = {name: of_name._asdict() for name, of_name in evidence.items()}
         calibrated: dict[str, Any] = {"kind": AGREEMENT, "evidence": told}
         confidences = [of_label.get(label.voted, 0.0) for label, of_label in zip(labels, of_values, strict=True)]

@@ -77,6 +77,7 @@ def test_by_hand() -> None:
     assert evidence == {"Letter": Evidence(), "Digit": Evidence()}  # the only pair agrees
     assert values[0]["1"] == pytest.approx(0.8, abs=0.01)  # the most confident answer
     assert values[0][UNKNOWN] == pytest.approx(0.4 / 1.8 * 0.4)
+    assert likelihoods(labels, SCHEMA, "mean")[0][0]["1"] == pytest.approx(0.7, abs=0.01)
     assert raw_likelihoods(labels[0]) == pytest.approx({"1": 1.4 / 1.8 * 0.7, UNKNOWN: 0.4 / 1.8 * 0.4})
 
 
