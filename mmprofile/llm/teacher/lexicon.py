@@ -25,6 +25,7 @@ STRONG, WEAK = 20.0, 2.0  # how many times likelier a cue makes its value
 NOTHING = 0.4  # confidence of Unknown, where no cue was found
 STEP = 0.05  # confidences are given in these steps, as people and language models do
 PLAIN = str.maketrans(string.ascii_uppercase + "’", string.ascii_lowercase + "'")  # keeps the length of a text
+START = re.compile(r"(?<!\w)\w{1,2}")  # of a word: the few phrases that begin like it are tried
 SHORT = {"i am": "i'm", "we are": "we're"}
 
 
@@ -105,9 +106,13 @@ class Lexicon:
             "misreads": self.misreads,
             "schema": schema.to_dict(),
         }
-        longest_first = sorted({cue.phrase: cue.pattern for cue in self.cues}.items(), key=lambda item: -len(item[0]))
-        alternatives = "|".join(pattern for _, pattern in longest_first)
-        self._any = re.compile(rf"(?<!\w)(?=((?:{alternatives})(?!\w)))")  # ahead: phrases may overlap
+        self._by_start: dict[str, list[Cue]] = {}
+        for cue in sorted(self.cues, key=lambda cue: -len(cue.phrase)):  # the longest first
+            self._by_start.setdefault(START.findall(cue.phrase)[0], []).append(cue)
+        self._phrases = {
+            start: re.compile(rf"(?:{'|'.join(dict.fromkeys(cue.pattern for cue in cues))})(?!\w)")
+            for start, cues in self._by_start.items()
+        }
         self._meanings: dict[str, list[Cue]] = {}  # by the words that matched
         self._matches: dict[str, list[list[tuple[Cue, str]]]] = {}  # by user
 
@@ -158,12 +163,17 @@ class Lexicon:
     def _cues_in(self, text: str) -> list[tuple[Cue, str]]:
         """Return each cue in a text once, with the words that it matches first."""
         found: dict[Cue, str] = {}
-        for match in self._any.finditer(text.translate(PLAIN)):
-            words = match[1]
+        plain = text.translate(PLAIN)
+        for start in START.finditer(plain):
+            phrases = self._phrases.get(start[0])
+            match = phrases.match(plain, start.start()) if phrases else None
+            if match is None:
+                continue
+            words = match[0]
             if words not in self._meanings:
-                self._meanings[words] = [cue for cue in self.cues if re.fullmatch(cue.pattern, words)]
+                self._meanings[words] = [cue for cue in self._by_start[start[0]] if re.fullmatch(cue.pattern, words)]
             for cue in self._meanings[words]:
-                found.setdefault(cue, text[slice(*match.span(1))])
+                found.setdefault(cue, text[slice(*match.span())])
         return list(found.items())
 
     def forget(self, person: Person) -> None:
