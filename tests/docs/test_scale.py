@@ -122,7 +122,7 @@ def test_the_plan_follows_from_the_figures() -> None:
         assert row("tables, hours on 2 cores")[n] == pytest.approx(reviews[n] / 7e6 * 44 / 3600, rel=0.02)
         assert row("photos, hours on 16 cores")[n] == pytest.approx(photos[n] / rate / 16 / 3600, rel=0.05)
         assert row("predictions (tiny model), hours on 16 cores")[n] == pytest.approx(
-            people[n] / (8 * 56) / 3600, rel=0.03
+            people[n] / (8 * 95) / 3600, rel=0.03
         )
         captions = photos[n] / captioned / 3600
         assert row("captions, GPU hours")[n] == pytest.approx(captions, rel=0.02)

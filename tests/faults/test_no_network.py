@@ -66,6 +66,7 @@ WORDS: dict[str, Sequence[str]] = {
     "llm.attach": LLM,
     "llm.distill": LLM,
     "llm.reinforce": LLM,
+    "llm.export": ["student=outputs/llm/demo/student", "to=whole"],
     "forget": ["dry_run=true"],
 }
 """Each command, in an order in which one finds what the others have left."""

@@ -263,7 +263,7 @@ def test_the_photos_kept_are_not_those_least_often_missing() -> None:
 )
 def test_inputs_are_checked(wrong: dict[str, Any], says: str) -> None:
     settings: dict[str, Any] = {"reviews": 3, "photos_per_review": 1, "photos": None, "max_tokens": 320}
-    settings |= {"pairing": "paired", "missing": 0.0, "missing_labels": 0.0}
+    settings |= {"pairing": "paired", "missing": 0.0, "missing_labels": 0.0, "evidence": 0}
     check_inputs(InputsConfig(**settings))
     with pytest.raises(UserError) as raised:
         check_inputs(InputsConfig(**{**settings, **wrong}))

@@ -190,7 +190,7 @@ def test_the_command_and_the_vote(tmp_path: Path) -> None:
     assert "40 people, 6 attributes" in printed
     assert "most often Male" in printed
     calibration = json.loads((journal.parent / "calibration.json").read_text())
-    assert calibration["kind"] == "quantile"
+    assert calibration["kind"] == "agreement"
     # what was asked last votes, whatever else the journal holds
     labels = (journal.parent / "labels.parquet").read_bytes()
     assert "0 of them from before" in run("teacher", *how, "seed=1")
