@@ -22,7 +22,9 @@ def test_the_page_is_read_by_people(capsys: pytest.CaptureFixture[str], monkeypa
     print_help("prepare", "mmprofile.prepare", "Prepare a data set.", ["data=custom"])
     page = capsys.readouterr().out
     assert page.startswith("usage: python -m mmprofile.prepare [key=value ...]\n\nPrepare a data set.\n")
-    assert re.search(r"^  data=custom  +where the users come from \[custom, demo, demo_indirect,\n +yelp\]$", page, re.M)
+    assert re.search(
+        r"^  data=custom  +where the users come from \[custom, demo, demo_indirect,\n +yelp\]$", page, re.M
+    )
     assert "  data.prepare.split={train: 0.7, validation: 0.1, test: 0.2, seed: 0}\n" in page
     assert "reviews: ..., photos: null" in page
     assert all(len(line) <= 100 for line in page.splitlines() if line.startswith(" " * WIDEST))  # meanings are wrapped

